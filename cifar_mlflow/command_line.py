@@ -1,0 +1,93 @@
+"""From a parameter class to a command line, and from an outcome to an exit code."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn, TypeVar
+
+from pydantic import ValidationError
+
+from cifar_mlflow.config import DataOptions, UsageError
+
+P = TypeVar("P", bound=DataOptions)
+
+# Exit codes: a shell's conventions, 128 + signal for an interruption.
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of argparse's usage block."""
+        names = ", ".join(a.dest for a in self._actions if a.dest != "help")
+        hint = f" (the parameters are {names})" if "unrecognized" in message else ""
+        self.exit(MISUSED, f"{self.prog}: {message}{hint}\n")
+
+
+def one_line(error: ValidationError) -> str:
+    """The first wrong parameter of ``error``: its name, the value given, and what is allowed."""
+    errors = error.errors()
+    name, given = errors[0]["loc"][0], errors[0]["input"]
+    same = [e["msg"] for e in errors if e["loc"][0] == name]
+    allowed = " or ".join(m.removeprefix("Value error, ") for m in same)
+    return f"{name}={given}: {allowed[0].lower()}{allowed[1:]}"
+
+
+def parse(parameters: type[P], prog: str, argv: Sequence[str] | None = None) -> P:
+    """Parse ``--name value`` pairs into ``parameters``; a wrong one ends the process with code 2."""
+    parser = _Parser(prog=prog, description=parameters.__doc__, allow_abbrev=False)
+    for name, field in parameters.model_fields.items():
+        default = field.default
+        shown = ",".join(default) if isinstance(default, tuple) else str(default)
+        shown = shown.lower() if isinstance(default, bool) else shown
+        description = " ".join((field.description or "").split()).replace("%", "%%")
+        parser.add_argument(
+            f"--{name}",
+            metavar=name.upper(),
+            default=argparse.SUPPRESS,
+            help=f"{description} (default: {shown})",
+        )
+    try:
+        return parameters.model_validate(vars(parser.parse_args(argv)))
+    except ValidationError as error:
+        parser.error(one_line(error))
+
+
+def quieten() -> None:
+    """Silence what TensorFlow and MLflow print; inherited by the workers, so set before they start."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    # `mlflow run` answers Ctrl-C with a SIGTERM of its own: the first signal interrupts, and the
+    # ones that follow must not interrupt the tidying up.
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
+    raise KeyboardInterrupt(signal.Signals(signum).name)
+
+
+def main(parameters: type[P], prog: str, command: Callable[[P], int]) -> NoReturn:
+    """Run ``command`` with the parsed command line, and exit with the code it returns.
+
+    A UsageError or a wrong parameter becomes one line on stderr and exit code 2; Ctrl-C and SIGTERM
+    become KeyboardInterrupt inside ``command``, then exit code 130.
+    """
+    parsed = parse(parameters, prog)
+    if not parsed.verbose:
+        quieten()
+    for caught in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(caught, _interrupt)
+    try:
+        sys.exit(command(parsed))
+    except ValidationError as error:
+        print(f"{prog}: {one_line(error)}", file=sys.stderr)
+        sys.exit(MISUSED)
+    except UsageError as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        sys.exit(MISUSED)
+    except KeyboardInterrupt as interruption:
+        print(f"{prog}: interrupted by {interruption}", file=sys.stderr)
+        sys.exit(INTERRUPTED)

@@ -1,0 +1,208 @@
+"""All that determines a trial, the grid of trials, and the parameters of every entry point.
+
+The classes below are at once the command line, its help, the checks, the logged parameters and the
+defaults that MLproject repeats (a test holds MLproject against them).
+"""
+
+import hashlib
+import itertools
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+
+Architecture = Literal["small", "wide", "deep"]
+Activation = Literal[
+    "relu", "sigmoid", "tanh", "elu", "selu", "gelu", "silu", "leaky_relu", "softplus"
+]
+Optimizer = Literal["sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad", "adadelta"]
+
+# Keras' default learning rate of each optimizer, so that plans need no TensorFlow (a test compares).
+DEFAULT_LEARNING_RATES: dict[str, float] = {
+    "sgd": 0.01,
+    "adam": 0.001,
+    "adamw": 0.001,
+    "nadam": 0.001,
+    "adamax": 0.001,
+    "rmsprop": 0.001,
+    "adagrad": 0.001,
+    "adadelta": 0.001,
+}
+
+
+class UsageError(ValueError):
+    """What a person asked for cannot be done; the message is one line that says what can."""
+
+
+def _flag(value: object) -> object:
+    if isinstance(value, str):
+        if value not in ("true", "false"):
+            raise ValueError("input should be 'true' or 'false'")
+        return value == "true"
+    return value
+
+
+def _comma_list(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    items = [item.strip() for item in value.split(",")] if value.strip() else []
+    if not items:
+        raise ValueError("the list is empty; input should be one or more values with commas")
+    if repeated := sorted({item for item in items if items.count(item) > 1}):
+        raise ValueError(f"{', '.join(repeated)} stands more than once")
+    return items
+
+
+# MLproject has no booleans: the words true and false, and nothing else, stand for them.
+Flag = Annotated[bool, BeforeValidator(_flag)]
+# The values of one factor of a grid, as text: TrialConfig checks each when the trials are planned.
+Factor = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+
+
+class Parameters(BaseModel):
+    """Base of all parameter classes: frozen, strict about names, described by docstrings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class TrialConfig(Parameters):
+    """One training of one configuration; equal configurations on equal data are the same trial."""
+
+    architecture: Architecture = "deep"
+    """the network: small, wide or deep (the study's first, second and third)"""
+    activation: Activation = "relu"
+    """activation function of the hidden layers"""
+    batch_size: PositiveInt = 32
+    """training images per step"""
+    optimizer: Optimizer = "sgd"
+    """optimizer, by Keras' name"""
+    learning_rate: float = Field(default="auto", gt=0, allow_inf_nan=False, validate_default=True)
+    """learning rate; auto is the optimizer's default in Keras"""
+    epochs: PositiveInt = 20
+    """passes over the training part"""
+    validation_fraction: float = Field(default=0.2, gt=0, lt=1)
+    """share of the training images, the last ones in the file, held out for validation"""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """seed of the initial weights and of the order of the batches"""
+    keep: Literal["last", "best"] = "last"
+    """the weights to keep: of the last epoch, or of the one with the best validation accuracy"""
+
+    @field_validator("learning_rate", mode="before")
+    @classmethod
+    def _default_learning_rate(cls, value: object, info: ValidationInfo) -> object:
+        if value == "auto":
+            # A wrong optimizer has been reported by its own field by now; any rate will do.
+            return DEFAULT_LEARNING_RATES.get(info.data.get("optimizer", ""), 1.0)
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise ValueError("input should be a number greater than 0, or 'auto'") from None
+
+    @property
+    def key(self) -> str:
+        """The trial's identity: 12 hexadecimal digits of its configuration's SHA-256."""
+        text = json.dumps(self.model_dump(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """A readable name, such as ``deep-relu-128-adam``; other factors where not at default."""
+        head = f"{self.architecture}-{self.activation}-{self.batch_size}-{self.optimizer}"
+        usual = TrialConfig(optimizer=self.optimizer)
+        rest = ("learning_rate", "epochs", "validation_fraction", "seed", "keep")
+        changed = [name for name in rest if getattr(self, name) != getattr(usual, name)]
+        return "-".join([head, *(f"{name}={getattr(self, name)}" for name in changed)])
+
+
+class DataOptions(Parameters):
+    """What every entry point can be told."""
+
+    data_dir: str = "auto"
+    """folder of the extracted CIFAR-10, its parent, or the official archive; auto looks in
+    CIFAR10_DIR, in the cache, then downloads"""
+    verbose: Flag = False
+    """show the messages of TensorFlow and MLflow too"""
+
+
+class TrainingOptions(DataOptions):
+    """How trials are run, which does not change what they compute."""
+
+    threads: PositiveInt | Literal["auto"] = "auto"
+    """threads of one trial; auto divides the cores among the trials that run at once"""
+    tensorboard: Flag = False
+    """write TensorBoard event files with weight histograms, as an artifact"""
+
+
+class DataParameters(DataOptions):
+    """Fetch and verify CIFAR-10; log class examples, class counts and the digest."""
+
+
+class TrainParameters(TrainingOptions, TrialConfig):
+    """Train, evaluate and track one configuration."""
+
+    @property
+    def trial(self) -> TrialConfig:
+        return TrialConfig(**self.model_dump(include=set(TrialConfig.model_fields)))
+
+
+class StudyOptions(TrainingOptions):
+    """Train, evaluate and track every combination of the factors; register the best model."""
+
+    workers: PositiveInt | Literal["auto"] = "auto"
+    """trials that run at once; auto is one for each core"""
+    select_by: Literal["val_accuracy", "test_accuracy"] = "val_accuracy"
+    """what the best trial is chosen by; test_accuracy is the study's way, and leaks the test set"""
+    model_name: str = Field(default="cifar10-cnn", pattern=r"^[^/:\s]+$")
+    """name of the registered model"""
+    dry_run: Flag = False
+    """print the plan with its estimated cost, and train nothing"""
+
+
+# The study's second part: 12 trainings of its third network.
+PUBLISHED_GRID = {
+    "activation": ("relu", "sigmoid"),
+    "batch_size": ("32", "64", "128"),
+    "optimizer": ("sgd", "adam"),
+}
+
+
+def _factor(name: str, field: FieldInfo) -> Any:
+    default = PUBLISHED_GRID.get(name, (str(field.default),))
+    return (Factor, Field(default=default, description=f"{field.description} (comma list)"))
+
+
+# TrialConfig's fields, each a comma list, and the study's options.
+GridParameters = create_model(
+    "GridParameters",
+    __base__=StudyOptions,
+    __doc__=StudyOptions.__doc__,
+    **{name: _factor(name, field) for name, field in TrialConfig.model_fields.items()},
+)
+
+
+def expand(grid: StudyOptions) -> list[TrialConfig]:
+    """Every combination of the factors of ``grid`` (a GridParameters), the last factor fastest.
+
+    Raises:
+        pydantic.ValidationError: a value is not allowed for its factor.
+        UsageError: two combinations are the same trial under two spellings.
+    """
+    factors = {name: getattr(grid, name) for name in TrialConfig.model_fields}
+    combinations = [dict(zip(factors, values)) for values in itertools.product(*factors.values())]
+    trials: dict[str, TrialConfig] = {}
+    for combination in combinations:
+        trial = TrialConfig(**combination)
+        if trial.key in trials:
+            raise UsageError(f"{trial.name} stands more than once in the grid")
+        trials[trial.key] = trial
+    return list(trials.values())

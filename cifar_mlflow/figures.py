@@ -1,0 +1,116 @@
+"""Every picture: tables in, matplotlib Figure out. Nothing here knows a model or a run."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from cifar_mlflow.data import CLASSES, Examples
+
+# Train and validation, told apart without colour too: by their dashes.
+TRAIN = {"color": "#4477aa", "linestyle": "--", "label": "train"}
+VALIDATION = {"color": "#cc3311", "linestyle": "-", "label": "validation"}
+
+
+def class_examples(examples: Examples) -> Figure:
+    """The first image of each class, 2 x 5, titled with the class name (the study's figure 1)."""
+    first = [int(np.argmax(examples.labels == index)) for index in range(len(CLASSES))]
+    return _gallery(examples.images[first], CLASSES)
+
+
+def misclassified(images: npt.NDArray[np.uint8], wrong: pd.DataFrame) -> Figure:
+    """Wrongly classified images, 2 x 5, titled with predicted and true class (figure 17).
+
+    ``wrong`` is part of a prediction table, whose index counts ``images``.
+    """
+    titles = [
+        f"predicted {predicted}\ntrue {true}"
+        for predicted, true in zip(wrong["predicted"], wrong["true"])
+    ]
+    return _gallery(images[wrong.index.to_numpy()], titles)
+
+
+def _gallery(images: npt.NDArray[np.uint8], titles: Sequence[str]) -> Figure:
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    axes = figure.subplots(2, 5)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, title in zip(axes.flat, images, titles):
+        axis.imshow(image, interpolation="nearest")
+        axis.set_title(title, fontsize=11)
+    return figure
+
+
+def curves(history: pd.DataFrame, title: str) -> Figure:
+    """Accuracy and loss by epoch; ``history`` has a row for each epoch (the study's figures 2-16)."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axis, measure in zip(figure.subplots(1, 2), ("accuracy", "loss")):
+        axis.plot(history["epoch"], history[f"train_{measure}"], **TRAIN)
+        axis.plot(history["epoch"], history[f"val_{measure}"], **VALIDATION)
+        axis.set(xlabel="epoch", ylabel=measure if measure == "accuracy" else "loss (nats)")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    axis.legend()
+    figure.suptitle(title)
+    return figure
+
+
+def small_multiples(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Accuracy by epoch of many trials, a panel each on common axes."""
+    columns = min(4, len(histories))
+    rows = math.ceil(len(histories) / columns)
+    figure = Figure(figsize=(3.2 * columns, 2.5 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axis in axes.flat[len(histories) :]:
+        axis.axis("off")
+    for axis, (name, history) in zip(axes.flat, histories.items()):
+        axis.plot(history["epoch"], history["train_accuracy"], **TRAIN)
+        axis.plot(history["epoch"], history["val_accuracy"], **VALIDATION)
+        axis.set_title(name, fontsize=10)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    axes.flat[0].legend(fontsize=8)
+    figure.supxlabel("epoch")
+    figure.supylabel("accuracy")
+    return figure
+
+
+def confusion_matrix(confusion: pd.DataFrame, title: str) -> Figure:
+    """Counts in a 10 x 10 picture, rows true, columns predicted; shades are shares of the row."""
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    axis = figure.subplots()
+    shares = confusion.div(confusion.sum(axis=1).clip(lower=1), axis=0)
+    picture = _heatmap(axis, shares, confusion.map("{:,}".format))
+    axis.set(xlabel="predicted class", ylabel="true class", title=title)
+    bar = figure.colorbar(picture, ax=axis, shrink=0.8, format=PercentFormatter(1))
+    bar.set_label("share of the true class")
+    return figure
+
+
+def grid_heatmap(accuracies: pd.DataFrame, title: str) -> Figure:
+    """Accuracies, shares of 1, of a grid: rows and columns as the table has them; NaN is left out."""
+    rows, columns = accuracies.shape
+    figure = Figure(figsize=(2.6 + 1.4 * columns, 1.6 + 0.6 * rows), layout="constrained")
+    axis = figure.subplots()
+    text = accuracies.map(lambda value: "" if np.isnan(value) else f"{value:.3f}")
+    _heatmap(axis, accuracies, text)
+    axis.set(xlabel=accuracies.columns.name, ylabel=accuracies.index.name, title=title)
+    return figure
+
+
+def _heatmap(axis: Axes, shades: pd.DataFrame, text: pd.DataFrame) -> AxesImage:
+    picture = axis.imshow(shades, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axis.set_xticks(range(shades.shape[1]), [str(name) for name in shades.columns])
+    axis.set_yticks(range(shades.shape[0]), [str(name) for name in shades.index])
+    if shades.shape[1] > 6:
+        axis.tick_params(axis="x", rotation=45)
+    for (row, column), value in np.ndenumerate(shades.to_numpy()):
+        colour = "white" if value > 0.55 else "black"
+        axis.text(column, row, str(text.iloc[row, column]), ha="center", va="center", color=colour)
+    return picture

@@ -1,0 +1,66 @@
+"""A study before it runs: how the cores are shared and what it will cost; needs no TensorFlow."""
+
+import time
+from collections.abc import Sequence
+
+import joblib
+import numpy as np
+
+from cifar_mlflow.config import StudyOptions, TrainingOptions, TrialConfig
+
+# Multiply-adds of one forward pass over one image (a test counts them in the networks).
+MULTIPLY_ADDS = {"small": 1_340_928, "wide": 4_585_472, "deep": 4_548_608}
+# Training reaches this share of the speed of a large matrix product (docs/results.md, Speed).
+EFFICIENCY = 0.6
+TRAINING_IMAGES = 50_000
+
+
+def share_cores(trials: int, options: StudyOptions) -> tuple[int, int]:
+    """(workers, threads of each): as many workers as cores, the cores divided among them."""
+    workers = joblib.cpu_count() if options.workers == "auto" else options.workers
+    workers = min(workers, trials)
+    return workers, share_threads(workers, options)
+
+
+def share_threads(workers: int, options: TrainingOptions) -> int:
+    """The threads of each of ``workers`` trials that run at once."""
+    return max(1, joblib.cpu_count() // workers) if options.threads == "auto" else options.threads
+
+
+def outline(trials: Sequence[TrialConfig], workers: int, threads: int) -> str:
+    """A plan in one line, with what it will cost."""
+    epochs = sum(trial.epochs for trial in trials)
+    return (
+        f"{len(trials)} trials, {epochs} epochs in all, workers x threads {workers} x {threads}, "
+        f"about {duration(estimate(trials))}"
+    )
+
+
+def estimate(trials: Sequence[TrialConfig]) -> float:
+    """Seconds that the trials take with every core at work; right within a factor of two or so."""
+    return sum(operations(trial) for trial in trials) / (machine_speed() * EFFICIENCY)
+
+
+def operations(trial: TrialConfig) -> float:
+    """Floating-point operations of a trial: a multiply-add is two, a backward pass two forward ones."""
+    forward = 2 * MULTIPLY_ADDS[trial.architecture]
+    passes = 3 * (1 - trial.validation_fraction) + trial.validation_fraction
+    return forward * passes * TRAINING_IMAGES * trial.epochs
+
+
+def machine_speed(size: int = 1024, rounds: int = 5) -> float:
+    """Operations per second of a float32 matrix product on all cores: the best of some rounds."""
+    matrix = np.ones((size, size), np.float32)
+    seconds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        matrix @ matrix
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds)
+
+
+def duration(seconds: float) -> str:
+    """A duration as a person plans with it: ``40 s``, ``7 min``, ``3.5 h``."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,157 @@
+"""Many trials: run them on every core, choose the best, promote it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import joblib
+import pandas as pd
+from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from rich.console import Console
+from rich.table import Table
+
+from cifar_mlflow import figures, registry, results, tracking
+from cifar_mlflow.config import StudyOptions, TrialConfig
+from cifar_mlflow.data import Cifar10, load
+from cifar_mlflow.plan import outline, share_cores
+from cifar_mlflow.terminal import Watch, say
+from cifar_mlflow.trial import run_trial
+
+# A trial whose worker died is tried once more: the worker of another one may have taken it along.
+ATTEMPTS = 2
+
+
+def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Console) -> bool:
+    """Run every trial under one parent run and register the best; tells whether all finished.
+
+    Raises:
+        UsageError: the data cannot be had, or a validation fraction leaves no image.
+    """
+    data = load(options.data_dir)
+    for fraction in {trial.validation_fraction for trial in trials}:
+        data.split(fraction)
+    workers, threads = share_cores(len(trials), options)
+    say(console, "Data", str(data))
+    say(console, "Study", outline(trials, workers, threads))
+    with tracking.tracked_run("grid") as run:
+        parent = tracking.as_parent(run)
+        tracking.log_parameters(options)
+        tracking.log_environment(threads)
+        tracking.log_dataset(data, "training")
+        try:
+            with Watch(parent, trials, console):
+                train_all(trials, data, workers, threads, options.tensorboard, parent)
+        except KeyboardInterrupt:
+            tracking.end_running(parent, "KILLED", "the study was interrupted")
+            raise
+        return conclude(trials, data, options, parent, console)
+
+
+def train_all(
+    trials: Sequence[TrialConfig],
+    data: Cifar10,
+    workers: int,
+    threads: int,
+    tensorboard: bool,
+    parent: tracking.Parent,
+) -> None:
+    """Run the trials on worker processes; one that fails, or whose worker dies, stops no other."""
+    deaths: Counter[str] = Counter()
+    pending = list(trials)
+    while pending:
+        work = joblib.Parallel(
+            n_jobs=workers, batch_size=1, pre_dispatch=workers, return_as="generator_unordered"
+        )
+        jobs = [
+            joblib.delayed(run_trial)(trial, data, threads, tensorboard, parent)
+            for trial in pending
+        ]
+        try:
+            for _ in work(jobs):
+                pass  # what came of the trial is in the store
+        except TerminatedWorkerError as error:
+            ended = tracking.end_running(parent, "FAILED", f"the worker process died: {error}")
+            if not ended:
+                raise
+            deaths.update(run.key for run in ended)
+        except KeyboardInterrupt:
+            get_reusable_executor().shutdown(kill_workers=True)
+            raise
+        runs = tracking.latest(tracking.children(parent))
+        pending = [
+            trial
+            for trial in trials
+            if trial.key not in runs
+            or 0 < deaths[trial.key] < ATTEMPTS
+            and runs[trial.key].status == "FAILED"
+        ]
+
+
+def conclude(
+    trials: Sequence[TrialConfig],
+    data: Cifar10,
+    options: StudyOptions,
+    parent: tracking.Parent,
+    console: Console,
+) -> bool:
+    """Results, pictures and champion, from what the store holds; tells whether all trials finished."""
+    runs = tracking.latest(tracking.children(parent))
+    table = results.tabulate(trials, runs, options.select_by, data.official)
+    tracking.log_files(
+        figures={
+            "grid.png": figures.grid_heatmap(results.accuracy_grid(table), "validation accuracy"),
+            "curves.png": figures.small_multiples(
+                {run.name: tracking.history(parent, run) for run in runs.values()}
+            ),
+        },
+        tables={"results.csv": table},
+    )
+    headings, rows = results.cells(table)
+    printed = Table(*headings, box=None, padding=(0, 2, 0, 0))
+    for row in rows:
+        printed.add_row(*row)
+    console.print(printed)
+
+    account = [
+        ("Failed", f"{run.name}: {run.end_reason}")
+        for run in runs.values()
+        if run.status != "FINISHED"
+    ]
+    all_finished = not account
+    if table["best"].any():
+        account += promote(trials, runs, table, data, options)
+    else:
+        account += [("Model", "no trial finished, so none is registered")]
+    for topic, text in account:
+        say(console, topic, text)
+    tracking.describe(results.markdown(table) + "".join(f"\n\n**{a}** {b}" for a, b in account))
+    return all_finished
+
+
+def promote(
+    trials: Sequence[TrialConfig],
+    runs: Mapping[str, tracking.TrialRun],
+    table: pd.DataFrame,
+    data: Cifar10,
+    options: StudyOptions,
+) -> list[tuple[str, str]]:
+    """Register the best trial's model, and tell what became of it, as topics and texts."""
+    name = options.model_name
+    trial = trials[int(table["best"].argmax())]
+    best = runs[trial.key]
+    before = registry.champion(name)
+    promotion = registry.register(name, best, trial, data)
+    tracking.tag_best(best)
+    leak = (
+        ", which leaks the test set into the choice" if options.select_by == "test_accuracy" else ""
+    )
+    was = f"; before it was version {before.version}" if before else ""
+    return [
+        ("Best", f"{best.name}, chosen by {options.select_by}{leak}"),
+        (
+            promotion.alias.capitalize(),
+            f"{name} version {promotion.version}: {promotion.reason}{was}",
+        ),
+        ("Look", f"mlflow ui --backend-store-uri {tracking.uri()}"),
+        ("Use", f'mlflow.pyfunc.load_model("models:/{name}@{promotion.alias}")'),
+    ]

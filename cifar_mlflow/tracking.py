@@ -1,0 +1,321 @@
+"""Runs in MLflow: the only place that writes them, and reads them back.
+
+A study's run is the parent of its trials' runs, across processes: a `Parent` is all that another
+process needs to add a child. The embedded default is a SQLite file, which the parent's first call
+initialises before any worker writes to it.
+"""
+
+import os
+import platform
+import re
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from mlflow.data.http_dataset_source import HTTPDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import Metric, Run, RunStatus
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.types.schema import Schema, TensorSpec
+
+from cifar_mlflow.config import Parameters, TrialConfig, UsageError
+from cifar_mlflow.data import CLASSES, IMAGE_SHAPE, URL, Cifar10
+
+TRIAL_KEY = "trial_key"
+DATA_DIGEST = "data_digest"
+MODEL_URI = "model_uri"
+END_REASON = "end_reason"
+PARENT = "mlflow.parentRunId"
+DESCRIPTION = "mlflow.note.content"
+# A child says what its parent's `mlflow run` found out about where the code comes from.
+INHERITED = (
+    "mlflow.user",
+    "mlflow.source.name",
+    "mlflow.source.type",
+    "mlflow.source.git.commit",
+    "mlflow.source.git.repoURL",
+    "mlflow.project.entryPoint",
+)
+# What a process needs to load the logged model and call it.
+MODEL_REQUIREMENTS = ("mlflow", "keras", "tensorflow", "numpy")
+SIGNATURE = ModelSignature(
+    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *IMAGE_SHAPE))]),
+    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(CLASSES)))]),
+)
+# The names that MLflow makes up, such as "bright-hare-123"; a name of any other form was chosen.
+MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d{0,3}")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Where a study's trials are tracked; small to pickle."""
+
+    tracking_uri: str
+    experiment_id: str
+    run_id: str
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """A trial as the store has it."""
+
+    run_id: str
+    name: str
+    key: str
+    status: str  # RUNNING, FINISHED, FAILED or KILLED
+    end_reason: str  # why it did not finish
+    model_uri: str | None
+    metrics: dict[str, float]
+
+
+# Writing --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def tracked_run(
+    name: str,
+    parent: Parent | None = None,
+    tags: Mapping[str, str] | None = None,
+    keep_failure: bool = False,
+) -> Iterator[Run]:
+    """A run that ends FINISHED, KILLED after KeyboardInterrupt, or FAILED after another exception.
+
+    Without ``parent``: the run that `mlflow run` made, or a new one. With it: a new child. The
+    exception's traceback is kept as traceback.txt; with ``keep_failure`` a failure goes no further.
+
+    Raises:
+        UsageError: the run that `mlflow run` made is not in the tracking store as seen from here.
+    """
+    if parent:
+        mlflow.set_tracking_uri(parent.tracking_uri)
+        inherited = mlflow.get_run(parent.run_id).data.tags
+        run: Run = mlflow.start_run(
+            experiment_id=parent.experiment_id,
+            parent_run_id=parent.run_id,
+            run_name=name,
+            tags={**{tag: inherited[tag] for tag in INHERITED if tag in inherited}, **(tags or {})},
+        )
+    else:
+        run = _start_outermost(name, tags)
+    try:
+        yield run
+    except BaseException as error:
+        status = RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED
+        try:
+            mlflow.set_tag(END_REASON, f"{type(error).__name__}: {error}")
+            if status == RunStatus.FAILED:
+                mlflow.log_text(traceback.format_exc(), "traceback.txt")
+        finally:
+            mlflow.end_run(RunStatus.to_string(status))
+        if not (keep_failure and status == RunStatus.FAILED):
+            raise
+    else:
+        mlflow.end_run()
+
+
+def _start_outermost(name: str, tags: Mapping[str, str] | None) -> Run:
+    made = os.environ.get("MLFLOW_RUN_ID")
+    if not made:
+        return mlflow.start_run(run_name=name, tags=dict(tags or {}))
+    try:
+        present = mlflow.get_run(made).info.run_name
+    except MlflowException as error:
+        raise UsageError(
+            f"run {made} is not in {mlflow.get_tracking_uri()} as seen from {Path.cwd()}; let "
+            "MLFLOW_TRACKING_URI name the store by an absolute path or a server's address"
+        ) from error
+    kept = None if MADE_UP_NAME.fullmatch(present) is None else name
+    return mlflow.start_run(run_name=kept, tags=dict(tags or {}))
+
+
+def as_parent(run: Run) -> Parent:
+    return Parent(mlflow.get_tracking_uri(), run.info.experiment_id, run.info.run_id)
+
+
+def log_parameters(parameters: Parameters) -> None:
+    """Every field as a parameter, but for those that `mlflow run` has logged in its own spelling."""
+    run = mlflow.active_run()
+    present = mlflow.get_run(run.info.run_id).data.params if run else {}
+    values = parameters.model_dump()
+    mlflow.log_params({name: values[name] for name in values if name not in present})
+
+
+def log_environment(threads: int) -> None:
+    """Tags: the versions, the machine and the threads that a result may depend on."""
+    packages = ("tensorflow", "keras", "mlflow", "numpy")
+    mlflow.set_tags(
+        {
+            **{f"{package}_version": version(package) for package in packages},
+            "python_version": platform.python_version(),
+            "host": platform.node(),
+            "cores": os.cpu_count(),
+            "threads": threads,
+        }
+    )
+
+
+def log_dataset(data: Cifar10, context: str) -> None:
+    """The data set, by name, origin and digest (MLflow keeps 36 digits), as an MLflow dataset."""
+    schema = Schema(
+        [
+            TensorSpec(np.dtype(np.uint8), (-1, *IMAGE_SHAPE), "images"),
+            TensorSpec(np.dtype(np.uint8), (-1,), "labels"),
+        ]
+    )
+    source = HTTPDatasetSource(URL)  # type: ignore[no-untyped-call]
+    dataset = MetaDataset(source, "cifar10", data.digest[:36], schema)  # type: ignore[abstract]
+    mlflow.log_input(dataset, context=context)
+    mlflow.set_tag(DATA_DIGEST, data.digest)
+
+
+def log_trial(config: TrialConfig) -> None:
+    log_parameters(config)
+    mlflow.log_dict(config.model_dump(), "config.json")
+
+
+def log_epoch(record: Mapping[str, float]) -> None:
+    """One epoch in one call; the field ``epoch`` is the step."""
+    metrics = dict(record)
+    mlflow.log_metrics(metrics, step=int(metrics.pop("epoch")))
+
+
+def log_files(
+    figures: Mapping[str, Figure] | None = None,
+    tables: Mapping[str, pd.DataFrame] | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> None:
+    """Artifacts of the active run, all in one go: name.png, name.csv or name.parquet, name.ext."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, figure in (figures or {}).items():
+            figure.savefig(Path(folder, name), dpi=100)
+        for name, table in (tables or {}).items():
+            if name.endswith(".parquet"):
+                table.to_parquet(Path(folder, name))
+            else:
+                table.to_csv(Path(folder, name), index=table.index.name is not None)
+        for name, text in (texts or {}).items():
+            Path(folder, name).write_text(text)
+        mlflow.log_artifacts(folder)
+
+
+def log_folder(folder: Path, name: str) -> None:
+    mlflow.log_artifacts(str(folder), name)
+
+
+def log_model(
+    model: object, metrics: Mapping[str, float], parameters: Mapping[str, object]
+) -> None:
+    """The Keras model, uint8 pixels in and probabilities out, with its metrics, on the active run."""
+    info = mlflow.keras.log_model(
+        model,
+        name="model",
+        signature=SIGNATURE,
+        # Given, because inferring them loads the model in another process for 15 to 22 seconds.
+        pip_requirements=[f"{package}=={version(package)}" for package in MODEL_REQUIREMENTS],
+        metadata={"classes": list(CLASSES)},
+        params=dict(parameters),
+        model_type="classifier",
+    )
+    mlflow.log_metrics(dict(metrics), model_id=info.model_id)
+    mlflow.set_tag(MODEL_URI, info.model_uri)
+
+
+def describe(markdown: str) -> None:
+    """The description that the UI shows at the top of the active run."""
+    mlflow.set_tag(DESCRIPTION, markdown)
+
+
+def tag_best(best: TrialRun) -> None:
+    """Mark the best child, and on the active run, its parent, which one it is and what it reached."""
+    mlflow.MlflowClient().set_tag(best.run_id, "best", "true")
+    mlflow.set_tags({"best_run_id": best.run_id, "best_trial": best.name})
+    names = ("kept_val_accuracy", "test_accuracy", "test_loss")
+    mlflow.log_metrics(
+        {f"best_trial_{name.removeprefix('kept_')}": best.metrics[name] for name in names}
+    )
+
+
+def end_running(parent: Parent, status: str, reason: str) -> list[TrialRun]:
+    """End the children that are still RUNNING, whose process is gone; gives those ended."""
+    client = mlflow.MlflowClient(parent.tracking_uri)
+    running = [run for run in children(parent) if run.status == "RUNNING"]
+    for run in running:
+        client.set_tag(run.run_id, END_REASON, reason)
+        client.set_terminated(run.run_id, status)
+    return running
+
+
+# Reading --------------------------------------------------------------------------------------
+
+
+def uri() -> str:
+    """The tracking store's address."""
+    return mlflow.get_tracking_uri()
+
+
+def children(parent: Parent) -> list[TrialRun]:
+    """The trials under a parent, the oldest first."""
+    client = mlflow.MlflowClient(parent.tracking_uri)
+    runs: list[Run] = []
+    page = None
+    while page is None or page:
+        found = client.search_runs(
+            [parent.experiment_id],
+            f"tags.`{PARENT}` = '{parent.run_id}'",
+            order_by=["attributes.start_time ASC"],
+            page_token=page,
+        )
+        runs.extend(found)
+        page = found.token or ""
+    return [_as_trial(run) for run in runs]
+
+
+def read(run_id: str) -> TrialRun:
+    """One trial of the store that the last `tracked_run` wrote to."""
+    return _as_trial(mlflow.get_run(run_id))
+
+
+def _as_trial(run: Run) -> TrialRun:
+    return TrialRun(
+        run_id=run.info.run_id,
+        name=run.info.run_name,
+        key=run.data.tags.get(TRIAL_KEY, ""),
+        status=run.info.status,
+        end_reason=run.data.tags.get(END_REASON, ""),
+        model_uri=run.data.tags.get(MODEL_URI),
+        metrics=run.data.metrics,
+    )
+
+
+def epochs_done(parent: Parent, run: TrialRun) -> int:
+    """The last epoch that a trial has logged; 0 before the first."""
+    points = mlflow.MlflowClient(parent.tracking_uri).get_metric_history(run.run_id, "val_accuracy")
+    return max((point.step for point in points), default=0)
+
+
+def latest(runs: Sequence[TrialRun]) -> dict[str, TrialRun]:
+    """The newest run of each trial, by its key; ``runs`` with the oldest first."""
+    return {run.key: run for run in runs}
+
+
+def history(parent: Parent, run: TrialRun) -> pd.DataFrame:
+    """Accuracies by epoch: columns epoch, train_accuracy and val_accuracy."""
+    client = mlflow.MlflowClient(parent.tracking_uri)
+    columns: dict[str, list[Metric]] = {
+        name: client.get_metric_history(run.run_id, name)
+        for name in ("train_accuracy", "val_accuracy")
+    }
+    series = {
+        name: pd.Series({point.step: point.value for point in points}, dtype=float)
+        for name, points in columns.items()
+    }
+    return pd.DataFrame(series).rename_axis("epoch").reset_index()

@@ -1,0 +1,173 @@
+"""Fit one model: a plain Keras `fit` an epoch, on data sets that keep every core busy.
+
+What makes it fast was measured (benchmarks/): tf.data's autotuner is off, because it stalls `fit` at
+the edges of epochs; images stay in one memory-mapped tensor and are gathered in the graph by shuffled
+indices; many steps run in each call of the graph; and trials run side by side with one thread each.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from cifar_mlflow.architectures import build, classifier
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.data import Examples, Splits
+
+STEPS_PER_EXECUTION = 50
+EVALUATION_BATCH = 500
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a finite number; the message says in which epoch."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch gave. Losses are mean cross-entropies in nats, accuracies shares of 1."""
+
+    epoch: int  # counted from 1
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    epoch_seconds: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    model: keras.Model  # uint8 pixels (N, 32, 32, 3) to probabilities (N, 10)
+    history: list[Epoch]
+    kept: Epoch  # the epoch whose weights the model has
+
+
+def configure(threads: int) -> None:
+    """Bind this process to a number of threads; before its first TensorFlow operation, once.
+
+    A second call with another number raises RuntimeError (from TensorFlow).
+    """
+    if tf.config.threading.get_intra_op_parallelism_threads() != threads:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)  # several processes may share one
+    tf.config.experimental.enable_op_determinism()
+
+
+def train(
+    config: TrialConfig,
+    data: Splits,
+    on_epoch: Callable[[Epoch], None],
+    tensorboard: Path | None = None,
+) -> Trained:
+    """Train a fresh network; the result depends on ``config``, ``data`` and the number of threads.
+
+    Args:
+        on_epoch: called after each epoch with what it gave.
+        tensorboard: folder for event files with scalars and weight histograms.
+
+    Raises:
+        Diverged: the loss became NaN or infinite.
+    """
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(config.seed)
+    network = build(config.architecture, config.activation)
+    optimizer = keras.optimizers.get(config.optimizer)
+    optimizer.learning_rate = config.learning_rate
+    network.compile(
+        optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        steps_per_execution=STEPS_PER_EXECUTION,
+        jit_compile=False,  # XLA is about twice slower on CPUs
+    )
+    images, labels = tensors(data.train)
+    validation = batches(*tensors(data.validation), np.arange(len(data.validation.labels)))
+    writer = tf.summary.create_file_writer(str(tensorboard)) if tensorboard else None
+
+    history: list[Epoch] = []
+    best_weights = network.get_weights()
+    for number in range(1, config.epochs + 1):
+        began = time.perf_counter()
+        order = np.random.default_rng([config.seed, number]).permutation(len(data.train.labels))
+        logs = network.fit(
+            batches(images, labels, order, config.batch_size),
+            validation_data=validation,
+            shuffle=False,  # the order is in the batches
+            verbose=0,
+        ).history
+        epoch = Epoch(
+            epoch=number,
+            train_loss=logs["loss"][0],
+            train_accuracy=logs["accuracy"][0],
+            val_loss=logs["val_loss"][0],
+            val_accuracy=logs["val_accuracy"][0],
+            learning_rate=float(optimizer.learning_rate.numpy()),
+            epoch_seconds=time.perf_counter() - began,
+        )
+        if not math.isfinite(epoch.train_loss):
+            raise Diverged(f"the training loss is {epoch.train_loss} in epoch {number}")
+        history.append(epoch)
+        if epoch is best(history):
+            best_weights = network.get_weights()
+        if writer:
+            write_summaries(writer, network, epoch)
+        on_epoch(epoch)
+
+    if config.keep == "best":
+        network.set_weights(best_weights)
+    kept = best(history) if config.keep == "best" else history[-1]
+    return Trained(classifier(network), history, kept)
+
+
+def best(history: list[Epoch]) -> Epoch:
+    """The epoch with the best validation accuracy; the first of equals."""
+    return max(history, key=lambda epoch: epoch.val_accuracy)
+
+
+def predict(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:
+    """The class probabilities of each image, float32 (N, 10)."""
+    images, labels = tensors(examples)
+    data = batches(images, labels, np.arange(len(labels)))
+    return np.asarray(model.predict(data, verbose=0), np.float32)
+
+
+def tensors(examples: Examples) -> tuple[tf.Tensor, tf.Tensor]:
+    """Images and labels as tensors; the images alias the memory-mapped file, nothing is copied."""
+    images = tf.experimental.dlpack.from_dlpack(examples.images.__dlpack__())
+    return images, tf.constant(examples.labels, tf.int32)
+
+
+def batches(
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    order: npt.NDArray[np.int64],
+    batch_size: int = EVALUATION_BATCH,
+) -> tf.data.Dataset:
+    """(images, labels) batches in the given order of indices; the last one may be smaller."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return (
+        tf.data.Dataset.from_tensor_slices(order)
+        .batch(batch_size)
+        .map(lambda index: (tf.gather(images, index), tf.gather(labels, index)))
+        .prefetch(2)
+        .with_options(options)
+    )
+
+
+def write_summaries(writer: tf.summary.SummaryWriter, network: keras.Model, epoch: Epoch) -> None:
+    """One epoch for TensorBoard: losses, accuracies, and a histogram of each weight."""
+    with writer.as_default(step=epoch.epoch):
+        for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+            tf.summary.scalar(name, getattr(epoch, name))
+        for weight in network.trainable_variables:
+            tf.summary.histogram(weight.path, weight.value)
+    writer.flush()

@@ -1,0 +1,43 @@
+"""Train, evaluate and track one configuration."""
+
+import sys
+
+from rich.console import Console
+
+from cifar_mlflow.command_line import DONE, FAILED, main
+from cifar_mlflow.config import TrainParameters
+
+
+def train(parameters: TrainParameters) -> int:
+    from cifar_mlflow.data import load
+    from cifar_mlflow.plan import share_threads
+    from cifar_mlflow.terminal import say
+    from cifar_mlflow.trial import run_trial
+
+    console = Console()
+    data = load(parameters.data_dir)
+    threads = share_threads(1, parameters)
+    say(console, "Data", str(data))
+    say(console, "Trial", f"{parameters.trial.name}, {parameters.epochs} epochs, {threads} threads")
+    run = run_trial(
+        parameters.trial,
+        data,
+        threads,
+        parameters.tensorboard,
+        tell=lambda line: say(console, "Epoch", line),
+    )
+    if run.status != "FINISHED":
+        print(f"train: {run.end_reason}", file=sys.stderr)
+        return FAILED
+    say(
+        console,
+        "Result",
+        f"validation accuracy {run.metrics['kept_val_accuracy']:.4f}, "
+        f"test accuracy {run.metrics['test_accuracy']:.4f}, loss {run.metrics['test_loss']:.4f}",
+    )
+    say(console, "Model", str(run.model_uri))
+    return DONE
+
+
+if __name__ == "__main__":
+    main(TrainParameters, "train", train)
