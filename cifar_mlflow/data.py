@@ -147,7 +147,7 @@ def load(data_dir: str = "auto") -> Cifar10:
     given = data_dir if data_dir != "auto" else os.environ.get("CIFAR10_DIR", "")
     if given:
         path = Path(given).expanduser()
-        arrays = _read_path(path)
+        arrays = read_path(path)
         digest = content_digest(arrays)
         if digest != expected:
             raise DataError(f"{path}: {_difference(path, arrays, digest, expected)}")
@@ -269,7 +269,7 @@ def _read_batches(read: Callable[[str], Examples]) -> Arrays:
     }
 
 
-def _read_path(path: Path) -> Arrays:
+def read_path(path: Path) -> Arrays:
     """An extracted folder, its parent, or the official archive."""
     if path.is_file():
         return _read_archive(path)

@@ -1,6 +1,7 @@
 """The champion: the registered model that carries the alias `champion`."""
 
 import contextlib
+import io
 from dataclasses import dataclass
 
 import mlflow
@@ -62,7 +63,7 @@ def register(name: str, run: TrialRun, config: TrialConfig, data: Cifar10) -> Pr
         "classes": ", ".join(CLASSES),
     }
     alias, reason = judge(tags, dict(present.tags) if present else None)
-    with contextlib.redirect_stderr(None):  # it would tell in its own words
+    with contextlib.redirect_stderr(io.StringIO()):  # it tells in its own words
         registered = mlflow.register_model(run.model_uri, name, tags={**tags, "promotion": reason})
     client.update_model_version(name, registered.version, _description(run, config, data, reason))
     client.set_registered_model_alias(name, alias, registered.version)

@@ -19,6 +19,7 @@ from cifar_mlflow.trial import run_trial
 
 # A trial whose worker died is tried once more: the worker of another one may have taken it along.
 ATTEMPTS = 2
+WORKER_DIED = "the worker process died: out of memory, or killed"
 
 
 def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Console) -> bool:
@@ -69,8 +70,8 @@ def train_all(
         try:
             for _ in work(jobs):
                 pass  # what came of the trial is in the store
-        except TerminatedWorkerError as error:
-            ended = tracking.end_running(parent, "FAILED", f"the worker process died: {error}")
+        except TerminatedWorkerError:
+            ended = tracking.end_running(parent, "FAILED", WORKER_DIED)
             if not ended:
                 raise
             deaths.update(run.key for run in ended)
@@ -82,8 +83,7 @@ def train_all(
             trial
             for trial in trials
             if trial.key not in runs
-            or 0 < deaths[trial.key] < ATTEMPTS
-            and runs[trial.key].status == "FAILED"
+            or (runs[trial.key].end_reason == WORKER_DIED and deaths[trial.key] < ATTEMPTS)
         ]
 
 
@@ -110,7 +110,7 @@ def conclude(
     printed = Table(*headings, box=None, padding=(0, 2, 0, 0))
     for row in rows:
         printed.add_row(*row)
-    console.print(printed)
+    console.print(printed, width=max(console.width, 120), crop=False)
 
     account = [
         ("Failed", f"{run.name}: {run.end_reason}")

@@ -109,9 +109,11 @@ def tracked_run(
     try:
         yield run
     except BaseException as error:
-        status = RunStatus.KILLED if isinstance(error, KeyboardInterrupt) else RunStatus.FAILED
+        killed = isinstance(error, KeyboardInterrupt)
+        status = RunStatus.KILLED if killed else RunStatus.FAILED
+        reason = "interrupted" if killed else f"{type(error).__name__}: {error}"
         try:
-            mlflow.set_tag(END_REASON, f"{type(error).__name__}: {error}")
+            mlflow.set_tag(END_REASON, reason)
             if status == RunStatus.FAILED:
                 mlflow.log_text(traceback.format_exc(), "traceback.txt")
         finally:
