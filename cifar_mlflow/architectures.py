@@ -60,4 +60,4 @@ def build(architecture: Architecture, activation: str) -> keras.Sequential:
 
 def classifier(network: keras.Sequential) -> keras.Model:
     """The same network and weights, ending in probabilities: what is logged, served and loaded."""
-    return keras.Model(network.inputs, Softmax(name="probabilities")(network.outputs[0]))
+    return keras.Model(network.inputs[0], Softmax(name="probabilities")(network.outputs[0]))

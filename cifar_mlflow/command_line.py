@@ -1,7 +1,6 @@
 """From a parameter class to a command line, and from an outcome to an exit code."""
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +9,7 @@ from typing import NoReturn, TypeVar
 from pydantic import ValidationError
 
 from cifar_mlflow.config import DataOptions, UsageError
+from cifar_mlflow.quiet import quieten
 
 P = TypeVar("P", bound=DataOptions)
 
@@ -52,13 +52,6 @@ def parse(parameters: type[P], prog: str, argv: Sequence[str] | None = None) -> 
         return parameters.model_validate(vars(parser.parse_args(argv)))
     except ValidationError as error:
         parser.error(one_line(error))
-
-
-def quieten() -> None:
-    """Silence what TensorFlow and MLflow print; inherited by the workers, so set before they start."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("PYTHONWARNINGS", "ignore")
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:

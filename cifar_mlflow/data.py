@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cifar_mlflow.config import UsageError
+from cifar_mlflow.quiet import hushed
 
 CLASSES = (
     "airplane",
@@ -307,7 +308,8 @@ def _read_archive(path: Path) -> Arrays:
     except KeyError as error:
         raise DataError(f"{path}: {error.args[0]} is missing from this archive") from error
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise DataError(f"{path}: not a readable tar archive ({error})") from error
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{path}: not a readable tar archive, or cut off ({reason})") from error
 
 
 def _difference(path: Path, arrays: Arrays, digest: str, expected: str) -> str:
@@ -345,6 +347,7 @@ def _fetch(cache: Path, expected: str) -> Cifar10:
                 raise DataError(f"content has SHA-256 {digest}, not {expected}")
             return _store(cache, arrays, digest, source)
         except DataError as error:
+            print(f"{source}: {error}")
             refused.append(f"{source}: {error}")
     raise DataError(
         f"CIFAR-10 is not here and could not be fetched ({'; '.join(refused)}). Give "
@@ -355,7 +358,8 @@ def _fetch(cache: Path, expected: str) -> Cifar10:
 
 def _from_site(folder: Path) -> Arrays:
     """The official archive, by Keras' own downloader, which draws a progress bar and checks it."""
-    import keras
+    with hushed():
+        import keras
 
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # seconds without a byte

@@ -48,7 +48,7 @@ def operations(trial: TrialConfig) -> float:
     return forward * passes * TRAINING_IMAGES * trial.epochs
 
 
-def machine_speed(size: int = 1024, rounds: int = 5) -> float:
+def machine_speed(size: int = 1024, rounds: int = 30) -> float:
     """Operations per second of a float32 matrix product on all cores: the best of some rounds."""
     matrix = np.ones((size, size), np.float32)
     seconds = []

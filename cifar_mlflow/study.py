@@ -107,10 +107,12 @@ def conclude(
         tables={"results.csv": table},
     )
     headings, rows = results.cells(table)
-    printed = Table(*headings, box=None, padding=(0, 2, 0, 0))
+    printed = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in headings:
+        printed.add_column(heading, no_wrap=" " not in heading)
     for row in rows:
         printed.add_row(*row)
-    console.print(printed, width=max(console.width, 120), crop=False)
+    console.print(printed)
 
     account = [
         ("Failed", f"{run.name}: {run.end_reason}")

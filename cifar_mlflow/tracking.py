@@ -159,6 +159,7 @@ def log_environment(threads: int) -> None:
             **{f"{package}_version": version(package) for package in packages},
             "python_version": platform.python_version(),
             "host": platform.node(),
+            "process": os.getpid(),
             "cores": os.cpu_count(),
             "threads": threads,
         }

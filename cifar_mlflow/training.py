@@ -22,6 +22,7 @@ from cifar_mlflow.data import Examples, Splits
 
 STEPS_PER_EXECUTION = 50
 EVALUATION_BATCH = 500
+TENSOR_ALIGNMENT = 64  # bytes
 
 
 class Diverged(ArithmeticError):
@@ -140,8 +141,15 @@ def predict(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:
 
 
 def tensors(examples: Examples) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images and labels as tensors; the images alias the memory-mapped file, nothing is copied."""
-    images = tf.experimental.dlpack.from_dlpack(examples.images.__dlpack__())
+    """Images and labels as tensors; images out of the cache alias its pages, nothing is copied.
+
+    TensorFlow aborts on memory that is not aligned as it wants it, so such images are copied; those of
+    the cache are aligned, because .npy files pad their header to 64 bytes and an image has 48 x 64.
+    """
+    if examples.images.ctypes.data % TENSOR_ALIGNMENT:
+        images = tf.constant(examples.images)
+    else:
+        images = tf.experimental.dlpack.from_dlpack(examples.images.__dlpack__())
     return images, tf.constant(examples.labels, tf.int32)
 
 

@@ -1,13 +1,9 @@
 """One trial, from configuration to finished run."""
 
-import contextlib
 import io
-import logging
-import os
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,24 +12,7 @@ import pandas as pd
 from cifar_mlflow import evaluation, figures, tracking
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data import Cifar10
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Drop what C++ code writes to stderr: TensorFlow logs while it loads, whatever its log level."""
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") != "3":
-        yield
-        return
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+from cifar_mlflow.quiet import hushed
 
 
 def run_trial(
@@ -67,7 +46,7 @@ def _run(
     tensorboard: bool,
     tell: Callable[[str], None] | None,
 ) -> None:
-    with _hushed():
+    with hushed():
         from cifar_mlflow import training
 
         training.configure(threads)

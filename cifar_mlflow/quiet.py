@@ -1,0 +1,37 @@
+"""The terminal shows the project's own lines: what TensorFlow and MLflow print is dropped."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Inherited by the workers, so that they know.
+QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def quieten() -> None:
+    """For this process and those it starts; before they import TensorFlow or MLflow."""
+    os.environ.update(QUIET)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Import TensorFlow inside: its C++ code logs to stderr while it loads, whatever its log level."""
+    if not QUIET.items() <= os.environ.items():
+        yield
+        return
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

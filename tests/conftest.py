@@ -1,0 +1,56 @@
+"""Every test has its own home, cache and tracking store, and small data in place of CIFAR-10."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cifar_mlflow import data
+from tests import standin
+
+# The suite's own environment must not reach the code under test.
+FOREIGN = ("CIFAR10_DIR", "CIFAR10_DIGEST", "XDG_CACHE_HOME", "MLFLOW_RUN_ID", "PYTHONPATH")
+OURS = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+
+
+@dataclass(frozen=True)
+class StandIn:
+    folder: Path
+    digest: str
+
+
+@pytest.fixture(scope="session")
+def standin_files(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
+    """200 training and 40 test images in the official file format."""
+    folder = tmp_path_factory.mktemp("standin")
+    return StandIn(folder, standin.write(folder))
+
+
+@pytest.fixture(scope="session")
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what would change the code under test."""
+    return {name: value for name, value in os.environ.items() if name not in FOREIGN + OURS}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """TensorFlow is configured once in a process, before any test makes it start."""
+    from cifar_mlflow import training
+
+    training.configure(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in FOREIGN + OURS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+
+
+@pytest.fixture
+def small_cifar10(standin_files: StandIn, monkeypatch: pytest.MonkeyPatch) -> data.Cifar10:
+    """The stand-in, loaded and verified as CIFAR-10 is."""
+    monkeypatch.setenv("CIFAR10_DIGEST", standin_files.digest)
+    return data.load(str(standin_files.folder))

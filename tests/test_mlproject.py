@@ -1,0 +1,52 @@
+"""MLproject repeats names and defaults for `mlflow run`; here they are held against the code."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cifar_mlflow.config import DataOptions, DataParameters, GridParameters, TrainParameters
+
+ROOT = Path(__file__).parent.parent
+PROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())
+CODE: dict[str, type[DataOptions]] = {
+    "main": TrainParameters,
+    "train": TrainParameters,
+    "grid": GridParameters,
+    "data": DataParameters,
+}
+
+
+def as_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def test_the_entry_points_are_those_of_the_code() -> None:
+    assert PROJECT["entry_points"].keys() == CODE.keys()
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_parameters_and_defaults_are_those_of_the_code(name: str) -> None:
+    declared = PROJECT["entry_points"][name]["parameters"]
+    fields = CODE[name].model_fields
+    assert declared == {
+        field: {"type": "string", "default": as_text(fields[field].default)} for field in fields
+    }
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_every_parameter_is_passed_on_under_its_name(name: str) -> None:
+    command = PROJECT["entry_points"][name]["command"]
+    passed = re.findall(r"--(\w+)=\{(\w+)\}", command)
+    assert [option for option, _ in passed] == [value for _, value in passed]
+    assert {option for option, _ in passed} == set(CODE[name].model_fields)
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_every_command_runs_a_module_that_exists(name: str) -> None:
+    module = PROJECT["entry_points"][name]["command"].split()[2]
+    assert (ROOT / f"{module.replace('.', '/')}.py").exists()

@@ -1,0 +1,42 @@
+"""The lock files: complete, with hashes, without addresses, and one list for everybody."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+LOCKS = ("requirements.txt", "requirements-dev.txt")
+
+
+def pins(name: str) -> set[str]:
+    return set(re.findall(r"^[\w.-]+==\S+", (ROOT / name).read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_version_has_a_hash_and_no_address_is_named(name: str) -> None:
+    text = (ROOT / name).read_text()
+    entries = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
+    assert len(entries) > 50
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert not re.search(r"://|--index-url|--find-links", text)
+
+
+def test_direct_dependencies_are_locked_at_their_versions() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    locked = {pin.split("==")[0]: pin for pin in pins("requirements-dev.txt")}
+    for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
+        name = requirement.split("==")[0]
+        assert name in locked
+        assert locked[name].startswith(requirement)
+
+
+def test_tests_run_on_the_versions_that_users_get() -> None:
+    assert pins("requirements.txt") < pins("requirements-dev.txt")
+
+
+def test_conda_users_get_the_same_list() -> None:
+    environment = yaml.safe_load((ROOT / "conda.yaml").read_text())
+    assert environment["dependencies"][-1] == {"pip": ["-r requirements.txt"]}

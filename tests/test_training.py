@@ -1,0 +1,126 @@
+"""Real trainings, of a few hundred images for a few epochs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cifar_mlflow import training
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.data import Cifar10, Examples, Splits
+
+QUICK = {"architecture": "small", "optimizer": "adam", "epochs": 3}
+
+
+def quick(**changes: object) -> TrialConfig:
+    return TrialConfig.model_validate(QUICK | changes)
+
+
+def run(config: TrialConfig, data: Splits) -> training.Trained:
+    return training.train(config, data, on_epoch=lambda epoch: None)
+
+
+def weights(trained: training.Trained) -> list[np.ndarray]:
+    return [np.asarray(weight) for weight in trained.model.get_weights()]
+
+
+def test_the_same_seed_gives_the_same_weights_and_history(small_cifar10: Cifar10) -> None:
+    data = small_cifar10.split(0.2)
+    first, second = (run(quick(), data) for _ in range(2))
+    for one, other in zip(weights(first), weights(second), strict=True):
+        np.testing.assert_array_equal(one, other)
+    losses = [
+        [(epoch.train_loss, epoch.val_loss) for epoch in run.history] for run in (first, second)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_another_seed_gives_other_weights(small_cifar10: Cifar10) -> None:
+    data = small_cifar10.split(0.2)
+    one, other = (weights(run(quick(seed=seed, epochs=1), data)) for seed in (0, 1))
+    assert not np.array_equal(one[0], other[0])
+
+
+def test_training_learns_the_classes(small_cifar10: Cifar10) -> None:
+    data = small_cifar10.split(0.2)
+    trained = run(quick(epochs=15, batch_size=16), data)
+    assert trained.history[-1].train_loss < trained.history[0].train_loss
+    predicted = training.predict(trained.model, data.test).argmax(axis=1)
+    assert (predicted == data.test.labels).mean() > 0.5
+
+
+def test_the_history_is_told_epoch_by_epoch(small_cifar10: Cifar10) -> None:
+    told: list[training.Epoch] = []
+    trained = training.train(quick(), small_cifar10.split(0.2), told.append)
+    assert told == trained.history
+    assert [epoch.epoch for epoch in told] == [1, 2, 3]
+    assert all(epoch.learning_rate == pytest.approx(0.001) for epoch in told)
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_the_kept_weights_are_those_of_the_epoch_that_is_named(
+    small_cifar10: Cifar10, keep: str
+) -> None:
+    data = small_cifar10.split(0.2)
+    # A high learning rate makes the last epoch differ from the best one.
+    trained = run(quick(keep=keep, epochs=6, learning_rate=0.02), data)
+    best = max(epoch.val_accuracy for epoch in trained.history)
+    kept = {"last": trained.history[-1].val_accuracy, "best": best}[keep]
+    assert trained.kept.val_accuracy == kept
+    predicted = training.predict(trained.model, data.validation).argmax(axis=1)
+    assert (predicted == data.validation.labels).mean() == pytest.approx(kept)
+
+
+def test_of_equally_good_epochs_the_first_is_the_best() -> None:
+    accuracies = [0.5, 0.7, 0.7, 0.6]
+    history = [training.Epoch(n, 1, 0, 1, a, 0.1, 1) for n, a in enumerate(accuracies, 1)]
+    assert training.best(history).epoch == 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(small_cifar10: Cifar10) -> None:
+    with pytest.raises(training.Diverged, match="nan in epoch 1"):
+        run(quick(learning_rate=1e20), small_cifar10.split(0.2))
+
+
+def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
+    count = 107
+    images = np.zeros((count, 32, 32, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(count)
+    tensors = training.tensors(Examples(images, np.arange(count, dtype=np.uint8)))
+    order = np.random.default_rng(0).permutation(count)
+    batches = list(training.batches(*tensors, order, 32))
+    assert [len(labels) for _, labels in batches] == [32, 32, 32, 11]
+    seen = np.concatenate([labels.numpy() for _, labels in batches])
+    np.testing.assert_array_equal(seen, order)
+    pixels = np.concatenate([batch.numpy()[:, 0, 0, 0] for batch, _ in batches])
+    np.testing.assert_array_equal(pixels, order)
+
+
+def test_images_that_lie_at_any_address_can_be_trained_on() -> None:
+    memory = np.zeros(10 * 3072 + 64, np.uint8)
+    for shift in (0, 1, 16):
+        images = memory[shift : shift + 10 * 3072].reshape(10, 32, 32, 3)
+        tensor, _ = training.tensors(Examples(images, np.zeros(10, np.uint8)))
+        batches = training.batches(tensor, tensor[:, 0, 0, 0], np.arange(10))
+        assert [batch.shape[0] for batch, _ in batches] == [10]
+
+
+def test_images_are_not_copied_into_the_process(small_cifar10: Cifar10) -> None:
+    train = small_cifar10.split(0.2).train
+    tensor, _ = training.tensors(train)
+    train.images[0, 0, 0, 0] += 1  # copy-on-write: changes this mapping, not the file
+    assert int(tensor[0, 0, 0, 0]) == int(train.images[0, 0, 0, 0])
+
+
+def test_tensorboard_gets_scalars_and_a_histogram_of_each_weight(
+    small_cifar10: Cifar10, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    data = small_cifar10.split(0.2)
+    trained = training.train(quick(), data, lambda epoch: None, tensorboard=tmp_path)
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    tags = events.Tags()["tensors"]
+    assert {"train_loss", "val_accuracy"} <= set(tags)
+    assert len(tags) == 4 + len(trained.model.trainable_variables)
+    assert [event.step for event in events.Tensors("val_loss")] == [1, 2, 3]
