@@ -67,7 +67,7 @@ def register(name: str, run: TrialRun, config: TrialConfig, data: Cifar10) -> Pr
         registered = mlflow.register_model(run.model_uri, name, tags={**tags, "promotion": reason})
     client.update_model_version(name, registered.version, _description(run, config, data, reason))
     client.set_registered_model_alias(name, alias, registered.version)
-    return Promotion(registered.version, alias, reason)
+    return Promotion(str(registered.version), alias, reason)
 
 
 def _description(run: TrialRun, config: TrialConfig, data: Cifar10, reason: str) -> str:

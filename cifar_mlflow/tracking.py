@@ -101,6 +101,7 @@ def tracked_run(
         run: Run = mlflow.start_run(
             experiment_id=parent.experiment_id,
             parent_run_id=parent.run_id,
+            nested=True,  # with one worker joblib runs trials in the parent's own process
             run_name=name,
             tags={**{tag: inherited[tag] for tag in INHERITED if tag in inherited}, **(tags or {})},
         )
