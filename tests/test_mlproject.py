@@ -50,3 +50,21 @@ def test_every_parameter_is_passed_on_under_its_name(name: str) -> None:
 def test_every_command_runs_a_module_that_exists(name: str) -> None:
     module = PROJECT["entry_points"][name]["command"].split()[2]
     assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+
+
+def test_the_readme_names_every_parameter_with_its_default() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| `([^`]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
+    documented = dict(rows)
+    fields = {**GridParameters.model_fields, **TrainParameters.model_fields}
+    assert documented == {name: as_text(field.default) for name, field in fields.items()}
+
+
+def test_ci_runs_the_test_command_of_the_readme() -> None:
+    command = next(
+        line
+        for line in (ROOT / "README.md").read_text().splitlines()
+        if line.startswith("pip install -r requirements-dev.txt")
+    )
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
