@@ -35,7 +35,6 @@ DATA_DIGEST = "data_digest"
 MODEL_URI = "model_uri"
 END_REASON = "end_reason"
 PARENT = "mlflow.parentRunId"
-EXPERIMENT_KIND = "mlflow.experimentKind"
 DESCRIPTION = "mlflow.note.content"
 # A child says what its parent's `mlflow run` found out about where the code comes from.
 INHERITED = (
@@ -108,7 +107,6 @@ def tracked_run(
         )
     else:
         run = _start_outermost(name, tags)
-        _show_as_training(run.info.experiment_id)
     try:
         yield run
     except BaseException as error:
@@ -140,13 +138,6 @@ def _start_outermost(name: str, tags: Mapping[str, str] | None) -> Run:
         ) from error
     kept = None if MADE_UP_NAME.fullmatch(present) is None else name
     return mlflow.start_run(run_name=kept, tags=dict(tags or {}))
-
-
-def _show_as_training(experiment_id: str) -> None:
-    """Let the UI open the experiment among model trainings; it takes one of unknown kind for GenAI."""
-    if EXPERIMENT_KIND not in mlflow.get_experiment(experiment_id).tags:
-        client = mlflow.MlflowClient()
-        client.set_experiment_tag(experiment_id, EXPERIMENT_KIND, "custom_model_development")
 
 
 def as_parent(run: Run) -> Parent:
