@@ -30,6 +30,7 @@ from mlflow.types.schema import Schema, TensorSpec
 from cifar_mlflow.config import Parameters, TrialConfig, UsageError
 from cifar_mlflow.data import CLASSES, IMAGE_SHAPE, URL, Cifar10
 
+KIND = "kind"  # of a run: its entry point's name, or "trial"
 TRIAL_KEY = "trial_key"
 DATA_DIGEST = "data_digest"
 MODEL_URI = "model_uri"
@@ -82,7 +83,8 @@ class TrialRun:
 
 @contextmanager
 def tracked_run(
-    name: str,
+    kind: str,
+    name: str | None = None,
     parent: Parent | None = None,
     tags: Mapping[str, str] | None = None,
     keep_failure: bool = False,
@@ -91,10 +93,13 @@ def tracked_run(
 
     Without ``parent``: the run that `mlflow run` made, or a new one. With it: a new child. The
     exception's traceback is kept as traceback.txt; with ``keep_failure`` a failure goes no further.
+    The run is tagged with its ``kind``, which is its name too unless another is given.
 
     Raises:
         UsageError: the run that `mlflow run` made is not in the tracking store as seen from here.
     """
+    tags = {KIND: kind, **(tags or {})}
+    name = name or kind
     if parent:
         mlflow.set_tracking_uri(parent.tracking_uri)
         inherited = mlflow.get_run(parent.run_id).data.tags
@@ -103,7 +108,7 @@ def tracked_run(
             parent_run_id=parent.run_id,
             nested=True,  # with one worker joblib runs trials in the parent's own process
             run_name=name,
-            tags={**{tag: inherited[tag] for tag in INHERITED if tag in inherited}, **(tags or {})},
+            tags={**{tag: inherited[tag] for tag in INHERITED if tag in inherited}, **tags},
         )
     else:
         run = _start_outermost(name, tags)
@@ -125,10 +130,10 @@ def tracked_run(
         mlflow.end_run()
 
 
-def _start_outermost(name: str, tags: Mapping[str, str] | None) -> Run:
+def _start_outermost(name: str, tags: Mapping[str, str]) -> Run:
     made = os.environ.get("MLFLOW_RUN_ID")
     if not made:
-        return mlflow.start_run(run_name=name, tags=dict(tags or {}))
+        return mlflow.start_run(run_name=name, tags=dict(tags))
     try:
         present = mlflow.get_run(made).info.run_name
     except MlflowException as error:
@@ -137,7 +142,7 @@ def _start_outermost(name: str, tags: Mapping[str, str] | None) -> Run:
             "MLFLOW_TRACKING_URI name the store by an absolute path or a server's address"
         ) from error
     kept = None if MADE_UP_NAME.fullmatch(present) is None else name
-    return mlflow.start_run(run_name=kept, tags=dict(tags or {}))
+    return mlflow.start_run(run_name=kept, tags=dict(tags))
 
 
 def as_parent(run: Run) -> Parent:

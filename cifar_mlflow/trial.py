@@ -34,7 +34,7 @@ def run_trial(
         MlflowException: the tracking store cannot be written.
     """
     tags = {tracking.TRIAL_KEY: config.key}
-    with tracking.tracked_run(config.name, parent, tags, keep_failure=True) as run:
+    with tracking.tracked_run("trial", config.name, parent, tags, keep_failure=True) as run:
         _run(config, data, threads, tensorboard, tell)
     return tracking.read(run.info.run_id)
 
