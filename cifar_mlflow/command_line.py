@@ -1,8 +1,11 @@
 """From a parameter class to a command line, and from an outcome to an exit code."""
 
 import argparse
+import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
@@ -62,17 +65,35 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt(signal.Signals(signum).name)
 
 
+def _watch_parent() -> None:
+    """Interrupt this process when the process that started it is gone.
+
+    `mlflow run` does not pass on a SIGTERM, and nobody can pass on a SIGKILL.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main(parameters: type[P], prog: str, command: Callable[[P], int]) -> NoReturn:
     """Run ``command`` with the parsed command line, and exit with the code it returns.
 
     A UsageError or a wrong parameter becomes one line on stderr and exit code 2; Ctrl-C and SIGTERM
-    become KeyboardInterrupt inside ``command``, then exit code 130.
+    become KeyboardInterrupt inside ``command``, then exit code 130; a tracking store or a folder that
+    cannot be read or written becomes one line and exit code 1.
     """
     parsed = parse(parameters, prog)
     if not parsed.verbose:
         quieten()
     for caught in (signal.SIGINT, signal.SIGTERM):
         signal.signal(caught, _interrupt)
+    if "MLFLOW_RUN_ID" in os.environ:
+        _watch_parent()
     try:
         sys.exit(command(parsed))
     except ValidationError as error:
@@ -84,3 +105,10 @@ def main(parameters: type[P], prog: str, command: Callable[[P], int]) -> NoRetur
     except KeyboardInterrupt as interruption:
         print(f"{prog}: interrupted by {interruption}", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Exception as error:
+        from mlflow.exceptions import MlflowException  # takes seconds to import
+
+        if parsed.verbose or not isinstance(error, (MlflowException, OSError)):
+            raise
+        print(f"{prog}: {' '.join(str(error).split())[:500]}", file=sys.stderr)
+        sys.exit(FAILED)

@@ -141,6 +141,9 @@ class TrainingOptions(DataOptions):
     """threads of one trial; auto divides the cores among the trials that run at once"""
     tensorboard: Flag = False
     """write TensorBoard event files with weight histograms, as an artifact"""
+    resume: str = Field(default="auto", pattern=r"^(auto|never|[0-9a-f]{32})$")
+    """auto goes on from unfinished runs of the same trials and data in the experiment; never starts
+    afresh; a run's id goes on from that one"""
 
 
 class DataParameters(DataOptions):
@@ -160,6 +163,12 @@ class StudyOptions(TrainingOptions):
 
     workers: PositiveInt | Literal["auto"] = "auto"
     """trials that run at once; auto is one for each core"""
+    engine: Literal["loky", "dask", "ray"] = "loky"
+    """what runs the trials: loky, processes on this machine; or a cluster of dask or ray"""
+    address: str = "local"
+    """the scheduler of dask or the head of ray; local starts one on this machine for the study"""
+    retries: int = Field(default=1, ge=0)
+    """times that a failed trial is tried again, from its last epoch"""
     select_by: Literal["val_accuracy", "test_accuracy"] = "val_accuracy"
     """what the best trial is chosen by; test_accuracy is the study's way, and leaks the test set"""
     model_name: str = Field(default="cifar10-cnn", pattern=r"^[^/:\s]+$")

@@ -107,6 +107,14 @@ class Cifar10:
         train, test = (len(self.examples(part).labels) for part in ("train", "test"))
         return f"{name} {train:,} + {test:,} images, SHA-256 {self.digest[:8]}… ({self.source})"
 
+    def here(self) -> "Cifar10":
+        """The same data on this machine: where it lies, or found or fetched anew on another host.
+
+        Raises:
+            DataError: no source on this machine gives it.
+        """
+        return self if self.folder.exists() else load(digest=self.digest)
+
     def arrays(self) -> Arrays:
         """The four arrays, memory-mapped. Copy-on-write, so that TensorFlow may alias them."""
         return {name: np.load(self.folder / f"{name}.npy", mmap_mode="c") for name in ARRAY_NAMES}
@@ -135,25 +143,25 @@ class Cifar10:
         )
 
 
-def load(data_dir: str = "auto") -> Cifar10:
+def load(data_dir: str = "auto", digest: str | None = None) -> Cifar10:
     """CIFAR-10 from ``data_dir``, CIFAR10_DIR, the cache, or a download, verified.
 
-    The environment variable CIFAR10_DIGEST names the SHA-256 to expect in place of the official one:
-    for a stand-in in the same file format, such as a subset.
+    The environment variable CIFAR10_DIGEST, or ``digest``, names the SHA-256 to expect in place of the
+    official one: for a stand-in in the same file format, such as a subset.
 
     Raises:
         DataError: no source gave the expected arrays; the message names the file or every source.
     """
-    expected = os.environ.get("CIFAR10_DIGEST", CIFAR10_DIGEST)
+    expected = digest or os.environ.get("CIFAR10_DIGEST", CIFAR10_DIGEST)
     given = data_dir if data_dir != "auto" else os.environ.get("CIFAR10_DIR", "")
     if given:
         path = Path(given).expanduser()
         arrays = read_path(path)
-        digest = content_digest(arrays)
-        if digest != expected:
-            raise DataError(f"{path}: {_difference(path, arrays, digest, expected)}")
+        found = content_digest(arrays)
+        if found != expected:
+            raise DataError(f"{path}: {_difference(path, arrays, found, expected)}")
         with _locked_cache() as cache:
-            return _store(cache, arrays, digest, str(path))
+            return _store(cache, arrays, found, str(path))
     with _locked_cache() as cache:
         return _from_cache(cache, expected) or _fetch(cache, expected)
 

@@ -22,9 +22,11 @@ def share_cores(trials: int, options: StudyOptions) -> tuple[int, int]:
     return workers, share_threads(workers, options)
 
 
-def share_threads(workers: int, options: TrainingOptions) -> int:
-    """The threads of each of ``workers`` trials that run at once."""
-    return max(1, joblib.cpu_count() // workers) if options.threads == "auto" else options.threads
+def share_threads(workers: int | None, options: TrainingOptions) -> int:
+    """The threads of each of ``workers`` trials that run at once here; one on a cluster (None)."""
+    if options.threads != "auto":
+        return options.threads
+    return max(1, joblib.cpu_count() // workers) if workers else 1
 
 
 def outline(trials: Sequence[TrialConfig], workers: int, threads: int) -> str:

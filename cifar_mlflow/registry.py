@@ -50,9 +50,13 @@ def champion(name: str) -> ModelVersion | None:
 
 
 def register(name: str, run: TrialRun, config: TrialConfig, data: Cifar10) -> Promotion:
-    """Register a trial's model as a new version of ``name``; move the alias if it is better."""
+    """Register a trial's model as a new version of ``name``; move the alias if it is better.
+
+    A model that has been registered, by a study that was interrupted then, gets no second version.
+    """
     client = mlflow.MlflowClient()
     present = champion(name)
+    earlier = client.search_model_versions(f"name = '{name}' and run_id = '{run.run_id}'")
     tags = {
         DATA_DIGEST: data.digest,
         VALIDATION_FRACTION: str(config.validation_fraction),
@@ -62,9 +66,16 @@ def register(name: str, run: TrialRun, config: TrialConfig, data: Cifar10) -> Pr
         "trial": run.name,
         "classes": ", ".join(CLASSES),
     }
+    if present and present.run_id == run.run_id:
+        return Promotion(str(present.version), CHAMPION, present.tags["promotion"])
     alias, reason = judge(tags, dict(present.tags) if present else None)
-    with contextlib.redirect_stderr(io.StringIO()):  # it tells in its own words
-        registered = mlflow.register_model(run.model_uri, name, tags={**tags, "promotion": reason})
+    if earlier:
+        registered = earlier[0]
+    else:
+        with contextlib.redirect_stderr(io.StringIO()):  # it tells in its own words
+            registered = mlflow.register_model(
+                run.model_uri, name, tags={**tags, "promotion": reason}
+            )
     client.update_model_version(name, registered.version, _description(run, config, data, reason))
     client.set_registered_model_alias(name, alias, registered.version)
     return Promotion(str(registered.version), alias, reason)

@@ -1,86 +1,115 @@
-"""Many trials: run them on every core, and conclude."""
+"""Many trials: run them on every core or machine, go on from interrupted ones, and conclude."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 import joblib
-from joblib.externals.loky import get_reusable_executor
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from rich.console import Console
 
-from cifar_mlflow import tracking
+from cifar_mlflow import engines, resuming, tracking
 from cifar_mlflow.conclusion import conclude
 from cifar_mlflow.config import StudyOptions, TrialConfig
 from cifar_mlflow.data import Cifar10, load
-from cifar_mlflow.plan import outline, share_cores
+from cifar_mlflow.plan import outline
 from cifar_mlflow.terminal import Watch, say
-from cifar_mlflow.trial import run_trial
+from cifar_mlflow.trial import WORKER_DIED, repeated_failure, run_child
 
-# A trial whose worker died is tried once more: the worker of another one may have taken it along.
-ATTEMPTS = 2
-WORKER_DIED = "the worker process died: out of memory, or killed"
+BESIDE = "a worker died, of this trial or of one beside it; it goes on alone"
+HOPELESS = "Diverged"  # a trial is a function of its configuration: it would diverge again
 
 
 def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Console) -> bool:
     """Run every trial under one parent run and register the best; tells whether all finished.
 
     Raises:
-        UsageError: the data cannot be had, or a validation fraction leaves no image.
+        UsageError: the data or the engine cannot be had, a validation fraction leaves no image, or
+            nothing can be resumed as asked.
     """
     data = load(options.data_dir)
     for fraction in {trial.validation_fraction for trial in trials}:
         data.split(fraction)
-    workers, threads = share_cores(len(trials), options)
     say(console, "Data", str(data))
-    say(console, "Study", outline(trials, workers, threads))
-    with tracking.tracked_run("grid") as run:
+    with (
+        tracking.tracked_run("grid") as run,
+        resuming.claimed(run, resuming.plan_key(trials, data), options.resume) as before,
+        engines.started(options, len(trials), tracking.uri()) as engine,
+    ):
         parent = tracking.as_parent(run)
+        say(console, "Study", outline(trials, engine.workers, engine.threads))
         tracking.log_parameters(options)
-        tracking.log_environment(threads)
+        tracking.log_environment(engine.threads)
         tracking.log_dataset(data, "training")
+        kept = resuming.adopt_trials(before, parent)
+        if before:
+            finished = sum(trial.status == "FINISHED" for trial in kept)
+            names = " and ".join(command.run_id for command in before)
+            say(
+                console,
+                "Resuming",
+                f"study {names}: {finished} of {len(trials)} finished, "
+                f"{len(kept) - finished} part-done",
+            )
         try:
             with Watch(parent, trials, console):
-                train_all(trials, data, workers, threads, options.tensorboard, parent)
-        except KeyboardInterrupt:
-            tracking.end_running(parent, "KILLED", "the study was interrupted")
-            raise
+                stopped = train_all(trials, data, engine, options, parent)
+        finally:
+            # Those of an interrupted study, and of workers that it was cut off from.
+            for trial in tracking.children(parent, tracking.RUNNING):
+                tracking.end_run(trial, "KILLED", "the study was interrupted")
+        for trial in tracking.children(parent, f"tags.{tracking.CHECKPOINT_LOST} != ''"):
+            say(console, "Retrained", f"{trial.name}, whose checkpoint is lost")
+        if stopped:
+            say(console, "Stopped", f"after the same failure again and again: {stopped}")
         return conclude(trials, data, options, parent, console)
 
 
 def train_all(
     trials: Sequence[TrialConfig],
     data: Cifar10,
-    workers: int,
-    threads: int,
-    tensorboard: bool,
+    engine: engines.Engine,
+    options: StudyOptions,
     parent: tracking.Parent,
-) -> None:
-    """Run the trials on worker processes; one that fails, or whose worker dies, stops no other."""
-    deaths: Counter[str] = Counter()
-    pending = list(trials)
-    while pending:
-        work = joblib.Parallel(
-            n_jobs=workers, batch_size=1, pre_dispatch=workers, return_as="generator_unordered"
-        )
-        jobs = [
-            joblib.delayed(run_trial)(trial, data, threads, tensorboard, parent)
-            for trial in pending
-        ]
-        try:
-            for _ in work(jobs):
-                pass  # what came of the trial is in the store
-        except TerminatedWorkerError:
-            ended = tracking.end_running(parent, "FAILED", WORKER_DIED)
-            if not ended:
-                raise
-            deaths.update(run.key for run in ended)
-        except KeyboardInterrupt:
-            get_reusable_executor().shutdown(kill_workers=True)
-            raise
+) -> str | None:
+    """Run what the store does not say is finished, again and again, until nothing is worth trying.
+
+    Gives the cause by which so many trials failed, one after another, that the rest was not tried.
+    """
+    failures: Counter[str] = Counter()
+    alone: set[str] = set()  # trials that ran when a worker died: each gets the workers to itself
+    while True:
         runs = tracking.latest(tracking.children(parent))
         pending = [
             trial
             for trial in trials
-            if trial.key not in runs
-            or (runs[trial.key].end_reason == WORKER_DIED and deaths[trial.key] < ATTEMPTS)
+            if (trial.key not in runs or runs[trial.key].status != "FINISHED")
+            and failures[trial.key] <= options.retries
         ]
+        if not pending:
+            return None
+        together = [trial for trial in pending if trial.key not in alone]
+        batch = together or pending[:1]
+        try:
+            engine.run(
+                [
+                    joblib.delayed(run_child)(
+                        trial, data, engine.threads, options.tensorboard, options.retries, parent
+                    )
+                    for trial in batch
+                ]
+            )
+        except engines.WorkerDied:
+            hit = tracking.children(parent, tracking.RUNNING)
+            for run in hit:
+                if len(hit) > 1:
+                    tracking.end_run(run, "KILLED", BESIDE)
+                    alone.add(run.key)
+                else:
+                    tracking.end_run(run, "FAILED", WORKER_DIED)
+            if not hit:
+                raise
+        if cause := repeated_failure(parent):
+            return cause
+        tried = {trial.key for trial in batch}
+        for key, run in tracking.latest(tracking.children(parent)).items():
+            if key in tried and run.status == "FAILED":
+                failures[key] += options.retries + 1 if run.end_reason.startswith(HOPELESS) else 1

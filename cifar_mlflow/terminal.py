@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -16,20 +16,25 @@ from cifar_mlflow.plan import duration
 
 POLL_SECONDS = 2.0
 PLAIN_SECONDS = 60.0
+MOST_BARS = 30  # of a study with more trials only the running ones have a bar
 
 
 class Watch(AbstractContextManager["Watch"]):
     """Shows every trial's epoch and validation accuracy and the time left, until it is left.
 
     In a terminal it is a bar for each trial that has started; elsewhere a line when a trial ends, and
-    one a minute for those that run.
+    one a minute for those that run. It asks the store for what is running and what has ended since it
+    last looked, so that a study of thousands of trials costs it no more than a small one.
     """
 
     def __init__(self, parent: tracking.Parent, trials: Sequence[TrialConfig], console: Console):
         self.parent, self.console = parent, console
         self.epochs = {trial.key: trial.epochs for trial in trials}
         self.began = self.told = time.monotonic()
-        self.ended: set[str] = set()
+        self.since = 0  # milliseconds since 1970, of the newest end that was seen
+        self.ended: dict[str, str] = {}  # the run that was shown for each trial
+        self.done_before: int | None = None  # epochs that an interrupted study had done
+        self.done_in_ended = 0
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.progress = Progress(
@@ -43,6 +48,7 @@ class Watch(AbstractContextManager["Watch"]):
         self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
+        self._look()
         self.progress.start()
         self.thread.start()
         return self
@@ -55,51 +61,47 @@ class Watch(AbstractContextManager["Watch"]):
     ) -> None:
         self.stop.set()
         self.thread.join()
-        self._look()
+        if kind is None:
+            self._look()
         self.progress.stop()
 
     def _watch(self) -> None:
         while not self.stop.wait(POLL_SECONDS):
-            self._look()
+            with suppress(tracking.StoreError):  # a store that is away is asked again
+                self._look()
 
     def _look(self) -> None:
-        runs = tracking.latest(tracking.children(self.parent))
-        done = {key: self._epochs_done(run) for key, run in runs.items()}
-        left = self._time_left(sum(done.values()))
-        for key, run in runs.items():
-            note = run.status.lower() if run.status in ("FAILED", "KILLED") else ""
-            if "val_accuracy" in run.metrics:
-                note += f" val {run.metrics['val_accuracy']:.3f}"
-            if "test_accuracy" in run.metrics:
-                note += f" test {run.metrics['test_accuracy']:.3f}"
-            self._bar(key, run.name, done[key], self.epochs[key], note.strip())
-            if run.status != "RUNNING" and key not in self.ended:
-                self.ended.add(key)
-                self._plain(
-                    f"{len(self.ended)}/{len(self.epochs)} {run.name}: {note.strip()}{left}"
-                )
-        self._bar("", "study", sum(done.values()), sum(self.epochs.values()), left.strip(", "))
-        if time.monotonic() - self.told > PLAIN_SECONDS:
+        running = tracking.children(self.parent, tracking.RUNNING)
+        for run in tracking.children(self.parent, f"attributes.end_time >= {self.since}"):
+            self.since = max(self.since, run.end_time)
+            if run.status != "KILLED" and self.ended.get(run.key) != run.run_id:
+                self._show_end(run)
+        done = self.done_in_ended + sum(run.epochs for run in running)
+        if self.done_before is None:
+            self.done_before = done
+        left = self._time_left(done)
+        for run in running:
+            self._bar(run.key, run.name, run.epochs, self.epochs[run.key], _note(run))
+        self._bar("", "study", done, sum(self.epochs.values()), left)
+        if running and time.monotonic() - self.told > PLAIN_SECONDS:
             self.told = time.monotonic()
-            running = [
-                f"{run.name} {done[key]}/{self.epochs[key]}"
-                + (f" val {run.metrics['val_accuracy']:.3f}" if done[key] else "")
-                for key, run in runs.items()
-                if run.status == "RUNNING"
-            ]
-            if running:
-                self._plain(f"{duration(self.told - self.began)}: {'; '.join(running)}{left}")
+            each = (f"{r.name} {r.epochs}/{self.epochs[r.key]} {_note(r)}".strip() for r in running)
+            self._plain("; ".join([duration(self.told - self.began), *each, left]).rstrip("; "))
 
-    def _epochs_done(self, run: tracking.TrialRun) -> int:
-        if run.status == "FINISHED":
-            return self.epochs[run.key]
-        return tracking.epochs_done(self.parent, run)
+    def _show_end(self, run: tracking.TrialRun) -> None:
+        if run.key not in self.ended and run.status == "FINISHED":
+            self.done_in_ended += self.epochs[run.key]
+        self.ended[run.key] = run.run_id
+        self._plain(f"{len(self.ended)}/{len(self.epochs)} {run.name}: {_note(run)}")
+        self._bar(run.key, run.name, run.epochs, self.epochs[run.key], _note(run))
+        if len(self.epochs) > MOST_BARS:
+            self.progress.remove_task(self.tasks.pop(run.key))
 
     def _time_left(self, done: int) -> str:
-        remaining = sum(self.epochs.values()) - done
-        if not done or not remaining:
+        new, remaining = done - (self.done_before or 0), sum(self.epochs.values()) - done
+        if new <= 0 or remaining <= 0:
             return ""
-        return f", about {duration((time.monotonic() - self.began) / done * remaining)} left"
+        return f"about {duration((time.monotonic() - self.began) / new * remaining)} left"
 
     def _bar(self, key: str, name: str, done: int, total: int, note: str) -> None:
         if key not in self.tasks:
@@ -109,6 +111,14 @@ class Watch(AbstractContextManager["Watch"]):
     def _plain(self, line: str) -> None:
         if not self.console.is_terminal:
             self.console.print(f"  {line}", highlight=False, soft_wrap=True)
+
+
+def _note(run: tracking.TrialRun) -> str:
+    words = ["failed"] if run.status == "FAILED" else []
+    for word, metric in (("val", "val_accuracy"), ("test", "test_accuracy")):
+        if metric in run.metrics:
+            words.append(f"{word} {run.metrics[metric]:.3f}")
+    return " ".join(words)
 
 
 def say(console: Console, topic: str, text: str) -> None:

@@ -9,10 +9,11 @@ import os
 import platform
 import re
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,11 +23,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric, Run, RunStatus
+from mlflow.entities import Metric, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
 
+from cifar_mlflow.checkpoint import Epoch
 from cifar_mlflow.config import Parameters, TrialConfig, UsageError
 from cifar_mlflow.data import CLASSES, IMAGE_SHAPE, URL, Cifar10
 
@@ -35,6 +37,12 @@ TRIAL_KEY = "trial_key"
 DATA_DIGEST = "data_digest"
 MODEL_URI = "model_uri"
 END_REASON = "end_reason"
+CHECKPOINT = "checkpoint"  # where the newest one is, its epoch and SHA-256, as JSON
+CHECKPOINT_LOST = "checkpoint_lost"  # why a trial had to begin again
+HOST, PROCESS = "host", "process"
+METRICS_IN_A_BATCH = 1000  # MLflow's limit
+RUNNING = "attributes.status = 'RUNNING'"
+PAGE = 1000  # runs in one answer, MLflow's limit
 PARENT = "mlflow.parentRunId"
 DESCRIPTION = "mlflow.note.content"
 # A child says what its parent's `mlflow run` found out about where the code comes from.
@@ -46,6 +54,8 @@ INHERITED = (
     "mlflow.source.git.repoURL",
     "mlflow.project.entryPoint",
 )
+# The store cannot be reached or written, or refuses what it is asked.
+StoreError = MlflowException
 # What a process needs to load the logged model and call it.
 MODEL_REQUIREMENTS = ("mlflow", "keras", "tensorflow", "numpy")
 SIGNATURE = ModelSignature(
@@ -76,9 +86,17 @@ class TrialRun:
     end_reason: str  # why it did not finish
     model_uri: str | None
     metrics: dict[str, float]
+    epochs: int = 0  # that it has logged
+    end_time: int = 0  # milliseconds since 1970; 0 while it runs
+    checkpoint: str = ""  # where its newest one is; empty where it has none
+    checkpoint_lost: str = ""  # why it had to begin again
 
 
 # Writing --------------------------------------------------------------------------------------
+
+
+class Superseded(Exception):
+    """Another run has gone on from this one, or a person or the study has ended it."""
 
 
 @contextmanager
@@ -92,21 +110,22 @@ def tracked_run(
     """A run that ends FINISHED, KILLED after KeyboardInterrupt, or FAILED after another exception.
 
     Without ``parent``: the run that `mlflow run` made, or a new one. With it: a new child. The
-    exception's traceback is kept as traceback.txt; with ``keep_failure`` a failure goes no further.
+    exception's traceback is kept as traceback.txt; with ``keep_failure`` a failure goes no further,
+    but for a UsageError.
     The run is tagged with its ``kind``, which is its name too unless another is given.
 
     Raises:
         UsageError: the run that `mlflow run` made is not in the tracking store as seen from here.
+        MlflowException, OSError: the store cannot be written, not even how the run ended.
     """
-    tags = {KIND: kind, **(tags or {})}
+    tags = {KIND: kind, HOST: platform.node(), PROCESS: str(os.getpid()), **(tags or {})}
     name = name or kind
     if parent:
-        mlflow.set_tracking_uri(parent.tracking_uri)
+        connect(parent)
         inherited = mlflow.get_run(parent.run_id).data.tags
         run: Run = mlflow.start_run(
             experiment_id=parent.experiment_id,
             parent_run_id=parent.run_id,
-            nested=True,  # with one worker joblib runs trials in the parent's own process
             run_name=name,
             tags={**{tag: inherited[tag] for tag in INHERITED if tag in inherited}, **tags},
         )
@@ -114,20 +133,26 @@ def tracked_run(
         run = _start_outermost(name, tags)
     try:
         yield run
+    except Superseded:
+        mlflow.end_run("KILLED")
     except BaseException as error:
         killed = isinstance(error, KeyboardInterrupt)
         status = RunStatus.KILLED if killed else RunStatus.FAILED
-        reason = "interrupted" if killed else f"{type(error).__name__}: {error}"
-        try:
-            mlflow.set_tag(END_REASON, reason)
-            if status == RunStatus.FAILED:
+        # A store that cannot be written, on a full disk for instance, must not hide the first cause.
+        with suppress(MlflowException, OSError):
+            mlflow.set_tag(END_REASON, "interrupted" if killed else cause(error))
+            if not killed:
                 mlflow.log_text(traceback.format_exc(), "traceback.txt")
-        finally:
-            mlflow.end_run(RunStatus.to_string(status))
-        if not (keep_failure and status == RunStatus.FAILED):
+        mlflow.end_run(RunStatus.to_string(status))
+        if killed or not keep_failure or isinstance(error, UsageError):
             raise
     else:
         mlflow.end_run()
+
+
+def cause(error: BaseException) -> str:
+    """An exception in one line, as runs have it in ``end_reason``."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:500]
 
 
 def _start_outermost(name: str, tags: Mapping[str, str]) -> Run:
@@ -145,27 +170,29 @@ def _start_outermost(name: str, tags: Mapping[str, str]) -> Run:
     return mlflow.start_run(run_name=kept, tags=dict(tags))
 
 
+def connect(parent: Parent) -> None:
+    """Let this process write where the parent is."""
+    mlflow.set_tracking_uri(parent.tracking_uri)
+
+
 def as_parent(run: Run) -> Parent:
     return Parent(mlflow.get_tracking_uri(), run.info.experiment_id, run.info.run_id)
 
 
 def log_parameters(parameters: Parameters) -> None:
     """Every field as a parameter, but for those that `mlflow run` has logged in its own spelling."""
-    run = mlflow.active_run()
-    present = mlflow.get_run(run.info.run_id).data.params if run else {}
+    present = mlflow.get_run(active_id()).data.params
     values = parameters.model_dump()
     mlflow.log_params({name: values[name] for name in values if name not in present})
 
 
 def log_environment(threads: int) -> None:
-    """Tags: the versions, the machine and the threads that a result may depend on."""
+    """Tags: the versions, the cores and the threads that a result may depend on."""
     packages = ("tensorflow", "keras", "mlflow", "numpy")
     mlflow.set_tags(
         {
             **{f"{package}_version": version(package) for package in packages},
             "python_version": platform.python_version(),
-            "host": platform.node(),
-            "process": os.getpid(),
             "cores": os.cpu_count(),
             "threads": threads,
         }
@@ -180,7 +207,7 @@ def log_dataset(data: Cifar10, context: str) -> None:
             TensorSpec(np.dtype(np.uint8), (-1,), "labels"),
         ]
     )
-    source = HTTPDatasetSource(URL)  # type: ignore[no-untyped-call]
+    source = HTTPDatasetSource(URL)
     dataset = MetaDataset(source, "cifar10", data.digest[:36], schema)  # type: ignore[abstract]
     mlflow.log_input(dataset, context=context)
     mlflow.set_tag(DATA_DIGEST, data.digest)
@@ -191,10 +218,26 @@ def log_trial(config: TrialConfig) -> None:
     mlflow.log_dict(config.model_dump(), "config.json")
 
 
-def log_epoch(record: Mapping[str, float]) -> None:
-    """One epoch in one call; the field ``epoch`` is the step."""
-    metrics = dict(record)
-    mlflow.log_metrics(metrics, step=int(metrics.pop("epoch")))
+def log_epochs(epochs: Sequence[Epoch], tags: Mapping[str, str] | None = None) -> None:
+    """Epochs as metrics, by step, with tags that say so, in as few calls as MLflow allows."""
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(name, value, now, epoch.epoch)
+        for epoch in epochs
+        for name, value in asdict(epoch).items()
+    ]
+    marks = [RunTag(name, value) for name, value in (tags or {}).items()]
+    client, run_id = mlflow.MlflowClient(), active_id()
+    while metrics or marks:
+        client.log_batch(run_id, metrics[:METRICS_IN_A_BATCH], tags=marks)
+        metrics, marks = metrics[METRICS_IN_A_BATCH:], []
+
+
+def active_id() -> str:
+    run = mlflow.active_run()
+    if run is None:
+        raise RuntimeError("no run is active: call this inside tracked_run")
+    return str(run.info.run_id)
 
 
 def log_files(
@@ -253,14 +296,17 @@ def tag_best(best: TrialRun) -> None:
     )
 
 
-def end_running(parent: Parent, status: str, reason: str) -> list[TrialRun]:
-    """End the children that are still RUNNING, whose process is gone; gives those ended."""
-    client = mlflow.MlflowClient(parent.tracking_uri)
-    running = [run for run in children(parent) if run.status == "RUNNING"]
-    for run in running:
-        client.set_tag(run.run_id, END_REASON, reason)
-        client.set_terminated(run.run_id, status)
-    return running
+def end_run(run: TrialRun, status: str, reason: str) -> None:
+    """End a run whose process cannot do it itself."""
+    client = mlflow.MlflowClient()
+    client.set_tag(run.run_id, END_REASON, reason)
+    client.set_terminated(run.run_id, status)
+
+
+def check_wanted() -> None:
+    """Raises Superseded where the active run has been ended by another process."""
+    if mlflow.get_run(active_id()).info.status != "RUNNING":
+        raise Superseded(active_id())
 
 
 # Reading --------------------------------------------------------------------------------------
@@ -271,29 +317,37 @@ def uri() -> str:
     return mlflow.get_tracking_uri()
 
 
-def children(parent: Parent) -> list[TrialRun]:
-    """The trials under a parent, the oldest first."""
-    client = mlflow.MlflowClient(parent.tracking_uri)
-    runs: list[Run] = []
+def search(
+    experiment_id: str, where: str, order: str = "attributes.start_time ASC", limit: int = 0
+) -> Iterator[Run]:
+    """The runs of an experiment that a filter of MLflow's language lets through, page by page."""
+    client = mlflow.MlflowClient()
     page = None
-    while page is None or page:
+    while page is None or (page and not limit):
         found = client.search_runs(
-            [parent.experiment_id],
-            f"tags.`{PARENT}` = '{parent.run_id}'",
-            order_by=["attributes.start_time ASC"],
+            [experiment_id],
+            where,
+            max_results=limit or PAGE,
+            order_by=[order],
             page_token=page,
         )
-        runs.extend(found)
+        yield from found
         page = found.token or ""
-    return [_as_trial(run) for run in runs]
+
+
+def children(parent: Parent, where: str = "", limit: int = 0) -> list[TrialRun]:
+    """The trials under a parent, the oldest first; with ``limit``, those that ended last, backwards."""
+    condition = f"tags.`{PARENT}` = '{parent.run_id}'" + (f" and {where}" if where else "")
+    order = "attributes.end_time DESC" if limit else "attributes.start_time ASC"
+    return [as_trial(run) for run in search(parent.experiment_id, condition, order, limit)]
 
 
 def read(run_id: str) -> TrialRun:
-    """One trial of the store that the last `tracked_run` wrote to."""
-    return _as_trial(mlflow.get_run(run_id))
+    """One trial, by its run."""
+    return as_trial(mlflow.get_run(run_id))
 
 
-def _as_trial(run: Run) -> TrialRun:
+def as_trial(run: Run) -> TrialRun:
     return TrialRun(
         run_id=run.info.run_id,
         name=run.info.run_name,
@@ -302,13 +356,11 @@ def _as_trial(run: Run) -> TrialRun:
         end_reason=run.data.tags.get(END_REASON, ""),
         model_uri=run.data.tags.get(MODEL_URI),
         metrics=run.data.metrics,
+        epochs=int(run.data.metrics.get("epoch", 0)),
+        end_time=run.info.end_time or 0,
+        checkpoint=run.data.tags.get(CHECKPOINT, ""),
+        checkpoint_lost=run.data.tags.get(CHECKPOINT_LOST, ""),
     )
-
-
-def epochs_done(parent: Parent, run: TrialRun) -> int:
-    """The last epoch that a trial has logged; 0 before the first."""
-    points = mlflow.MlflowClient(parent.tracking_uri).get_metric_history(run.run_id, "val_accuracy")
-    return max((point.step for point in points), default=0)
 
 
 def latest(runs: Sequence[TrialRun]) -> dict[str, TrialRun]:

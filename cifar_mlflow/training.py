@@ -7,7 +7,7 @@ indices; many steps run in each call of the graph; and trials run side by side w
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from cifar_mlflow.architectures import build, classifier
+from cifar_mlflow.checkpoint import Arrays, Checkpoint, CheckpointError, Epoch, best
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data import Examples, Splits
 
@@ -27,19 +28,6 @@ TENSOR_ALIGNMENT = 64  # bytes
 
 class Diverged(ArithmeticError):
     """The loss is no longer a finite number; the message says in which epoch."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave. Losses are mean cross-entropies in nats, accuracies shares of 1."""
-
-    epoch: int  # counted from 1
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-    learning_rate: float
-    epoch_seconds: float
 
 
 @dataclass(frozen=True)
@@ -65,17 +53,22 @@ def configure(threads: int) -> None:
 def train(
     config: TrialConfig,
     data: Splits,
-    on_epoch: Callable[[Epoch], None],
+    on_epoch: Callable[[Checkpoint], None],
+    start: Checkpoint | None = None,
     tensorboard: Path | None = None,
 ) -> Trained:
-    """Train a fresh network; the result depends on ``config``, ``data`` and the number of threads.
+    """Train a network; the result depends on ``config``, ``data`` and the number of threads.
+
+    It does not depend on ``start``, where an earlier call with the same arguments had got to: weights,
+    metrics and predictions are the same to the last bit as without an interruption.
 
     Args:
-        on_epoch: called after each epoch with what it gave.
-        tensorboard: folder for event files with scalars and weight histograms.
+        on_epoch: called after each epoch with where the training stands then.
+        tensorboard: folder for event files with scalars and weight histograms of the epochs trained.
 
     Raises:
         Diverged: the loss became NaN or infinite.
+        CheckpointError: ``start`` is not of this network and optimizer.
     """
     keras.backend.clear_session()
     keras.utils.set_random_seed(config.seed)
@@ -89,14 +82,20 @@ def train(
         steps_per_execution=STEPS_PER_EXECUTION,
         jit_compile=False,  # XLA is about twice slower on CPUs
     )
+    optimizer.build(network.trainable_variables)
+    history: list[Epoch] = []
+    best_weights: Arrays = ()
+    if start:
+        assign(network.variables, start.network)
+        assign(optimizer.variables, start.optimizer)
+        history, best_weights = list(start.history), start.best_weights
+
     images, labels = tensors(data.train)
     validation = batches(*tensors(data.validation), np.arange(len(data.validation.labels)))
     writer = tf.summary.create_file_writer(str(tensorboard)) if tensorboard else None
-
-    history: list[Epoch] = []
-    best_weights = network.get_weights()
-    for number in range(1, config.epochs + 1):
+    for number in range(len(history) + 1, config.epochs + 1):
         began = time.perf_counter()
+        # Of the seed and the epoch alone, so that no generator's state needs to be saved.
         order = np.random.default_rng([config.seed, number]).permutation(len(data.train.labels))
         logs = network.fit(
             batches(images, labels, order, config.batch_size),
@@ -116,11 +115,15 @@ def train(
         if not math.isfinite(epoch.train_loss):
             raise Diverged(f"the training loss is {epoch.train_loss} in epoch {number}")
         history.append(epoch)
-        if epoch is best(history):
+        if config.keep == "best" and epoch is best(history):
             best_weights = network.get_weights()
         if writer:
             write_summaries(writer, network, epoch)
-        on_epoch(epoch)
+        on_epoch(
+            Checkpoint(
+                tuple(history), values(network.variables), values(optimizer.variables), best_weights
+            )
+        )
 
     if config.keep == "best":
         network.set_weights(best_weights)
@@ -128,9 +131,15 @@ def train(
     return Trained(classifier(network), history, kept)
 
 
-def best(history: list[Epoch]) -> Epoch:
-    """The epoch with the best validation accuracy; the first of equals."""
-    return max(history, key=lambda epoch: epoch.val_accuracy)
+def values(variables: Sequence[keras.Variable]) -> Arrays:
+    return [np.asarray(variable) for variable in variables]
+
+
+def assign(variables: Sequence[keras.Variable], arrays: Arrays) -> None:
+    if [tuple(variable.shape) for variable in variables] != [array.shape for array in arrays]:
+        raise CheckpointError("it is of another network or optimizer")
+    for variable, array in zip(variables, arrays):
+        variable.assign(array)
 
 
 def predict(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:

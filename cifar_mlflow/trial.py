@@ -1,42 +1,111 @@
 """One trial, from configuration to finished run."""
 
 import io
+import platform
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
+from mlflow.entities import Run
 
-from cifar_mlflow import evaluation, figures, tracking
-from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data import Cifar10
+from cifar_mlflow import evaluation, figures, resuming, tracking
+from cifar_mlflow.checkpoint import Checkpoint, best
+from cifar_mlflow.config import TrainingOptions, TrialConfig
+from cifar_mlflow.data import Cifar10, DataError
 from cifar_mlflow.quiet import hushed
+
+# So many failures one after another with the same cause are no accident.
+SAME_FAILURES = 3
+WORKER_DIED = "the worker process died: out of memory, or killed"
 
 
 def run_trial(
     config: TrialConfig,
     data: Cifar10,
+    options: TrainingOptions,
     threads: int,
-    tensorboard: bool = False,
-    parent: tracking.Parent | None = None,
-    tell: Callable[[str], None] | None = None,
+    tell: Callable[[str, str], None],
 ) -> tracking.TrialRun:
-    """Train, evaluate and track one configuration; gives the run, FINISHED or FAILED.
+    """The run of this process itself: train, evaluate and track one configuration.
+
+    It goes on from an interrupted run of the same trial, as ``options.resume`` says.
 
     Args:
-        parent: the study to hang the run under; without it the run is the process's own.
-        tell: called with a line of text after each epoch.
+        tell: called with a topic and a line of text about it, after each epoch for instance.
 
     Raises:
-        UsageError: the run that `mlflow run` made is not in the tracking store.
+        UsageError: nothing can be resumed as asked, or the run that `mlflow run` made is not in the
+            tracking store.
         MlflowException: the tracking store cannot be written.
     """
+    key = resuming.plan_key([config], data)
+    tags = {tracking.TRIAL_KEY: config.key}
+    with (
+        tracking.tracked_run("trial", config.name, tags=tags, keep_failure=True) as run,
+        resuming.claimed(run, key, options.resume) as before,
+    ):
+        earlier = [tracking.read(command.run_id) for command in before]
+        _run(config, data, threads, options.tensorboard, earlier, tell)
+    return _ended(run)
+
+
+def run_child(
+    config: TrialConfig,
+    data: Cifar10,
+    threads: int,
+    tensorboard: bool,
+    retries: int,
+    parent: tracking.Parent,
+) -> None:
+    """The same as a child of a study's run, on any machine; what came of it is in the store.
+
+    It goes on from an earlier attempt under the same parent, if that left a checkpoint; and it does
+    nothing where another worker has finished the trial, or the study had better stop.
+
+    Raises:
+        MlflowException, OSError: the tracking store cannot be written.
+    """
+    tracking.connect(parent)
+    earlier = tracking.children(parent, f"tags.{tracking.TRIAL_KEY} = '{config.key}'")
+    if any(run.status == "FINISHED" for run in earlier) or repeated_failure(parent):
+        return
+    # Dask starts a trial again by itself, without a word to the study, if its worker died.
+    for attempt in earlier:
+        if attempt.status == "RUNNING":
+            tracking.end_run(attempt, "FAILED", WORKER_DIED)
+            if sum(other.end_reason == WORKER_DIED for other in earlier) >= retries:
+                return
     tags = {tracking.TRIAL_KEY: config.key}
     with tracking.tracked_run("trial", config.name, parent, tags, keep_failure=True) as run:
-        _run(config, data, threads, tensorboard, tell)
-    return tracking.read(run.info.run_id)
+        _run(config, _found(data), threads, tensorboard, earlier, lambda topic, text: None)
+    _ended(run)
+
+
+def _found(data: Cifar10) -> Cifar10:
+    try:
+        return data.here()
+    except DataError as error:
+        raise LookupError(f"on {platform.node()}: {error}") from error
+
+
+def repeated_failure(parent: tracking.Parent) -> str | None:
+    """The cause that the last trials to end all failed by, where a study had better stop."""
+    # An attempt that was followed by another has ended KILLED.
+    done = "attributes.status != 'RUNNING' and attributes.status != 'KILLED'"
+    last = tracking.children(parent, done, limit=SAME_FAILURES)
+    outcomes = {(run.status, run.end_reason) for run in last}
+    status, cause = outcomes.pop() if last else ("", "")
+    return cause if len(last) == SAME_FAILURES and not outcomes and status == "FAILED" else None
+
+
+def _ended(run: Run) -> tracking.TrialRun:
+    """The run as it ended; a finished one needs its checkpoint no more."""
+    ended = tracking.read(run.info.run_id)
+    if ended.status == "FINISHED":
+        resuming.delete_checkpoint(ended.run_id)
+    return ended
 
 
 def _run(
@@ -44,7 +113,8 @@ def _run(
     data: Cifar10,
     threads: int,
     tensorboard: bool,
-    tell: Callable[[str], None] | None,
+    earlier: Sequence[tracking.TrialRun],
+    tell: Callable[[str, str], None],
 ) -> None:
     with hushed():
         from cifar_mlflow import training
@@ -54,38 +124,45 @@ def _run(
     tracking.log_trial(config)
     tracking.log_environment(threads)
     tracking.log_dataset(data, "training")
+    start = resuming.go_on_from(earlier)
+    if start:
+        tell("Resuming", f"after epoch {len(start.history)}")
+    elif any(run.checkpoint for run in earlier):
+        tell("Retrained", "from the first epoch, because the checkpoint is lost")
 
     with tempfile.TemporaryDirectory() as folder:
 
-        def on_epoch(epoch: training.Epoch) -> None:
-            tracking.log_epoch(asdict(epoch))
-            if tell:
-                tell(
-                    f"{epoch.epoch}/{config.epochs}  train {epoch.train_accuracy:.3f}  "
-                    f"val {epoch.val_accuracy:.3f}  {epoch.epoch_seconds:.1f} s"
-                )
+        def on_epoch(checkpoint: Checkpoint) -> None:
+            tracking.check_wanted()
+            resuming.save_checkpoint(checkpoint)
+            epoch = checkpoint.history[-1]
+            tell(
+                "Epoch",
+                f"{epoch.epoch}/{config.epochs}  train {epoch.train_accuracy:.3f}  "
+                f"val {epoch.val_accuracy:.3f}  {epoch.epoch_seconds:.1f} s",
+            )
 
-        began = time.perf_counter()
         trained = training.train(
             config,
             splits,
             on_epoch=on_epoch,
+            start=start,
             tensorboard=Path(folder) if tensorboard else None,
         )
-        train_seconds = time.perf_counter() - began
         if tensorboard:
             tracking.log_folder(Path(folder), "tensorboard")
 
+    train_seconds = sum(epoch.epoch_seconds for epoch in trained.history)
     probabilities = training.predict(trained.model, splits.test)
     predictions = evaluation.prediction_table(probabilities, splits.test.labels)
     result = evaluation.evaluate(predictions)
-    best = training.best(trained.history)
+    best_epoch = best(trained.history)
     tracking.log_model(
         trained.model,
         metrics={
             **result.metrics("test"),
-            "best_val_accuracy": best.val_accuracy,
-            "best_epoch": best.epoch,
+            "best_val_accuracy": best_epoch.val_accuracy,
+            "best_epoch": best_epoch.epoch,
             "kept_val_accuracy": trained.kept.val_accuracy,
             "kept_val_loss": trained.kept.val_loss,
             "kept_epoch": trained.kept.epoch,
@@ -114,3 +191,4 @@ def _run(
         },
         texts={"model_summary.txt": summary.getvalue()},
     )
+    tracking.check_wanted()

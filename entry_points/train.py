@@ -22,9 +22,9 @@ def train(parameters: TrainParameters) -> int:
     run = run_trial(
         parameters.trial,
         data,
+        parameters,
         threads,
-        parameters.tensorboard,
-        tell=lambda line: say(console, "Epoch", line),
+        tell=lambda topic, text: say(console, topic, text),
     )
     if run.status != "FINISHED":
         print(f"train: {run.end_reason}", file=sys.stderr)

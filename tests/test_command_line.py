@@ -1,11 +1,14 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from cifar_mlflow.command_line import MISUSED, parse
 from cifar_mlflow.config import DataParameters, GridParameters, TrainParameters
+
+PROJECT = Path(__file__).parent.parent
 
 Refuse = Callable[..., str]
 
@@ -76,4 +79,4 @@ def test_help_and_a_dry_run_load_neither_tensorflow_nor_mlflow(arguments: list[s
         "except SystemExit as end: assert not end.code\n"
         "assert not {'tensorflow', 'keras', 'mlflow'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT)

@@ -1,11 +1,13 @@
 """Real trainings, of a few hundred images for a few epochs."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cifar_mlflow import training
+from cifar_mlflow.checkpoint import Checkpoint, CheckpointError, Epoch, best
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data import Cifar10, Examples, Splits
 
@@ -17,11 +19,15 @@ def quick(**changes: object) -> TrialConfig:
 
 
 def run(config: TrialConfig, data: Splits) -> training.Trained:
-    return training.train(config, data, on_epoch=lambda epoch: None)
+    return training.train(config, data, on_epoch=lambda checkpoint: None)
 
 
 def weights(trained: training.Trained) -> list[np.ndarray]:
     return [np.asarray(weight) for weight in trained.model.get_weights()]
+
+
+def without_time(history: list[Epoch]) -> list[Epoch]:
+    return [dataclasses.replace(epoch, epoch_seconds=0) for epoch in history]
 
 
 def test_the_same_seed_gives_the_same_weights_and_history(small_cifar10: Cifar10) -> None:
@@ -33,6 +39,51 @@ def test_the_same_seed_gives_the_same_weights_and_history(small_cifar10: Cifar10
         [(epoch.train_loss, epoch.val_loss) for epoch in run.history] for run in (first, second)
     ]
     assert losses[0] == losses[1]
+
+
+class Killed(BaseException):
+    """A process that ends in the middle of a training."""
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_training_resumed_after_any_epoch_ends_as_one_that_was_not_interrupted(
+    small_cifar10: Cifar10, optimizer: str, keep: str
+) -> None:
+    # A high learning rate makes the last epoch differ from the best one.
+    config = quick(optimizer=optimizer, keep=keep, epochs=4, learning_rate=0.02)
+    data = small_cifar10.split(0.2)
+    whole = run(config, data)
+
+    for epochs in (1, 2, 3, 4):
+        saved = b""
+
+        def save_and_die(checkpoint: Checkpoint, last: int = epochs) -> None:
+            nonlocal saved
+            saved = checkpoint.to_bytes()
+            if len(checkpoint.history) == last:
+                raise Killed
+
+        with pytest.raises(Killed):
+            training.train(config, data, save_and_die)
+        resumed = training.train(
+            config, data, lambda checkpoint: None, start=Checkpoint.from_bytes(saved)
+        )
+        for one, other in zip(weights(whole), weights(resumed), strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert without_time(resumed.history) == without_time(whole.history)
+        assert resumed.kept.epoch == whole.kept.epoch
+        np.testing.assert_array_equal(
+            training.predict(resumed.model, data.test), training.predict(whole.model, data.test)
+        )
+
+
+def test_a_checkpoint_of_another_network_is_refused(small_cifar10: Cifar10) -> None:
+    told: list[Checkpoint] = []
+    data = small_cifar10.split(0.2)
+    training.train(quick(epochs=1), data, told.append)
+    with pytest.raises(CheckpointError, match="another network or optimizer"):
+        training.train(quick(optimizer="sgd"), data, told.append, start=told[-1])
 
 
 def test_another_seed_gives_other_weights(small_cifar10: Cifar10) -> None:
@@ -50,11 +101,11 @@ def test_training_learns_the_classes(small_cifar10: Cifar10) -> None:
 
 
 def test_the_history_is_told_epoch_by_epoch(small_cifar10: Cifar10) -> None:
-    told: list[training.Epoch] = []
+    told: list[Checkpoint] = []
     trained = training.train(quick(), small_cifar10.split(0.2), told.append)
-    assert told == trained.history
-    assert [epoch.epoch for epoch in told] == [1, 2, 3]
-    assert all(epoch.learning_rate == pytest.approx(0.001) for epoch in told)
+    assert [len(checkpoint.history) for checkpoint in told] == [1, 2, 3]
+    assert list(told[-1].history) == trained.history
+    assert all(epoch.learning_rate == pytest.approx(0.001) for epoch in trained.history)
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
@@ -73,8 +124,8 @@ def test_the_kept_weights_are_those_of_the_epoch_that_is_named(
 
 def test_of_equally_good_epochs_the_first_is_the_best() -> None:
     accuracies = [0.5, 0.7, 0.7, 0.6]
-    history = [training.Epoch(n, 1, 0, 1, a, 0.1, 1) for n, a in enumerate(accuracies, 1)]
-    assert training.best(history).epoch == 2
+    history = [Epoch(n, 1, 0, 1, a, 0.1, 1) for n, a in enumerate(accuracies, 1)]
+    assert best(history).epoch == 2
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(small_cifar10: Cifar10) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,25 @@ class User:
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def start(
+        self, entry: str, parameters: Mapping[str, str], trials: int
+    ) -> subprocess.Popen[str]:
+        """A command in a process group of its own, once so many trials have finished an epoch."""
+        self.runs()  # makes the database, which two processes must not do at once
+        process = subprocess.Popen(
+            self.command(entry, parameters),
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        while len(self.runs("metrics.val_accuracy >= 0")) < trials:
+            assert process.poll() is None, "the command ended before it could be disturbed"
+            time.sleep(0.5)
+        return process
 
     def runs(self, where: str = "") -> list[Run]:
         """All runs of every experiment, the oldest first."""

@@ -1,9 +1,6 @@
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import pandas as pd
@@ -15,8 +12,6 @@ from tests.end_to_end.conftest import QUICK, User
 
 GRID = QUICK | {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "workers": "2"}
 NAMES = {"small-relu-32-adam-epochs=2", "small-relu-64-adam-epochs=2"}
-# Long enough to be interrupted, whatever else the machine is doing.
-LONG = GRID | {"epochs": "10000"}
 
 # What a user's own program needs: MLflow and Keras, and nothing of this project.
 INFERENCE = """
@@ -182,51 +177,3 @@ def test_a_wrong_value_in_a_list_is_one_line_and_trains_nothing(user: User) -> N
     assert "grid: batch_size=0: input should be greater than 0" in done.stdout
     assert "Traceback" not in done.stdout
     assert len(user.runs()) == 1
-
-
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    while not condition():
-        assert process.poll() is None, "the study ended before it could be disturbed"
-        time.sleep(0.5)
-
-
-def start(user: User, parameters: dict[str, str]) -> subprocess.Popen[str]:
-    """A study in a process group of its own, once both trials have finished an epoch."""
-    user.runs()  # makes the database, which two processes must not do at once
-    process = subprocess.Popen(
-        user.command("grid", parameters),
-        cwd=user.folder,
-        env=user.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    wait_for(lambda: len(user.runs("metrics.val_accuracy >= 0")) == 2, process)
-    return process
-
-
-def test_an_interrupt_ends_the_running_trials_killed(user: User) -> None:
-    process = start(user, LONG)
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
-    shown, _ = process.communicate()
-    assert process.returncode != 0
-    assert "grid: interrupted by SIGINT" in shown
-    parent, *children = user.runs()
-    assert {run.info.status for run in children} == {"KILLED"}
-    # `mlflow run` says FAILED of every study that does not exit with 0.
-    assert (parent.info.status, parent.data.tags["end_reason"]) == ("FAILED", "interrupted")
-    assert not user.client.search_registered_models()
-
-
-def test_a_worker_that_is_killed_costs_its_trial_one_attempt(user: User) -> None:
-    process = start(user, GRID | {"epochs": "60"})
-    workers = [int(run.data.tags["process"]) for run in user.runs("metrics.val_accuracy >= 0")]
-    os.kill(workers[0], signal.SIGKILL)
-    shown, _ = process.communicate()
-    assert process.returncode == 0, shown
-    children = user.children(user.runs()[0])
-    assert {run.info.status for run in children.values()} == {"FINISHED"}
-    failed = user.runs("attributes.status = 'FAILED'")
-    assert failed
-    assert all("worker process died" in run.data.tags["end_reason"] for run in failed)

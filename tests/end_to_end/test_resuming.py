@@ -1,0 +1,190 @@
+"""Studies that are disturbed, and what becomes of them."""
+
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+from mlflow.entities import Run
+
+from tests.end_to_end.conftest import QUICK, User
+
+GRID = QUICK | {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "workers": "2"}
+# Long enough to be interrupted, whatever else the machine is doing.
+EPOCHS = {"epochs": "60"}
+ENDLESS = {"epochs": "10000"}
+
+
+def outcomes(user: User, parent: Run) -> dict[str, dict[str, float]]:
+    """What each finished trial of a study came to, but for the times that it took."""
+    times = {"train_seconds", "images_per_second", "epoch_seconds"}
+    return {
+        run.info.run_name: {k: v for k, v in run.data.metrics.items() if k not in times}
+        for run in user.runs(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+        if run.info.status == "FINISHED"
+    }
+
+
+@pytest.fixture(scope="module")
+def killed(new_user: Callable[[], User]) -> tuple[User, str]:
+    """A study whose whole process tree was killed by SIGKILL, then run again, and what that showed."""
+    user = new_user()
+    process = user.start("grid", GRID | EPOCHS, trials=2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert {run.info.status for run in user.runs()} == {"RUNNING"}
+    done = user.run("grid", GRID | EPOCHS)
+    assert done.returncode == 0, done.stdout
+    return user, done.stdout
+
+
+def test_a_killed_study_goes_on_and_says_so(killed: tuple[User, str]) -> None:
+    user, shown = killed
+    first = user.runs()[0]
+    assert f"Resuming  study {first.info.run_id}: 0 of 2 finished, 2 part-done" in shown
+
+
+def test_the_killed_run_ends_killed_and_points_to_its_successor(killed: tuple[User, str]) -> None:
+    user, _ = killed
+    first, second = user.runs("tags.kind = 'grid'")
+    assert (first.info.status, second.info.status) == ("KILLED", "FINISHED")
+    assert first.data.tags["superseded_by"] == second.info.run_id
+    assert not user.runs("attributes.status = 'RUNNING'")
+
+
+def test_each_trial_is_finished_once_under_the_successor(killed: tuple[User, str]) -> None:
+    user, _ = killed
+    second = user.runs("tags.kind = 'grid'")[1]
+    finished = user.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")
+    assert len(finished) == 2
+    assert {run.data.tags["mlflow.parentRunId"] for run in finished} == {second.info.run_id}
+    assert len(user.client.search_model_versions()) == 1
+
+
+def test_a_resumed_trial_went_on_with_its_whole_curve(killed: tuple[User, str]) -> None:
+    user, _ = killed
+    for run in user.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'"):
+        points = user.client.get_metric_history(run.info.run_id, "train_loss")
+        assert [point.step for point in points] == list(range(1, 61))
+        # It began with the epochs of the run before, logged in one go.
+        assert points[0].timestamp == points[1].timestamp
+
+
+def test_no_checkpoint_is_left(killed: tuple[User, str]) -> None:
+    user, _ = killed
+    for run in user.runs():
+        assert "checkpoint" not in user.artifacts(run)
+        assert "checkpoint" not in run.data.tags
+
+
+def test_a_killed_study_ends_as_one_that_was_left_alone(
+    killed: tuple[User, str], new_user: Callable[[], User]
+) -> None:
+    user, _ = killed
+    other = new_user()
+    assert other.run("grid", GRID | EPOCHS).returncode == 0
+    resumed = outcomes(user, user.runs("tags.kind = 'grid'")[1])
+    assert len(resumed) == 2
+    assert resumed == outcomes(other, other.runs()[0])
+
+
+def test_a_finished_study_is_not_taken_apart(killed: tuple[User, str]) -> None:
+    user, _ = killed
+    second = user.runs("tags.kind = 'grid'")[1]
+    before = outcomes(user, second)
+    done = user.run("grid", GRID | EPOCHS | {"resume": second.info.run_id})
+    assert done.returncode == 1
+    assert "this run is finished, so it cannot be resumed here" in done.stdout
+    assert outcomes(user, second) == before
+
+
+def test_an_interrupt_ends_the_running_trials_killed(user: User) -> None:
+    process = user.start("grid", GRID | ENDLESS, trials=2)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
+    shown, _ = process.communicate()
+    assert process.returncode != 0
+    assert "grid: interrupted by SIGINT" in shown
+    parent, *children = user.runs()
+    assert {run.info.status for run in children} == {"KILLED"}
+    # `mlflow run` says FAILED of every study that does not exit with 0.
+    assert (parent.info.status, parent.data.tags["end_reason"]) == ("FAILED", "interrupted")
+    assert not user.client.search_registered_models()
+
+
+def test_a_study_ends_when_mlflow_run_is_terminated(user: User) -> None:
+    process = user.start("grid", GRID | ENDLESS, trials=2)
+    process.terminate()
+    process.communicate()  # until the study has closed its output too
+    assert {run.info.status for run in user.runs()} == {"KILLED"}
+
+
+def test_a_live_study_is_not_run_twice(user: User) -> None:
+    process = user.start("grid", GRID | ENDLESS, trials=2)
+    second = user.run("grid", GRID | ENDLESS)
+    assert second.returncode == 1
+    first = user.runs()[0]
+    assert f"grid: run {first.info.run_id} (grid), by process " in second.stdout
+    assert "last sign of life" in second.stdout
+    assert "Traceback" not in second.stdout
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate()
+
+
+def test_a_killed_worker_costs_its_study_nothing(user: User) -> None:
+    process = user.start("grid", GRID | EPOCHS, trials=2)
+    begun = user.runs("metrics.val_accuracy >= 0")
+    os.kill(int(begun[0].data.tags["process"]), signal.SIGKILL)
+    shown, _ = process.communicate()
+    assert process.returncode == 0, shown
+    study = user.runs()[0]
+    assert len(outcomes(user, study)) == 2
+    hit = [user.client.get_run(run.info.run_id) for run in begun]
+    assert "KILLED" in {run.info.status for run in hit}
+    assert all("a worker died" in run.data.tags.get("end_reason", "a worker died") for run in hit)
+    for run in user.runs("attributes.status = 'FINISHED' and tags.kind = 'trial'"):
+        points = user.client.get_metric_history(run.info.run_id, "train_loss")
+        assert [point.step for point in points] == list(range(1, 61))
+
+
+def test_a_study_stops_when_trials_fail_again_and_again_by_the_same_cause(user: User) -> None:
+    rates = ",".join(f"{number}e20" for number in range(1, 7))
+    one = {"batch_size": "32", "workers": "1", "learning_rate": rates}
+    done = user.run("grid", GRID | one)
+    assert done.returncode == 1
+    assert "Stopped   after the same failure again and again: Diverged" in done.stdout
+    assert len(user.runs("tags.kind = 'trial'")) == 3
+
+
+def test_an_interrupted_training_goes_on(user: User) -> None:
+    parameters = QUICK | {"epochs": "60", "keep": "best"}
+    process = user.start("train", parameters, trials=1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = user.run("train", parameters)
+    assert done.returncode == 0, done.stdout
+    assert "Resuming  after epoch" in done.stdout
+    alone = user.run("train", parameters)
+    assert alone.returncode == 0, alone.stdout
+    assert "Resuming" not in alone.stdout
+    first, second, third = user.runs()
+    assert [run.info.status for run in (first, second, third)] == ["KILLED", "FINISHED", "FINISHED"]
+    assert first.data.tags["superseded_by"] == second.info.run_id
+    names = ("test_loss", "test_accuracy", "kept_val_loss", "kept_epoch", "train_loss")
+    assert [second.data.metrics[n] for n in names] == [third.data.metrics[n] for n in names]
+
+
+@pytest.mark.parametrize("engine", ["dask", "ray"])
+def test_a_store_that_other_machines_cannot_reach_is_refused(user: User, engine: str) -> None:
+    done = user.run("grid", GRID | {"engine": engine, "address": "127.0.0.1:1"})
+    assert done.returncode == 1
+    assert f"grid: engine={engine}: workers on other machines cannot reach sqlite" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert len(user.runs()) == 1
+
+
+@pytest.mark.parametrize("engine", ["dask", "ray"])
+def test_the_grid_runs_on_an_engine_of_this_machine(user: User, engine: str) -> None:
+    done = user.run("grid", GRID | {"engine": engine})
+    assert done.returncode == 0, done.stdout
+    assert len(outcomes(user, user.runs()[0])) == 2
