@@ -32,6 +32,7 @@ PLAN_KEY = "plan_key"  # of what a command computes: its trials and its data
 CLAIMED = "claimed"  # when a command said what it computes; seconds since 1970
 LAST_SIGN = "last_sign_of_life"  # seconds since 1970
 SUPERSEDED_BY = "superseded_by"  # the run that went on from this one
+RESUMED_FROM = "resumed_from"  # the run that this one went on from
 BEAT_SECONDS = 10.0
 # Longer than a tracking server is away for a restart.
 DEAD_SECONDS = 120.0
@@ -240,6 +241,7 @@ def go_on_from(before: Sequence[tracking.TrialRun]) -> Checkpoint | None:
         except CheckpointError as error:
             mlflow.set_tag(tracking.CHECKPOINT_LOST, f"run {newest.run_id}: {error}")
         else:
+            mlflow.set_tag(RESUMED_FROM, newest.run_id)
             tracking.log_epochs(checkpoint.history[:-1])
             save_checkpoint(checkpoint)
     for trial in before:

