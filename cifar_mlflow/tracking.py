@@ -22,7 +22,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric, Run, RunStatus
+from mlflow.entities import LoggedModelInput, Metric, Run, RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
@@ -153,7 +153,10 @@ def log_parameters(parameters: Parameters) -> None:
     """Every field as a parameter, but for those that `mlflow run` has logged in its own spelling."""
     run = mlflow.active_run()
     present = mlflow.get_run(run.info.run_id).data.params if run else {}
-    values = parameters.model_dump()
+    values = {
+        name: ",".join(value) if isinstance(value, tuple) else value
+        for name, value in parameters.model_dump().items()
+    }
     mlflow.log_params({name: values[name] for name in values if name not in present})
 
 
@@ -236,6 +239,18 @@ def log_model(
     )
     mlflow.log_metrics(dict(metrics), model_id=info.model_id)
     mlflow.set_tag(MODEL_URI, info.model_uri)
+
+
+def log_model_used(run: Run, model_id: str) -> None:
+    """Link a run to the logged model that it used; nothing where this store has no such model."""
+    client = mlflow.MlflowClient()
+    try:
+        client.get_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return  # the model came in a folder, out of another store
+    client.log_inputs(run.info.run_id, models=[LoggedModelInput(model_id)])
 
 
 def describe(markdown: str) -> None:
