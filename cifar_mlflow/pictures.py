@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlsplit
@@ -129,7 +130,7 @@ def _folder(folder: Path) -> Iterator[str | Skipped]:
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
                 empty = False
-                yield os.path.join(root, name)
+                yield str(Path(root, name))
     for error in denied:
         yield Skipped(_printable(error.filename), _reason(error))
     if empty and not denied:
@@ -144,12 +145,16 @@ def _pattern(pattern: Path) -> Iterator[str | Skipped]:
     except (ValueError, OSError) as error:
         yield Skipped(_printable(str(pattern)), _reason(error))
         return
-    # Hidden ones only where the pattern says so, as in a shell.
-    written = {part for part in pattern.parts if part.startswith(".")}
+    # As in a shell, what is hidden is matched only by what begins with a dot itself.
+    dotted = [part for part in pattern.parts if part.startswith(".")]
     matches = [
         path
         for path in found
-        if written.issuperset(part for part in path.parts if part.startswith("."))
+        if all(
+            any(fnmatch(part, each) for each in dotted)
+            for part in path.parts
+            if part.startswith(".")
+        )
     ]
     for path in matches:
         if os.path.isdir(path):
