@@ -59,7 +59,7 @@ def _comma_list(value: object) -> object:
         return value
     items = [item.strip() for item in value.split(",")]
     if not all(items):
-        empty = "one of the list" if any(items) else "the list"
+        empty = "one value of the list" if any(items) else "the list"
         raise ValueError(f"{empty} is empty; input should be one or more values with commas")
     return items
 

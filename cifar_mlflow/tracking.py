@@ -200,6 +200,10 @@ def log_epoch(record: Mapping[str, float]) -> None:
     mlflow.log_metrics(metrics, step=int(metrics.pop("epoch")))
 
 
+def log_metrics(metrics: Mapping[str, float]) -> None:
+    mlflow.log_metrics(dict(metrics))
+
+
 def log_files(
     figures: Mapping[str, Figure] | None = None,
     tables: Mapping[str, pd.DataFrame] | None = None,
@@ -219,7 +223,8 @@ def log_files(
         mlflow.log_artifacts(folder)
 
 
-def log_folder(folder: Path, name: str) -> None:
+def log_folder(folder: Path, name: str | None = None) -> None:
+    """The files of a folder as artifacts, in the folder ``name`` if one is given."""
     mlflow.log_artifacts(str(folder), name)
 
 
@@ -251,6 +256,11 @@ def log_model_used(run: Run, model_id: str) -> None:
             raise
         return  # the model came in a folder, out of another store
     client.log_inputs(run.info.run_id, models=[LoggedModelInput(model_id)])
+
+
+def tag_end_reason(reason: str) -> None:
+    """Why the active run will have another status than FINISHED: `mlflow run` goes by the exit code."""
+    mlflow.set_tag(END_REASON, reason)
 
 
 def describe(markdown: str) -> None:
