@@ -112,8 +112,10 @@ def _expand(item: str) -> Iterator[str | Skipped]:
         yield from _folder(path)
     elif not os.path.lexists(path) and glob.has_magic(item):
         yield from _pattern(path)
-    else:
+    elif os.path.lexists(path):
         yield str(path)
+    else:
+        yield Skipped(_printable(str(path)), f"no such file or folder{_whence(path)}")
 
 
 def _folder(folder: Path) -> Iterator[str | Skipped]:
@@ -207,10 +209,8 @@ def _open(name: str) -> BinaryIO:
     if _is_address(name):
         return _download(name)
     path = Path(name)
-    if not path.exists():
-        raise Unreadable(f"no such file or folder{_whence(path)}")
-    if not path.is_file():
-        raise Unreadable("not a file")
+    if path.exists() and not path.is_file():
+        raise Unreadable("neither a file nor a folder")  # which might never end
     return path.open("rb")
 
 
