@@ -94,7 +94,7 @@ def find(items: Sequence[str], leave_out: Collection[Path] = ()) -> tuple[list[s
         if key not in seen:
             seen.add(key)
             names.append(found)
-    return names, skipped
+    return names, list(dict.fromkeys(skipped))
 
 
 def _is_address(name: str) -> bool:
@@ -238,7 +238,7 @@ def _decoded(file: BinaryIO) -> Image.Image:
     file.seek(0)
     if not head:
         raise Unreadable("the file is empty")
-    if head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev", b"mif", b"msf"):
+    if head[4:11] in (b"ftyphei", b"ftyphev"):
         raise Unreadable("a HEIC photo, which cannot be read here; save it as JPEG")
     image = Image.open(file, formats=FORMATS)
     image.draft(image.mode, (LARGE, LARGE))

@@ -335,7 +335,8 @@ def test_home_is_understood(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_stands_for_nothing_is_named_with_a_reason(tree: Path) -> None:
     (tree / "nothing").mkdir()
     folder, pattern, wrong, address, absent, long = lost(
-        "nothing", "*.bmp", "a**", "ftp://host/a.png", "absent.png", f"{tree}/{'a' * 5000}"
+        *("nothing", "*.bmp", "a**", "ftp://host/a.png", "absent.png", f"{tree}/{'a' * 5000}"),
+        *("absent.png", "nothing"),  # each is named once
     )
     assert (folder.file, folder.reason) == ("nothing", "no picture in this folder")
     assert (pattern.file, pattern.reason) == ("*.bmp", f"no file matches this pattern (in {tree})")
