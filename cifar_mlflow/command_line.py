@@ -11,10 +11,10 @@ from typing import NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from cifar_mlflow.config import DataOptions, UsageError
+from cifar_mlflow.config import Options, UsageError
 from cifar_mlflow.quiet import quieten
 
-P = TypeVar("P", bound=DataOptions)
+P = TypeVar("P", bound=Options)
 
 # Exit codes: a shell's conventions, 128 + signal for an interruption.
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
@@ -32,6 +32,8 @@ def one_line(error: ValidationError) -> str:
     """The first wrong parameter of ``error``: its name, the value given, and what is allowed."""
     errors = error.errors()
     name, given = errors[0]["loc"][0], errors[0]["input"]
+    if errors[0]["type"] == "missing":
+        return f"{name} is missing; it has no default"
     same = [e["msg"] for e in errors if e["loc"][0] == name]
     allowed = " or ".join(m.removeprefix("Value error, ") for m in same)
     return f"{name}={given}: {allowed[0].lower()}{allowed[1:]}"
@@ -44,12 +46,13 @@ def parse(parameters: type[P], prog: str, argv: Sequence[str] | None = None) -> 
         default = field.default
         shown = ",".join(default) if isinstance(default, tuple) else str(default)
         shown = shown.lower() if isinstance(default, bool) else shown
+        remark = "required" if field.is_required() else f"default: {shown}"
         description = " ".join((field.description or "").split()).replace("%", "%%")
         parser.add_argument(
             f"--{name}",
             metavar=name.upper(),
             default=argparse.SUPPRESS,
-            help=f"{description} (default: {shown})",
+            help=f"{description} ({remark})",
         )
     try:
         return parameters.model_validate(vars(parser.parse_args(argv)))

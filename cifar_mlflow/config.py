@@ -7,9 +7,11 @@ defaults that MLproject repeats (a test holds MLproject against them).
 import hashlib
 import itertools
 import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -55,9 +57,14 @@ def _flag(value: object) -> object:
 def _comma_list(value: object) -> object:
     if not isinstance(value, str):
         return value
-    items = [item.strip() for item in value.split(",")] if value.strip() else []
-    if not items:
-        raise ValueError("the list is empty; input should be one or more values with commas")
+    items = [item.strip() for item in value.split(",")]
+    if not all(items):
+        empty = "one value of the list" if any(items) else "the list"
+        raise ValueError(f"{empty} is empty; input should be one or more values with commas")
+    return items
+
+
+def _different(items: tuple[str, ...]) -> tuple[str, ...]:
     if repeated := sorted({item for item in items if items.count(item) > 1}):
         raise ValueError(f"{', '.join(repeated)} stands more than once")
     return items
@@ -65,8 +72,9 @@ def _comma_list(value: object) -> object:
 
 # MLproject has no booleans: the words true and false, and nothing else, stand for them.
 Flag = Annotated[bool, BeforeValidator(_flag)]
+CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 # The values of one factor of a grid, as text: TrialConfig checks each when the trials are planned.
-Factor = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+Factor = Annotated[CommaList, AfterValidator(_different)]
 
 
 class Parameters(BaseModel):
@@ -124,14 +132,19 @@ class TrialConfig(Parameters):
         return "-".join([head, *(f"{name}={getattr(self, name)}" for name in changed)])
 
 
-class DataOptions(Parameters):
+class Options(Parameters):
     """What every entry point can be told."""
+
+    verbose: Flag = False
+    """show the messages of TensorFlow and MLflow too"""
+
+
+class DataOptions(Options):
+    """Where an entry point finds CIFAR-10."""
 
     data_dir: str = "auto"
     """folder of the extracted CIFAR-10, its parent, or the official archive; auto looks in
     CIFAR10_DIR, in the cache, then downloads"""
-    verbose: Flag = False
-    """show the messages of TensorFlow and MLflow too"""
 
 
 class TrainingOptions(DataOptions):
@@ -156,6 +169,19 @@ class TrainParameters(TrainingOptions, TrialConfig):
     @property
     def trial(self) -> TrialConfig:
         return TrialConfig(**self.model_dump(include=set(TrialConfig.model_fields)))
+
+
+class PredictParameters(Options):
+    """Classify a person's own images."""
+
+    images: CommaList
+    """files, folders (with all that is in them), patterns such as photos/*.jpg, and http(s) addresses
+    (comma list)"""
+    model: str = "models:/cifar10-cnn@champion"
+    """any model's URI in MLflow, or a local folder of one"""
+    output: Path = Path("predictions")
+    """folder for predictions.csv, predictions.json and the contact sheet; results of a former predict
+    in it are replaced"""
 
 
 class StudyOptions(TrainingOptions):

@@ -23,7 +23,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric, Run, RunStatus, RunTag
+from mlflow.entities import LoggedModelInput, Metric, Run, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
@@ -182,7 +182,10 @@ def as_parent(run: Run) -> Parent:
 def log_parameters(parameters: Parameters) -> None:
     """Every field as a parameter, but for those that `mlflow run` has logged in its own spelling."""
     present = mlflow.get_run(active_id()).data.params
-    values = parameters.model_dump()
+    values = {
+        name: ",".join(value) if isinstance(value, tuple) else value
+        for name, value in parameters.model_dump().items()
+    }
     mlflow.log_params({name: values[name] for name in values if name not in present})
 
 
@@ -240,6 +243,10 @@ def active_id() -> str:
     return str(run.info.run_id)
 
 
+def log_metrics(metrics: Mapping[str, float]) -> None:
+    mlflow.log_metrics(dict(metrics))
+
+
 def log_files(
     figures: Mapping[str, Figure] | None = None,
     tables: Mapping[str, pd.DataFrame] | None = None,
@@ -259,7 +266,8 @@ def log_files(
         mlflow.log_artifacts(folder)
 
 
-def log_folder(folder: Path, name: str) -> None:
+def log_folder(folder: Path, name: str | None = None) -> None:
+    """The files of a folder as artifacts, in the folder ``name`` if one is given."""
     mlflow.log_artifacts(str(folder), name)
 
 
@@ -279,6 +287,23 @@ def log_model(
     )
     mlflow.log_metrics(dict(metrics), model_id=info.model_id)
     mlflow.set_tag(MODEL_URI, info.model_uri)
+
+
+def log_model_used(run: Run, model_id: str) -> None:
+    """Link a run to the logged model that it used; nothing where this store has no such model."""
+    client = mlflow.MlflowClient()
+    try:
+        client.get_logged_model(model_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return  # the model came in a folder, out of another store
+    client.log_inputs(run.info.run_id, models=[LoggedModelInput(model_id)])
+
+
+def tag_end_reason(reason: str) -> None:
+    """Why the active run will have another status than FINISHED: `mlflow run` goes by the exit code."""
+    mlflow.set_tag(END_REASON, reason)
 
 
 def describe(markdown: str) -> None:

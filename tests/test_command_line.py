@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from cifar_mlflow.command_line import MISUSED, parse
-from cifar_mlflow.config import DataParameters, GridParameters, TrainParameters
+from cifar_mlflow.config import (
+    DataParameters,
+    GridParameters,
+    Options,
+    PredictParameters,
+    TrainParameters,
+)
 
 PROJECT = Path(__file__).parent.parent
 
@@ -58,9 +64,18 @@ def test_a_number_or_auto_is_asked_for(refuse: Refuse) -> None:
     assert "'auto'" in line
 
 
-@pytest.mark.parametrize("parameters", [TrainParameters, GridParameters, DataParameters])
+def test_a_parameter_without_a_default_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(PredictParameters, "predict", [])
+    assert caught.value.code == MISUSED
+    assert capsys.readouterr().err == "predict: images is missing; it has no default\n"
+
+
+@pytest.mark.parametrize(
+    "parameters", [TrainParameters, GridParameters, DataParameters, PredictParameters]
+)
 def test_help_explains_every_parameter(
-    parameters: type[DataParameters], capsys: pytest.CaptureFixture[str]
+    parameters: type[Options], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(parameters, "prog", ["--help"])
@@ -70,12 +85,14 @@ def test_help_explains_every_parameter(
     assert all(field.description for field in parameters.model_fields.values())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--dry_run=true"]])
-def test_help_and_a_dry_run_load_neither_tensorflow_nor_mlflow(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("entry", "argument"), [("grid", "--help"), ("grid", "--dry_run=true"), ("predict", "--help")]
+)
+def test_help_and_a_dry_run_load_neither_tensorflow_nor_mlflow(entry: str, argument: str) -> None:
     program = (
         "import runpy, sys\n"
-        f"sys.argv = ['grid', *{arguments!r}]\n"
-        "try: runpy.run_module('entry_points.grid', run_name='__main__')\n"
+        f"sys.argv = [{entry!r}, {argument!r}]\n"
+        f"try: runpy.run_module('entry_points.{entry}', run_name='__main__')\n"
         "except SystemExit as end: assert not end.code\n"
         "assert not {'tensorflow', 'keras', 'mlflow'} & set(sys.modules)\n"
     )

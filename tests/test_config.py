@@ -5,6 +5,7 @@ from cifar_mlflow.command_line import one_line
 from cifar_mlflow.config import (
     DEFAULT_LEARNING_RATES,
     GridParameters,
+    PredictParameters,
     StudyOptions,
     TrialConfig,
     UsageError,
@@ -110,6 +111,17 @@ def test_an_empty_list_is_refused(name: str) -> None:
     with pytest.raises(ValidationError) as caught:
         grid(**{name: " "})
     assert "the list is empty" in one_line(caught.value)
+
+
+def test_an_empty_value_in_a_list_is_refused() -> None:
+    with pytest.raises(ValidationError) as caught:
+        PredictParameters.model_validate({"images": "a.png,,b.png"})
+    assert one_line(caught.value).startswith("images=a.png,,b.png: one value of the list is empty")
+
+
+def test_an_image_may_be_named_twice() -> None:
+    parameters = PredictParameters.model_validate({"images": "a.png, a.png"})
+    assert parameters.images == ("a.png", "a.png")
 
 
 def test_a_value_that_stands_twice_in_a_list_is_refused() -> None:

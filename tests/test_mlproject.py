@@ -7,15 +7,22 @@ from typing import Any
 import pytest
 import yaml
 
-from cifar_mlflow.config import DataOptions, DataParameters, GridParameters, TrainParameters
+from cifar_mlflow.config import (
+    DataParameters,
+    GridParameters,
+    Options,
+    PredictParameters,
+    TrainParameters,
+)
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())
-CODE: dict[str, type[DataOptions]] = {
+CODE: dict[str, type[Options]] = {
     "main": TrainParameters,
     "train": TrainParameters,
     "grid": GridParameters,
     "data": DataParameters,
+    "predict": PredictParameters,
 }
 
 
@@ -34,7 +41,10 @@ def test_parameters_and_defaults_are_those_of_the_code(name: str) -> None:
     declared = PROJECT["entry_points"][name]["parameters"]
     fields = CODE[name].model_fields
     assert declared == {
-        field: {"type": "string", "default": as_text(fields[field].default)} for field in fields
+        name: {"type": "string"}
+        if field.is_required()
+        else {"type": "string", "default": as_text(field.default)}
+        for name, field in fields.items()
     }
 
 
@@ -54,11 +64,15 @@ def test_every_command_runs_a_module_that_exists(name: str) -> None:
 
 def test_the_readme_names_every_parameter_with_its_default() -> None:
     rows = re.findall(
-        r"^\| `(\w+)` \| `([^`]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE
+        r"^\| `(\w+)` \| (?:`([^`]+)`|required) \|", (ROOT / "README.md").read_text(), re.MULTILINE
     )
     documented = dict(rows)
-    fields = {**GridParameters.model_fields, **TrainParameters.model_fields}
-    assert documented == {name: as_text(field.default) for name, field in fields.items()}
+    fields = {name: field for code in CODE.values() for name, field in code.model_fields.items()}
+    fields |= TrainParameters.model_fields  # before the grid's, which are lists
+    assert documented == {
+        name: "" if field.is_required() else as_text(field.default)
+        for name, field in fields.items()
+    }
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
