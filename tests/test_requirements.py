@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-LOCKS = ("requirements.txt", "requirements-dev.txt")
+LOCKS = ("requirements.txt", "requirements-cluster.txt", "requirements-dev.txt")
 
 
 def pins(name: str) -> set[str]:
@@ -26,15 +26,23 @@ def test_every_version_has_a_hash_and_no_address_is_named(name: str) -> None:
 
 def test_direct_dependencies_are_locked_at_their_versions() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    locked = {pin.split("==")[0]: pin for pin in pins("requirements-dev.txt")}
-    for requirement in project["dependencies"] + project["optional-dependencies"]["dev"]:
-        name = requirement.split("==")[0]
-        assert name in locked
-        assert locked[name].startswith(requirement)
+    extras = project["optional-dependencies"]
+    for lock, direct in {
+        "requirements.txt": project["dependencies"],
+        "requirements-cluster.txt": extras["cluster"],
+        "requirements-dev.txt": extras["dev"],
+    }.items():
+        locked = {pin.split("==")[0]: pin for pin in pins(lock)}
+        for requirement in direct:
+            name = requirement.split("==")[0].split("[")[0]
+            assert name in locked or name == project["name"]
+            assert "==" not in requirement or locked[name].startswith(requirement)
 
 
-def test_tests_run_on_the_versions_that_users_get() -> None:
-    assert pins("requirements.txt") < pins("requirements-dev.txt")
+def test_tests_and_clusters_run_on_the_versions_that_users_get() -> None:
+    assert (
+        pins("requirements.txt") < pins("requirements-cluster.txt") < pins("requirements-dev.txt")
+    )
 
 
 def test_conda_users_get_the_same_list() -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -41,31 +42,33 @@ def free_port() -> int:
 
 
 @contextmanager
-def process(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[None]:
-    """A server and the processes that it starts, until it is left."""
+def process(
+    command: list[str], environment: Mapping[str, str], log: Path, address: str
+) -> Iterator[None]:
+    """A server and the processes that it starts, once it answers, until it is left."""
     with log.open("a") as output:
         server = subprocess.Popen(
             command, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
+        while not answers(address):
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.5)
         yield
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait()
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait()
 
 
-def wait_for(address: str) -> None:
-    deadline = time.time() + 120
-    while time.time() < deadline:
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-        except urllib.error.HTTPError:
-            return  # it answers
-        except OSError:
-            time.sleep(0.5)
-        else:
-            return
-    pytest.fail(f"{address} does not answer")
+def answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(address, timeout=5).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager
@@ -77,19 +80,19 @@ def tracking_server(user: User, database: str, *options: str, port: int = 0) -> 
         *("--host", "127.0.0.1", "--port", str(port), "--workers", "2", *options),
     ]
     environment = user.environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with process(command, environment, user.folder / "server.log"):
-        wait_for(f"http://127.0.0.1:{port}/health")
-        yield replace(
-            user,
-            environment=user.environment | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}"},
-        )
+    address = f"http://127.0.0.1:{port}"
+    with process(command, environment, user.folder / "server.log", f"{address}/health"):
+        yield replace(user, environment=user.environment | {"MLFLOW_TRACKING_URI": address})
 
 
 @pytest.fixture
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """A PostgreSQL server of the test's own, listening on a socket in its folder."""
-    with get_server(tmp_path_factory.mktemp("pg")) as server:
-        yield server.get_uri()
+    with tempfile.TemporaryDirectory() as folder:
+        # Where root runs the tests the server runs as another user, who must get there.
+        Path(folder).chmod(0o755)
+        with get_server(Path(folder) / "database") as server:
+            yield server.get_uri()
 
 
 @pytest.fixture
@@ -99,8 +102,7 @@ def s3(user: User, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     for name, value in S3.items():
         monkeypatch.setenv(name, value)
-    with process(command, user.environment, user.folder / "s3.log"):
-        wait_for(address)
+    with process(command, user.environment, user.folder / "s3.log", address):
         boto3.client("s3", endpoint_url=address).create_bucket(Bucket=BUCKET)
         yield S3 | {"MLFLOW_S3_ENDPOINT_URL": address}
 
