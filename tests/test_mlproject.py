@@ -7,13 +7,20 @@ from typing import Any
 import pytest
 import yaml
 
-from cifar_mlflow.config import DataOptions, DataParameters, GridParameters, TrainParameters
+from cifar_mlflow.config import (
+    ArchitecturesParameters,
+    DataOptions,
+    DataParameters,
+    GridParameters,
+    TrainParameters,
+)
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())
 CODE: dict[str, type[DataOptions]] = {
     "main": TrainParameters,
     "train": TrainParameters,
+    "architectures": ArchitecturesParameters,
     "grid": GridParameters,
     "data": DataParameters,
 }
