@@ -1,6 +1,7 @@
 """Every picture: tables in, matplotlib Figure out. Nothing here knows a model or a run."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from cifar_mlflow.data import CLASSES, Examples
 # Train and validation, told apart without colour too: by their dashes.
 TRAIN = {"color": "#4477aa", "linestyle": "--", "label": "train"}
 VALIDATION = {"color": "#cc3311", "linestyle": "-", "label": "validation"}
+TITLE_WIDTH = 36  # characters above a panel
 
 
 def class_examples(examples: Examples) -> Figure:
@@ -82,7 +84,7 @@ def small_multiples(histories: Mapping[str, pd.DataFrame]) -> Figure:
             if deviation.notna().any():
                 edges = (mean - deviation, mean + deviation)
                 axis.fill_between(mean.index, *edges, color=style["color"], alpha=0.25, linewidth=0)
-        axis.set_title(name, fontsize=10)
+        axis.set_title(textwrap.fill(name, TITLE_WIDTH), fontsize=10)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     axes.flat[0].legend(fontsize=8)
@@ -150,9 +152,10 @@ def grid_heatmap(
     if deviations is not None:
         text += deviations.map(lambda value: "" if np.isnan(value) else f"\n± {value:.3f}")
         if deviations.notna().any(axis=None):
-            title += ", mean ± standard deviation over seeds"
+            title += "\nmean ± standard deviation over seeds"
     _heatmap(axis, accuracies, text)
-    axis.set(xlabel=accuracies.columns.name, ylabel=accuracies.index.name, title=title)
+    axis.set(xlabel=accuracies.columns.name, ylabel=accuracies.index.name)
+    figure.suptitle(title, fontsize="medium")
     return figure
 
 
