@@ -28,6 +28,7 @@ HEADINGS = {
     "published_loss": "publ. loss",
     "minutes": "min",
 }
+SPACE = "&ensp; | "
 NOTHING = Published(float("nan"), float("nan"))
 
 
@@ -194,8 +195,16 @@ def _estimate(record: Mapping[Hashable, Any], measure: str) -> str:
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    """A table for a run's description.
+
+    The UI puts nothing between columns and breaks cells anywhere, so there are spaces after each, and
+    a mean with its deviation, and an interval, are not broken.
+    """
+    lines = [SPACE.join(headings), " | ".join(["---"] * len(headings)), *map(SPACE.join, rows)]
+    table = "\n".join(f"| {line} |" for line in lines)
+    return table.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}").replace(
+        "–", "–\N{WORD JOINER}"
+    )
 
 
 def reading(summary: pd.DataFrame, select_by: str) -> list[tuple[str, str]]:
