@@ -7,8 +7,9 @@ defaults that MLproject repeats (a test holds MLproject against them).
 import hashlib
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +22,6 @@ from pydantic import (
     create_model,
     field_validator,
 )
-from pydantic.fields import FieldInfo
 
 Architecture = Literal["small", "wide", "deep"]
 Activation = Literal[
@@ -125,11 +125,19 @@ class TrialConfig(Parameters):
     @property
     def name(self) -> str:
         """A readable name, such as ``deep-relu-128-adam``; other factors where not at default."""
-        head = f"{self.architecture}-{self.activation}-{self.batch_size}-{self.optimizer}"
+        head = ("architecture", "activation", "batch_size", "optimizer")
         usual = TrialConfig(optimizer=self.optimizer)
-        rest = ("learning_rate", "epochs", "validation_fraction", "seed", "keep")
-        changed = [name for name in rest if getattr(self, name) != getattr(usual, name)]
-        return "-".join([head, *(f"{name}={getattr(self, name)}" for name in changed)])
+        changed = [
+            f"{name}={value}"
+            for name, value in self.model_dump(exclude=set(head)).items()
+            if value != getattr(usual, name)
+        ]
+        return "-".join([*(str(getattr(self, name)) for name in head), *changed])
+
+    @property
+    def configuration(self) -> "TrialConfig":
+        """The trial with the usual seed: what trials that differ in nothing but the seed share."""
+        return self.model_copy(update={"seed": type(self).model_fields["seed"].default})
 
 
 class Options(Parameters):
@@ -185,7 +193,9 @@ class PredictParameters(Options):
 
 
 class StudyOptions(TrainingOptions):
-    """Train, evaluate and track every combination of the factors; register the best model."""
+    """How many trials are run, and how the best of them is chosen."""
+
+    kind: ClassVar[str]  # the entry point's name
 
     workers: PositiveInt | Literal["auto"] = "auto"
     """trials that run at once; auto is one for each core"""
@@ -196,14 +206,30 @@ class StudyOptions(TrainingOptions):
     retries: int = Field(default=1, ge=0)
     """times that a failed trial is tried again, from its last epoch"""
     select_by: Literal["val_accuracy", "test_accuracy"] = "val_accuracy"
-    """what the best trial is chosen by; test_accuracy is the study's way, and leaks the test set"""
-    model_name: str = Field(default="cifar10-cnn", pattern=r"^[^/:\s]+$")
-    """name of the registered model"""
+    """what the best is chosen by, its mean where there are several seeds; test_accuracy is the
+    study's way, and leaks the test set"""
     dry_run: Flag = False
     """print the plan with its estimated cost, and train nothing"""
 
 
-# The study's second part: 12 trainings of its third network.
+class GridOptions(StudyOptions):
+    """Train, evaluate and track every combination of the factors; register the best model."""
+
+    kind = "grid"
+
+    model_name: str = Field(default="cifar10-cnn", pattern=r"^[^/:\s]+$")
+    """name of the registered model"""
+
+
+class ArchitecturesOptions(StudyOptions):
+    """Compare the networks: train, evaluate and track each of them; name the best."""
+
+    kind = "architectures"
+
+
+# The study's first part, the three networks alike but for their layers, and its second one, 12
+# trainings of the third network.
+PUBLISHED_ARCHITECTURES = {"architecture": ("small", "wide", "deep")}
 PUBLISHED_GRID = {
     "activation": ("relu", "sigmoid"),
     "batch_size": ("32", "64", "128"),
@@ -211,33 +237,49 @@ PUBLISHED_GRID = {
 }
 
 
-def _factor(name: str, field: FieldInfo) -> Any:
-    default = PUBLISHED_GRID.get(name, (str(field.default),))
-    return (Factor, Field(default=default, description=f"{field.description} (comma list)"))
+def _factors(published: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """TrialConfig's fields, each a comma list; by default what the study varied."""
+    return {
+        name: (
+            Factor,
+            Field(
+                default=published.get(name, (str(field.default),)),
+                description=f"{field.description} (comma list)",
+            ),
+        )
+        for name, field in TrialConfig.model_fields.items()
+    }
 
 
-# TrialConfig's fields, each a comma list, and the study's options.
 GridParameters = create_model(
     "GridParameters",
-    __base__=StudyOptions,
-    __doc__=StudyOptions.__doc__,
-    **{name: _factor(name, field) for name, field in TrialConfig.model_fields.items()},
+    __base__=GridOptions,
+    __doc__=GridOptions.__doc__,
+    **_factors(PUBLISHED_GRID),
+)
+ArchitecturesParameters = create_model(
+    "ArchitecturesParameters",
+    __base__=ArchitecturesOptions,
+    __doc__=ArchitecturesOptions.__doc__,
+    **_factors(PUBLISHED_ARCHITECTURES),
 )
 
 
-def expand(grid: StudyOptions) -> list[TrialConfig]:
-    """Every combination of the factors of ``grid`` (a GridParameters), the last factor fastest.
+def expand(study: StudyOptions) -> list[TrialConfig]:
+    """Every combination of the factors of a GridParameters or ArchitecturesParameters.
+
+    The last factor varies fastest.
 
     Raises:
         pydantic.ValidationError: a value is not allowed for its factor.
         UsageError: two combinations are the same trial under two spellings.
     """
-    factors = {name: getattr(grid, name) for name in TrialConfig.model_fields}
+    factors = {name: getattr(study, name) for name in TrialConfig.model_fields}
     combinations = [dict(zip(factors, values)) for values in itertools.product(*factors.values())]
     trials: dict[str, TrialConfig] = {}
     for combination in combinations:
         trial = TrialConfig(**combination)
         if trial.key in trials:
-            raise UsageError(f"{trial.name} stands more than once in the grid")
+            raise UsageError(f"{trial.name} stands more than once in the study")
         trials[trial.key] = trial
     return list(trials.values())

@@ -19,7 +19,7 @@ HOPELESS = "Diverged"  # a trial is a function of its configuration: it would di
 
 
 def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Console) -> bool:
-    """Run every trial under one parent run and register the best; tells whether all finished.
+    """Run every trial under one parent run and conclude; tells whether all finished.
 
     Raises:
         UsageError: the data or the engine cannot be had, a validation fraction leaves no image, or
@@ -30,7 +30,7 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Con
         data.split(fraction)
     say(console, "Data", str(data))
     with (
-        tracking.tracked_run("grid") as run,
+        tracking.tracked_run(options.kind) as run,
         resuming.claimed(run, resuming.plan_key(trials, data), options.resume) as before,
         engines.started(options, len(trials), tracking.uri()) as engine,
     ):

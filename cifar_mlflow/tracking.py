@@ -5,6 +5,7 @@ process needs to add a child. The embedded default is a SQLite file, which the p
 initialises before any worker writes to it.
 """
 
+import io
 import os
 import platform
 import re
@@ -45,6 +46,7 @@ RUNNING = "attributes.status = 'RUNNING'"
 PAGE = 1000  # runs in one answer, MLflow's limit
 PARENT = "mlflow.parentRunId"
 DESCRIPTION = "mlflow.note.content"
+DESCRIPTION_LENGTH = 8000  # characters that a tag may have; MLflow cuts off the rest
 # A child says what its parent's `mlflow run` found out about where the code comes from.
 INHERITED = (
     "mlflow.user",
@@ -126,6 +128,7 @@ def tracked_run(
         run: Run = mlflow.start_run(
             experiment_id=parent.experiment_id,
             parent_run_id=parent.run_id,
+            nested=True,  # the parent may be active in this very process
             run_name=name,
             tags={**{tag: inherited[tag] for tag in INHERITED if tag in inherited}, **tags},
         )
@@ -307,14 +310,22 @@ def tag_end_reason(reason: str) -> None:
 
 
 def describe(markdown: str) -> None:
-    """The description that the UI shows at the top of the active run."""
+    """The description that the UI shows at the top of the active run; ends with a whole line."""
+    if len(markdown) > DESCRIPTION_LENGTH:
+        markdown = markdown[: DESCRIPTION_LENGTH - 2].rpartition("\n")[0] + "\n…"
     mlflow.set_tag(DESCRIPTION, markdown)
 
 
-def tag_best(best: TrialRun) -> None:
+def tag_best(best: TrialRun, config: TrialConfig) -> None:
     """Mark the best child, and on the active run, its parent, which one it is and what it reached."""
     mlflow.MlflowClient().set_tag(best.run_id, "best", "true")
-    mlflow.set_tags({"best_run_id": best.run_id, "best_trial": best.name})
+    mlflow.set_tags(
+        {
+            "best_run_id": best.run_id,
+            "best_trial": best.name,
+            "best_architecture": config.architecture,
+        }
+    )
     names = ("kept_val_accuracy", "test_accuracy", "test_loss")
     mlflow.log_metrics(
         {f"best_trial_{name.removeprefix('kept_')}": best.metrics[name] for name in names}
@@ -370,6 +381,11 @@ def children(parent: Parent, where: str = "", limit: int = 0) -> list[TrialRun]:
 def read(run_id: str) -> TrialRun:
     """One trial, by its run."""
     return as_trial(mlflow.get_run(run_id))
+
+
+def read_table(run_id: str, name: str) -> pd.DataFrame:
+    """A table that `log_files` wrote as name.csv."""
+    return pd.read_csv(io.StringIO(mlflow.artifacts.load_text(f"runs:/{run_id}/{name}")))
 
 
 def as_trial(run: Run) -> TrialRun:

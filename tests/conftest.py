@@ -9,6 +9,7 @@ import pytest
 from cifar_mlflow import data
 from tests import standin
 
+PROJECT = Path(__file__).parent.parent
 # The suite's own environment must not reach the code under test.
 FOREIGN = ("CIFAR10_DIR", "CIFAR10_DIGEST", "XDG_CACHE_HOME", "MLFLOW_RUN_ID", "PYTHONPATH")
 OURS = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")

@@ -1,20 +1,18 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from cifar_mlflow.command_line import MISUSED, parse
 from cifar_mlflow.config import (
+    ArchitecturesParameters,
     DataParameters,
     GridParameters,
     Options,
     PredictParameters,
     TrainParameters,
 )
-
-PROJECT = Path(__file__).parent.parent
 
 Refuse = Callable[..., str]
 
@@ -47,6 +45,9 @@ def test_an_unknown_parameter_is_refused_and_the_known_are_listed(refuse: Refuse
     assert all(name in line for name in TrainParameters.model_fields)
 
 
+from tests.conftest import PROJECT
+
+
 def test_an_abbreviated_parameter_is_refused(refuse: Refuse) -> None:
     assert "--batch" in refuse("--batch=32")
 
@@ -72,7 +73,8 @@ def test_a_parameter_without_a_default_is_asked_for(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "parameters", [TrainParameters, GridParameters, DataParameters, PredictParameters]
+    "parameters",
+    [TrainParameters, GridParameters, ArchitecturesParameters, DataParameters, PredictParameters],
 )
 def test_help_explains_every_parameter(
     parameters: type[Options], capsys: pytest.CaptureFixture[str]
@@ -86,7 +88,13 @@ def test_help_explains_every_parameter(
 
 
 @pytest.mark.parametrize(
-    ("entry", "argument"), [("grid", "--help"), ("grid", "--dry_run=true"), ("predict", "--help")]
+    ("entry", "argument"),
+    [
+        ("grid", "--help"),
+        ("grid", "--dry_run=true"),
+        ("architectures", "--dry_run=true"),
+        ("predict", "--help"),
+    ],
 )
 def test_help_and_a_dry_run_load_neither_tensorflow_nor_mlflow(entry: str, argument: str) -> None:
     program = (

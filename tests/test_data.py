@@ -17,7 +17,7 @@ from platformdirs import user_cache_path
 from cifar_mlflow import data
 from cifar_mlflow.config import UsageError
 from tests import standin
-from tests.conftest import StandIn
+from tests.conftest import PROJECT, StandIn
 
 
 @pytest.fixture
@@ -200,7 +200,9 @@ def test_processes_that_load_at_once_do_not_spoil_each_other(
 ) -> None:
     program = "import sys; from cifar_mlflow import data; print(data.load(sys.argv[1]).digest)"
     command = [sys.executable, "-c", program, str(files.folder)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT) for _ in range(3)
+    ]
     assert [process.communicate()[0].strip() for process in processes] == [files.digest] * 3
     assert data.load(str(files.folder)).digest == files.digest
 

