@@ -201,7 +201,7 @@ def _check_behaviour(model: "keras.Model", classes: int) -> None:
             f"takes {model.input_shape} and gives {model.output_shape}, not images "
             f"{(None, *IMAGE_SHAPE)} and probabilities {(None, classes)}"
         )
-    probabilities = np.asarray(model(np.zeros((1, *IMAGE_SHAPE), np.uint8)))
+    probabilities = model.predict_on_batch(np.zeros((1, *IMAGE_SHAPE), np.uint8))
     if probabilities.min() < 0 or not np.isclose(probabilities.sum(), 1, atol=1e-3):
         raise UsageError("its outputs are not probabilities: they do not add up to 1")
 
