@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
-from cifar_mlflow.config import DataOptions, DataParameters, GridParameters, TrainParameters
+from cifar_mlflow.config import (
+    DataOptions,
+    DataParameters,
+    EvaluateParameters,
+    GridParameters,
+    TrainParameters,
+)
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())
@@ -15,6 +21,7 @@ CODE: dict[str, type[DataOptions]] = {
     "main": TrainParameters,
     "train": TrainParameters,
     "grid": GridParameters,
+    "evaluate": EvaluateParameters,
     "data": DataParameters,
 }
 
@@ -57,7 +64,8 @@ def test_the_readme_names_every_parameter_with_its_default() -> None:
         r"^\| `(\w+)` \| `([^`]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE
     )
     documented = dict(rows)
-    fields = {**GridParameters.model_fields, **TrainParameters.model_fields}
+    classes = (GridParameters, TrainParameters, EvaluateParameters)
+    fields = {name: field for each in classes for name, field in each.model_fields.items()}
     assert documented == {name: as_text(field.default) for name, field in fields.items()}
 
 
