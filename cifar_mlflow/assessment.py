@@ -36,8 +36,9 @@ class Subject:
         return (self.origin and self.origin.trial) or Path(self.loaded.uri).name
 
     def __str__(self) -> str:
-        trial = f" ({self.origin.trial})" if self.origin and self.origin.trial else ""
-        return f"{self.loaded}{trial}"
+        if not self.origin:
+            return self.loaded.uri
+        return f"{self.loaded} ({self.origin.trial})" if self.origin.trial else str(self.loaded)
 
     @property
     def model_id(self) -> str | None:
@@ -183,7 +184,7 @@ def log_one(
     account = essence(subject, result, intervals, pairs)
     for topic, text in account:
         say(console, topic, text)
-    tracking.describe(description(account, part, [("value", intervals)]))
+    tracking.describe(description(account, part))
     return Assessed(subject, predictions, intervals)
 
 
@@ -277,22 +278,25 @@ def log_comparison(first: Assessed, second: Assessed, part: Part, console: Conso
     ]
     for topic, text in account:
         say(console, topic, text)
-    columns = [(each.subject.name, each.intervals) for each in (first, second)]
-    tracking.describe(description(account, part, columns))
+    tracking.describe(f"{description(account, part)}\n{side_by_side([first, second])}")
 
 
-def description(account: Account, part: Part, columns: Sequence[tuple[str, pd.DataFrame]]) -> str:
-    """An account and tables of intervals, each a column with a heading, as Markdown."""
-    lines = [["", *(heading for heading, _ in columns)], ["---"] * (1 + len(columns))]
-    for name in evaluation.HEADLINES:
-        cells = [
-            f"{table['value'][name]:.4f} ({table['low'][name]:.4f} to {table['high'][name]:.4f})"
-            for _, table in columns
-        ]
-        lines.append([name.replace("_", " "), *cells])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def description(account: Account, part: Part) -> str:
+    """An account as Markdown, with what it is about."""
     told = "\n\n".join(f"**{topic}** {text}" for topic, text in account)
     return (
-        f"{part}{part.remark}. In brackets: 95 % intervals, percentile bootstrap over the images "
-        f"({evaluation.RESAMPLES:,} resamples).\n\n{table}\n\n{told}"
+        f"{part}{part.remark}. Intervals are percentile bootstraps over the images, "
+        f"{evaluation.RESAMPLES:,} resamples.\n\n{told}\n"
     )
+
+
+def side_by_side(models: Sequence[Assessed]) -> str:
+    """The headline numbers with their intervals, a column for each model, as Markdown."""
+    lines = [["", *(each.subject.name for each in models)], ["---"] * (1 + len(models))]
+    for name in evaluation.HEADLINES:
+        cells = [
+            f"{bounds['value'][name]:.4f} ({bounds['low'][name]:.4f} to {bounds['high'][name]:.4f})"
+            for bounds in (each.intervals for each in models)
+        ]
+        lines.append([name.replace("_", " "), *cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -137,7 +137,7 @@ def describe(
     """
     result = evaluation.evaluate(predictions)
     numbers = "\n".join(
-        f"| {number.replace('_', ' ')} | {value:.4f} | {low:.4f} to {high:.4f} |"
+        f"| {number.replace('_', ' ')} | {value:.4f} ({low:.4f} to {high:.4f}) |"
         for number, value, low, high in evaluation.intervals(predictions).itertuples(name=None)
     )
     confidence = predictions[list(CLASSES)].max(axis=1).mean()
@@ -167,8 +167,8 @@ or `mlflow models serve -m models:/{name}/{version} --env-manager local`, then P
 
 **Quality** on {len(predictions):,} test images, with 95 % intervals (percentile bootstrap over the images)
 
-| | value | interval |
-| --- | --- | --- |
+| | value (interval) |
+| --- | --- |
 {numbers}
 
 Validation accuracy {run.metrics["kept_val_accuracy"]:.4f}, by which champions are judged.

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -115,15 +113,21 @@ def test_the_essence_names_the_worst_mistakes_and_classes() -> None:
     assert told["Classes"] == "best automobile (F1 1.000), worst airplane (F1 0.500)"
 
 
-def test_a_description_has_a_column_for_each_model(small_cifar10: Cifar10, tmp_path: Path) -> None:
+def test_a_description_says_what_it_is_about(small_cifar10: Cifar10) -> None:
     part = choose_part("test", small_cifar10, [subject()])
-    bounds = evaluation.intervals(predictions(), resamples=100)
-    text = assessment.description(
-        [("Compared", "a is better")], part, [("a", bounds), ("b", bounds)]
-    )
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
-    assert rows[0] == ["a", "b"]
-    assert [row[0] for row in rows[2:]] == [name.replace("_", " ") for name in evaluation.HEADLINES]
-    assert rows[2][1] == rows[2][2]
+    text = assessment.description([("Compared", "a is better")], part)
+    assert text.startswith("40 test images. Intervals are percentile bootstraps")
     assert "**Compared** a is better" in text
-    assert text.startswith("40 test images.")
+
+
+def test_two_models_stand_side_by_side() -> None:
+    table = predictions()
+    bounds = evaluation.intervals(table, resamples=100)
+    models = [
+        assessment.Assessed(each, table, bounds) for each in (subject(), subject(known=False))
+    ]
+    text = assessment.side_by_side(models)
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    assert rows[0] == ["deep-relu-32-sgd", "folder"]
+    assert [row[0] for row in rows[2:]] == [name.replace("_", " ") for name in evaluation.HEADLINES]
+    assert all(row[1] == row[2] for row in rows[2:])
