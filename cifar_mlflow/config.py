@@ -77,6 +77,12 @@ CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 Factor = Annotated[CommaList, AfterValidator(_different)]
 
 
+def _one_or_two(models: tuple[str, ...]) -> tuple[str, ...]:
+    if len(models) > 2:
+        raise ValueError(f"input should be one model, or two to compare; these are {len(models)}")
+    return models
+
+
 class Parameters(BaseModel):
     """Base of all parameter classes: frozen, strict about names, described by docstrings."""
 
@@ -169,6 +175,17 @@ class TrainingOptions(DataOptions):
 
 class DataParameters(DataOptions):
     """Fetch and verify CIFAR-10; log class examples, class counts and the digest."""
+
+
+class EvaluateParameters(DataOptions):
+    """Evaluate any model on the test set or the validation part; compare two on the same images."""
+
+    model: Annotated[Factor, AfterValidator(_one_or_two)] = ("models:/cifar10-cnn@champion",)
+    """any model's URI in MLflow, the id of its run, or a local folder of one; two of them, with a
+    comma, are compared"""
+    part: Literal["test", "validation"] = "test"
+    """the images: the test set, or those that the model's training held out for validation (where that
+    is not known, the last fifth of the training images)"""
 
 
 class TrainParameters(TrainingOptions, TrialConfig):

@@ -11,6 +11,7 @@ import pandas as pd
 from mlflow.entities import Run
 
 from cifar_mlflow import evaluation, figures, resuming, tracking
+from cifar_mlflow.assessment import quality
 from cifar_mlflow.checkpoint import Checkpoint, best
 from cifar_mlflow.config import TrainingOptions, TrialConfig
 from cifar_mlflow.data import Cifar10, DataError
@@ -159,6 +160,7 @@ def _run(
     best_epoch = best(trained.history)
     tracking.log_model(
         trained.model,
+        data,
         metrics={
             **result.metrics("test"),
             "best_val_accuracy": best_epoch.val_accuracy,
@@ -174,22 +176,14 @@ def _run(
     )
     summary = io.StringIO()
     trained.model.summary(print_fn=lambda line: summary.write(line + "\n"))
-    wrong = evaluation.misclassified(predictions)
+    title = f"{config.name}, test images"
+    pictures, tables = quality(predictions, result, splits.test.images, title)
     tracking.log_files(
         figures={
             "curves.png": figures.curves(pd.DataFrame(map(asdict, trained.history)), config.name),
-            "confusion_matrix.png": figures.confusion_matrix(
-                result.confusion, f"{config.name}, test images, accuracy {result.accuracy:.3f}"
-            ),
-            "misclassified.png": figures.misclassified(splits.test.images, wrong),
+            **pictures,
         },
-        tables={
-            "confusion_matrix.csv": result.confusion,
-            "per_class.csv": result.report,
-            "sample_predictions.csv": evaluation.sample_predictions(predictions),
-            "predictions.parquet": predictions,
-            "layers.csv": architectures.layer_table(trained.model),
-        },
+        tables={**tables, "layers.csv": architectures.layer_table(trained.model)},
         texts={"model_summary.txt": summary.getvalue()},
     )
     tracking.check_wanted()

@@ -10,6 +10,7 @@ import yaml
 from cifar_mlflow.config import (
     ArchitecturesParameters,
     DataParameters,
+    EvaluateParameters,
     GridParameters,
     Options,
     PredictParameters,
@@ -23,6 +24,7 @@ CODE: dict[str, type[Options]] = {
     "train": TrainParameters,
     "architectures": ArchitecturesParameters,
     "grid": GridParameters,
+    "evaluate": EvaluateParameters,
     "data": DataParameters,
     "predict": PredictParameters,
 }

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
-from tests.end_to_end.conftest import PROJECT, User
+from tests.conftest import PROJECT
+from tests.end_to_end.conftest import User
 
 PAGE = (PROJECT / "docs" / "extending.md").read_text()
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))

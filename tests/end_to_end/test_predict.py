@@ -19,7 +19,8 @@ from cifar_mlflow.config import TrainParameters, TrialConfig
 from cifar_mlflow.data import load
 from cifar_mlflow.trial import run_trial
 from tests import standin
-from tests.end_to_end.conftest import PROJECT, User
+from tests.conftest import PROJECT
+from tests.end_to_end.conftest import User
 
 IMAGES = standin.batch(3, seed=7).images
 

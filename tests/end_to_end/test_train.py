@@ -9,8 +9,8 @@ from mlflow.entities import Run
 
 from cifar_mlflow.data import CLASSES
 from cifar_mlflow.evaluation import evaluate
-from tests.conftest import StandIn
-from tests.end_to_end.conftest import PROJECT, QUICK, User
+from tests.conftest import PROJECT, StandIn
+from tests.end_to_end.conftest import QUICK, User
 
 PARAMETERS = QUICK | {"optimizer": "adam", "tensorboard": "true", "threads": "1"}
 
