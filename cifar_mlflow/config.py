@@ -215,7 +215,7 @@ class StudyOptions(TrainingOptions):
     kind: ClassVar[str]  # the entry point's name
 
     workers: PositiveInt | Literal["auto"] = "auto"
-    """trials that run at once; auto is one for each core"""
+    """trials that run at once; auto is one for each GPU, or for each core where there is none"""
     engine: Literal["loky", "dask", "ray"] = "loky"
     """what runs the trials: loky, processes on this machine; or a cluster of dask or ray"""
     address: str = "local"

@@ -20,8 +20,9 @@ TRAINING_IMAGES = 50_000
 
 
 def share_cores(trials: int, options: StudyOptions) -> tuple[int, int]:
-    """(workers, threads of each): as many workers as cores, the cores divided among them."""
-    workers = joblib.cpu_count() if options.workers == "auto" else options.workers
+    """(workers, threads of each): a worker for each GPU, else each core; the cores are divided."""
+    units = len(gpus()) or joblib.cpu_count()
+    workers = units if options.workers == "auto" else options.workers
     workers = min(workers, trials)
     return workers, share_threads(workers, options)
 

@@ -20,6 +20,7 @@ from cifar_mlflow.architectures import build, classifier
 from cifar_mlflow.checkpoint import Arrays, Checkpoint, CheckpointError, Epoch, best
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data import Examples, Splits
+from cifar_mlflow.devices import claim, gpus
 
 STEPS_PER_EXECUTION = 50
 EVALUATION_BATCH = 500
@@ -38,15 +39,21 @@ class Trained:
 
 
 def configure(threads: int) -> None:
-    """Bind this process to a number of threads; before its first TensorFlow operation, once.
+    """Bind this process to a number of threads and to a GPU, where there is one.
+
+    Before its first TensorFlow operation, once.
 
     A second call with another number raises RuntimeError (from TensorFlow).
     """
     if tf.config.threading.get_intra_op_parallelism_threads() != threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)  # several processes may share one
+    visible = tf.config.list_physical_devices("GPU")
+    if visible:
+        names = gpus()
+        own = visible[names.index(claim(names))]
+        tf.config.set_visible_devices(own, "GPU")
+        tf.config.experimental.set_memory_growth(own, True)  # several processes may share one
     tf.config.experimental.enable_op_determinism()
 
 

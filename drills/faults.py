@@ -38,7 +38,6 @@ class Place:
     """A folder with its own home, data and tracking store."""
 
     def __init__(self, folder: Path, store: Path | None = None):
-        self.folder = folder
         data = folder / "data"
         digest = standin.write(data, images_per_class=8)
         self.store = store or folder
@@ -79,43 +78,47 @@ class Place:
         words = sorted(f"{run.data.tags.get('kind', '?')} {run.info.status}" for run in self.runs())
         return ", ".join(f"{words.count(word)} x {word}" for word in dict.fromkeys(words))
 
-    def results(self) -> dict[str, tuple[float, ...]]:
+    def results(self) -> list[tuple[str, ...]]:
         """Of each trial, once for each time that it was finished."""
         names = ("test_loss", "test_accuracy", "kept_val_loss", "train_loss", "kept_epoch")
-        return {
-            f"{run.info.run_name} {number}": tuple(run.data.metrics[name] for name in names)
-            for number, run in enumerate(self.runs())
+        return [
+            (run.info.run_name, *(repr(run.data.metrics[name]) for name in names))
+            for run in self.runs()
             if run.data.tags.get("kind") == "trial" and run.info.status == "FINISHED"
-        }
+        ]
 
 
 def kills(folder: Path) -> None:
-    """The whole process tree killed at random moments, and the study run again until it is done."""
-    whole, disturbed = Place(folder / "whole"), Place(folder / "disturbed")
+    """Whole process trees killed at random moments, and the study run again until it is done."""
+    whole = Place(folder / "whole")
     began = time.time()
     assert whole.run(STUDY) == 0
     seconds = time.time() - began
-    disturbed.runs()
+    expected = sorted(whole.results())
     moments = random.Random(0)
-    for number in range(1, KILLS + 1):
-        process = disturbed.start(STUDY)
-        # From the imports to the registry; the study itself begins after some seconds.
-        wait = moments.uniform(0.2, 1.0) * seconds / 2
-        try:
-            process.wait(wait)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        print(f"kill {number} after {wait:.1f} s, code {process.returncode}: {disturbed.count()}")
-    disturbed.run(STUDY)
-    print(f"in the end: {disturbed.count()}")
-    ours, theirs = (
-        sorted((name.split()[0], values) for name, values in place.results().items())
-        for place in (whole, disturbed)
-    )
-    client = MlflowClient(disturbed.environment["MLFLOW_TRACKING_URI"])
-    print(f"trials finished: {len(theirs)} of {len(ours)}; results equal: {ours == theirs}")
-    print(f"model versions: {len(client.search_model_versions())}")
+    kill = rounds = 0
+    while kill < KILLS:
+        rounds += 1
+        place = Place(folder / f"round {rounds}")
+        place.runs()
+        code = -signal.SIGKILL
+        while code:
+            process = place.start(STUDY)
+            wait = moments.uniform(0.25, 0.75) * seconds
+            try:
+                process.wait(wait)
+            except subprocess.TimeoutExpired:
+                kill += 1
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            code = process.returncode
+            print(f"round {rounds}, kill {kill}, after {wait:.1f} s, code {code}: {place.count()}")
+        client = MlflowClient(place.environment["MLFLOW_TRACKING_URI"])
+        versions = len(client.search_model_versions())
+        print(
+            f"round {rounds} done: {len(place.results())} of {len(expected)} trials finished, "
+            f"results equal: {sorted(place.results()) == expected}, model versions: {versions}"
+        )
 
 
 def memory(folder: Path) -> None:
