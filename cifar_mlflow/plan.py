@@ -7,6 +7,7 @@ import joblib
 import numpy as np
 
 from cifar_mlflow.config import Architecture, StudyOptions, TrainingOptions, TrialConfig
+from cifar_mlflow.devices import gpus
 
 # Multiply-adds of one forward pass over one image (a test counts them in the networks).
 MULTIPLY_ADDS: dict[Architecture, int] = {
