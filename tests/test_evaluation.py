@@ -5,7 +5,7 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from cifar_mlflow import evaluation
 from cifar_mlflow.data import CLASSES
-from tests.published_tables import TABLE_2, TABLE_3
+from cifar_mlflow.published import CONFUSION, PER_CLASS
 
 
 def predictions(seed: int = 0, count: int = 200) -> pd.DataFrame:
@@ -17,10 +17,10 @@ def predictions(seed: int = 0, count: int = 200) -> pd.DataFrame:
 
 
 def test_the_published_confusion_matrix_gives_the_published_report() -> None:
-    confusion = pd.DataFrame(TABLE_2, index=list(CLASSES), columns=list(CLASSES))
+    confusion = pd.DataFrame(CONFUSION, index=list(CLASSES), columns=list(CLASSES))
     report = evaluation.per_class(confusion)
     measured = report[["precision", "recall", "f1"]].to_numpy()
-    assert np.abs(measured - np.array(TABLE_3)).max() <= 0.0051  # printed with two digits
+    assert np.abs(measured - np.array(PER_CLASS)).max() <= 0.0051  # printed with two digits
     assert (report["support"] == 1000).all()
 
 
