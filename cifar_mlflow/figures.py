@@ -1,11 +1,13 @@
 """Every picture: tables in, matplotlib Figure out. Nothing here knows a model or a run."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -16,6 +18,19 @@ from cifar_mlflow.data import CLASSES, Examples
 # Train and validation, told apart without colour too: by their dashes.
 TRAIN = {"color": "#4477aa", "linestyle": "--", "label": "train"}
 VALIDATION = {"color": "#cc3311", "linestyle": "-", "label": "validation"}
+PUBLISHED = {"color": "#228833", "linestyle": ":", "label": "published (test)"}
+INK, GRID = "#000000", "#b0b0b0"
+# Series told apart by colour and mark (Paul Tol's bright scheme).
+SERIES = (
+    {"color": "#cc3311", "marker": "o"},
+    {"color": "#4477aa", "marker": "s"},
+    {"color": "#228833", "marker": "^"},
+    {"color": "#aa3377", "marker": "v"},
+    {"color": "#bb5500", "marker": "D"},
+    {"color": "#6b6b6b", "marker": "P"},
+)
+# Of figures that stand in a page of text, at about their own size.
+SMALL = {"font.size": 9, "legend.fontsize": 8, "lines.linewidth": 1.4, "axes.linewidth": 0.7}
 
 
 def class_examples(examples: Examples) -> Figure:
@@ -78,6 +93,75 @@ def small_multiples(histories: Mapping[str, pd.DataFrame]) -> Figure:
     axes.flat[0].legend(fontsize=8)
     figure.supxlabel("epoch")
     figure.supylabel("accuracy")
+    return figure
+
+
+def accuracy_curves(histories: Sequence[pd.DataFrame], published: float | None = None) -> Figure:
+    """Accuracy by epoch, small; a pair of lines for each of the trials that differ by seed alone.
+
+    ``published`` is the study's accuracy on the test set, drawn as a level.
+    """
+    with rc_context(SMALL):
+        figure = Figure(figsize=(3.7, 2.5), layout="constrained")
+        axis = figure.subplots()
+        if published is not None:
+            axis.axhline(published, **PUBLISHED)
+        for number, history in enumerate(histories):
+            once = {} if number == 0 else {"label": None}
+            axis.plot(history["epoch"], history["train_accuracy"], **TRAIN | once)
+            axis.plot(history["epoch"], history["val_accuracy"], **VALIDATION | once)
+        axis.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.4)
+        axis.legend(loc="best", frameon=False)
+    return figure
+
+
+def accuracy_levels(measured: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """Two tables of accuracies alike: a line for each row, its columns across; published hollow."""
+    with rc_context(SMALL):
+        figure = Figure(figsize=(5.6, 3.1), layout="constrained")
+        axis = figure.subplots()
+        places = range(measured.shape[1])
+        for name, style in zip(measured.index, itertools.cycle(SERIES)):
+            axis.plot(places, measured.loc[name], label=name, markersize=5, **style)
+            axis.plot(
+                places,
+                published.loc[name],
+                **{**style, "linestyle": "none", "fillstyle": "none", "markersize": 8},
+            )
+        axis.set_xticks(places, [str(name) for name in measured.columns])
+        axis.set(xlabel=str(measured.columns.name), ylabel="test accuracy", ylim=(0, 1))
+        axis.margins(x=0.08)
+        axis.grid(alpha=0.4)
+        figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def intervals(table: pd.DataFrame, label: str) -> Figure:
+    """Values with intervals, a line of each; columns name, value, low, high and published or NaN."""
+    with rc_context(SMALL):
+        figure = Figure(figsize=(5.6, 0.9 + 0.42 * len(table)), layout="constrained")
+        axis = figure.subplots()
+        places = np.arange(len(table))
+        axis.axvline(0, color=INK, linewidth=0.8)
+        axis.hlines(places, table["low"], table["high"], color=VALIDATION["color"], linewidth=1.6)
+        axis.plot(table["value"], places, "o", color=VALIDATION["color"], label="measured")
+        if table["published"].notna().any():
+            axis.plot(
+                table["published"],
+                places,
+                "D",
+                color=PUBLISHED["color"],
+                fillstyle="none",
+                markersize=8,
+                label="published",
+            )
+            figure.legend(loc="outside upper right", ncols=2, frameon=False)
+        axis.set_yticks(places, table["name"])
+        axis.set_ylim(len(table) - 0.4, -0.6)
+        axis.set(xlabel=label)
+        axis.grid(axis="x", alpha=0.4)
     return figure
 
 

@@ -5,6 +5,7 @@ process needs to add a child. The embedded default is a SQLite file, which the p
 initialises before any worker writes to it.
 """
 
+import io
 import os
 import platform
 import re
@@ -13,6 +14,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -76,6 +78,18 @@ class TrialRun:
     end_reason: str  # why it did not finish
     model_uri: str | None
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class StoredRun(TrialRun):
+    """A run of any kind, with everything that the store knows of it."""
+
+    kind: str
+    experiment_id: str
+    started: datetime  # UTC
+    ended: datetime | None
+    parameters: dict[str, str]
+    tags: dict[str, str]
 
 
 # Writing --------------------------------------------------------------------------------------
@@ -212,7 +226,7 @@ def log_files(
             else:
                 table.to_csv(Path(folder, name), index=table.index.name is not None)
         for name, text in (texts or {}).items():
-            Path(folder, name).write_text(text)
+            Path(folder, name).write_text(text, encoding="utf-8")
         mlflow.log_artifacts(folder)
 
 
@@ -273,6 +287,10 @@ def uri() -> str:
 
 def children(parent: Parent) -> list[TrialRun]:
     """The trials under a parent, the oldest first."""
+    return [_as_trial(run) for run in _children(parent)]
+
+
+def _children(parent: Parent) -> list[Run]:
     client = mlflow.MlflowClient(parent.tracking_uri)
     runs: list[Run] = []
     page = None
@@ -285,7 +303,7 @@ def children(parent: Parent) -> list[TrialRun]:
         )
         runs.extend(found)
         page = found.token or ""
-    return [_as_trial(run) for run in runs]
+    return runs
 
 
 def read(run_id: str) -> TrialRun:
@@ -328,3 +346,81 @@ def history(parent: Parent, run: TrialRun) -> pd.DataFrame:
         for name, points in columns.items()
     }
     return pd.DataFrame(series).rename_axis("epoch").reset_index()
+
+
+def find_run(run_id: str) -> StoredRun | None:
+    """Any run by its id; None where the store has none."""
+    try:
+        return _as_stored(mlflow.get_run(run_id))
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def newest(experiment_id: str, kind: str, status: str | None = "FINISHED") -> StoredRun | None:
+    """The run of a kind that started last, with this status or (None) any; None without one."""
+    found = mlflow.MlflowClient().search_runs(
+        [experiment_id],
+        f"tags.{KIND} = '{kind}'" + (f" AND attributes.status = '{status}'" if status else ""),
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+    )
+    return _as_stored(found[0]) if found else None
+
+
+def stored_children(parent: StoredRun) -> list[StoredRun]:
+    """The runs under a parent, the oldest first, with all that the store knows of them."""
+    return [
+        _as_stored(run) for run in _children(Parent(uri(), parent.experiment_id, parent.run_id))
+    ]
+
+
+def _as_stored(run: Run) -> StoredRun:
+    ended = run.info.end_time
+    return StoredRun(
+        **vars(_as_trial(run)),
+        kind=run.data.tags.get(KIND, ""),
+        experiment_id=run.info.experiment_id,
+        started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+        ended=datetime.fromtimestamp(ended / 1000, UTC) if ended else None,
+        parameters=run.data.params,
+        tags=run.data.tags,
+    )
+
+
+def experiment_name(experiment_id: str) -> str:
+    name: str = mlflow.get_experiment(experiment_id).name
+    return name
+
+
+def metric_histories(run_id: str, names: Sequence[str]) -> pd.DataFrame:
+    """Metrics by epoch: the column epoch, and one for each of ``names``; NaN where not logged."""
+    client = mlflow.MlflowClient()
+    series = {
+        name: pd.Series(
+            {point.step: point.value for point in client.get_metric_history(run_id, name)},
+            dtype=float,
+        )
+        for name in names
+    }
+    return pd.DataFrame(series).rename_axis("epoch").reset_index()
+
+
+def find_file(run_id: str, name: str) -> bytes | None:
+    """An artifact's content; None where the run has none of this name."""
+    if name not in {found.path for found in mlflow.MlflowClient().list_artifacts(run_id)}:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = mlflow.artifacts.download_artifacts(
+            run_id=run_id, artifact_path=name, dst_path=folder
+        )
+        return Path(path).read_bytes()
+
+
+def find_table(run_id: str, name: str) -> pd.DataFrame | None:
+    """A table that `log_files` wrote, .csv or .parquet; None where the run has none of this name."""
+    content = find_file(run_id, name)
+    if content is None:
+        return None
+    return (pd.read_parquet if name.endswith(".parquet") else pd.read_csv)(io.BytesIO(content))
