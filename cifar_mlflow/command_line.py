@@ -8,10 +8,10 @@ from typing import NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from cifar_mlflow.config import DataOptions, UsageError
+from cifar_mlflow.config import Options, UsageError, as_text
 from cifar_mlflow.quiet import quieten
 
-P = TypeVar("P", bound=DataOptions)
+P = TypeVar("P", bound=Options)
 
 # Exit codes: a shell's conventions, 128 + signal for an interruption.
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
@@ -38,15 +38,12 @@ def parse(parameters: type[P], prog: str, argv: Sequence[str] | None = None) -> 
     """Parse ``--name value`` pairs into ``parameters``; a wrong one ends the process with code 2."""
     parser = _Parser(prog=prog, description=parameters.__doc__, allow_abbrev=False)
     for name, field in parameters.model_fields.items():
-        default = field.default
-        shown = ",".join(default) if isinstance(default, tuple) else str(default)
-        shown = shown.lower() if isinstance(default, bool) else shown
         description = " ".join((field.description or "").split()).replace("%", "%%")
         parser.add_argument(
             f"--{name}",
             metavar=name.upper(),
             default=argparse.SUPPRESS,
-            help=f"{description} (default: {shown})",
+            help=f"{description} (default: {as_text(field.default)})",
         )
     try:
         return parameters.model_validate(vars(parser.parse_args(argv)))

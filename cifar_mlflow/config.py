@@ -69,6 +69,13 @@ Flag = Annotated[bool, BeforeValidator(_flag)]
 Factor = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 
 
+def as_text(value: object) -> str:
+    """A parameter's value as MLproject and a command line spell it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 class Parameters(BaseModel):
     """Base of all parameter classes: frozen, strict about names, described by docstrings."""
 
@@ -124,14 +131,19 @@ class TrialConfig(Parameters):
         return "-".join([head, *(f"{name}={getattr(self, name)}" for name in changed)])
 
 
-class DataOptions(Parameters):
+class Options(Parameters):
     """What every entry point can be told."""
+
+    verbose: Flag = False
+    """show the messages of TensorFlow and MLflow too"""
+
+
+class DataOptions(Options):
+    """What every entry point that needs the images can be told."""
 
     data_dir: str = "auto"
     """folder of the extracted CIFAR-10, its parent, or the official archive; auto looks in
     CIFAR10_DIR, in the cache, then downloads"""
-    verbose: Flag = False
-    """show the messages of TensorFlow and MLflow too"""
 
 
 class TrainingOptions(DataOptions):
@@ -145,6 +157,15 @@ class TrainingOptions(DataOptions):
 
 class DataParameters(DataOptions):
     """Fetch and verify CIFAR-10; log class examples, class counts and the digest."""
+
+
+class ReportParameters(Options):
+    """Write the whole study as one HTML page, from tracked runs alone."""
+
+    study: str = "latest"
+    """run id of the grid to report on; latest is the newest finished one of the experiment"""
+    output: str = "report.html"
+    """file to write the page to; it is an artifact of the run too"""
 
 
 class TrainParameters(TrainingOptions, TrialConfig):

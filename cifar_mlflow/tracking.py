@@ -29,7 +29,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
 
-from cifar_mlflow.config import Parameters, TrialConfig, UsageError
+from cifar_mlflow.config import Parameters, TrialConfig, UsageError, as_text
 from cifar_mlflow.data import CLASSES, IMAGE_SHAPE, URL, Cifar10
 
 KIND = "kind"  # of a run: its entry point's name, or "trial"
@@ -37,6 +37,7 @@ TRIAL_KEY = "trial_key"
 DATA_DIGEST = "data_digest"
 MODEL_URI = "model_uri"
 END_REASON = "end_reason"
+BEST_RUN = "best_run_id"
 PARENT = "mlflow.parentRunId"
 DESCRIPTION = "mlflow.note.content"
 # A child says what its parent's `mlflow run` found out about where the code comes from.
@@ -168,7 +169,7 @@ def log_parameters(parameters: Parameters) -> None:
     run = mlflow.active_run()
     present = mlflow.get_run(run.info.run_id).data.params if run else {}
     values = parameters.model_dump()
-    mlflow.log_params({name: values[name] for name in values if name not in present})
+    mlflow.log_params({name: as_text(values[name]) for name in values if name not in present})
 
 
 def log_environment(threads: int) -> None:
@@ -260,7 +261,7 @@ def describe(markdown: str) -> None:
 def tag_best(best: TrialRun) -> None:
     """Mark the best child, and on the active run, its parent, which one it is and what it reached."""
     mlflow.MlflowClient().set_tag(best.run_id, "best", "true")
-    mlflow.set_tags({"best_run_id": best.run_id, "best_trial": best.name})
+    mlflow.set_tags({BEST_RUN: best.run_id, "best_trial": best.name})
     names = ("kept_val_accuracy", "test_accuracy", "test_loss")
     mlflow.log_metrics(
         {f"best_trial_{name.removeprefix('kept_')}": best.metrics[name] for name in names}

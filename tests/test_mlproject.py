@@ -7,22 +7,24 @@ from typing import Any
 import pytest
 import yaml
 
-from cifar_mlflow.config import DataOptions, DataParameters, GridParameters, TrainParameters
+from cifar_mlflow.config import (
+    DataParameters,
+    GridParameters,
+    Options,
+    ReportParameters,
+    TrainParameters,
+    as_text,
+)
 
 ROOT = Path(__file__).parent.parent
 PROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())
-CODE: dict[str, type[DataOptions]] = {
+CODE: dict[str, type[Options]] = {
     "main": TrainParameters,
     "train": TrainParameters,
     "grid": GridParameters,
     "data": DataParameters,
+    "report": ReportParameters,
 }
-
-
-def as_text(value: object) -> str:
-    if isinstance(value, tuple):
-        return ",".join(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def test_the_entry_points_are_those_of_the_code() -> None:
@@ -57,7 +59,11 @@ def test_the_readme_names_every_parameter_with_its_default() -> None:
         r"^\| `(\w+)` \| `([^`]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE
     )
     documented = dict(rows)
-    fields = {**GridParameters.model_fields, **TrainParameters.model_fields}
+    fields = {
+        **GridParameters.model_fields,
+        **TrainParameters.model_fields,
+        **ReportParameters.model_fields,
+    }
     assert documented == {name: as_text(field.default) for name, field in fields.items()}
 
 
