@@ -1,19 +1,44 @@
 """From probabilities and labels to confusion matrix, per-class report, calibration and samples.
 
 Everything is computed from one table of predictions (`prediction_table`), which a run keeps as
-predictions.parquet, so that every figure and number can be made again without the model.
+predictions.parquet, so that every figure and number can be made again without the model. Intervals
+and comparisons of two models are made of such tables too.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from scipy import stats
+from sklearn.metrics import (
+    auc,
+    average_precision_score,
+    confusion_matrix,
+    precision_recall_curve,
+    precision_recall_fscore_support,
+    roc_curve,
+)
 
 from cifar_mlflow.data import CLASSES
 
 CALIBRATION_BINS = 15
+TOP = (2, 3, 5)
+CONFIDENCE = 0.95  # of every interval
+RESAMPLES = 2000
+RESAMPLES_AT_ONCE = 100  # what fits a processor's cache; more at once is slower
+# The numbers that are given with an interval.
+HEADLINES = (
+    "accuracy",
+    "macro_f1",
+    "loss",
+    "calibration_error",
+    *(f"top_{k}_accuracy" for k in TOP),
+)
+# From this many images on which two models disagree, the chi-square distribution stands for the
+# binomial one (Siegel and Castellan, Nonparametric Statistics, 1988, take 25 too).
+EXACT_BELOW = 25
 
 
 @dataclass(frozen=True)
@@ -30,6 +55,9 @@ class Evaluation:
     macro_recall: float
     macro_f1: float
     calibration_error: float
+    top_accuracy: dict[
+        int, float
+    ]  # by k: share of images whose true class is among the k likeliest
     confusion: pd.DataFrame
     report: pd.DataFrame
 
@@ -43,7 +71,36 @@ class Evaluation:
             "macro_f1",
             "calibration_error",
         )
-        return {f"{prefix}_{name}": getattr(self, name) for name in names}
+        numbers = {name: getattr(self, name) for name in names}
+        numbers |= {f"top_{k}_accuracy": share for k, share in self.top_accuracy.items()}
+        return {f"{prefix}_{name}": number for name, number in numbers.items()}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same images.
+
+    table: counts (2, 2), rows: the first model right and wrong; columns: the second right and wrong.
+    """
+
+    table: pd.DataFrame
+    difference: float  # accuracy of the first less that of the second
+    low: float  # of the difference's interval
+    high: float
+    test: str
+    p_value: float  # of no difference
+
+    def __str__(self) -> str:
+        interval = f"95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f}"
+        verdict = (
+            "more than chance explains"
+            if self.p_value < 1 - CONFIDENCE
+            else "which chance alone may explain"
+        )
+        return (
+            f"accuracy {100 * self.difference:+.2f} points ({interval}), {verdict} "
+            f"(McNemar's test, {self.test}: p = {self.p_value:.2g})"
+        )
 
 
 def prediction_table(
@@ -61,17 +118,15 @@ def evaluate(predictions: pd.DataFrame) -> Evaluation:
     """Compute every number from a prediction table."""
     confusion = confusion_table(predictions)
     report = per_class(confusion)
-    probabilities = predictions[list(CLASSES)].to_numpy(np.float64)
-    of_true = probabilities[np.arange(len(predictions)), _indices(predictions["true"])]
-    correct = (predictions["true"] == predictions["predicted"]).to_numpy()
+    images = _images(predictions)
     return Evaluation(
-        # A probability that float32 rounded to 0 counts as its smallest normal number.
-        loss=float(-np.log(np.maximum(of_true, np.finfo(np.float32).tiny)).mean()),
-        accuracy=float(correct.mean()),
+        loss=float(images.loss.mean()),
+        accuracy=float(images.correct.mean()),
         macro_precision=float(report["precision"].mean()),
         macro_recall=float(report["recall"].mean()),
         macro_f1=float(report["f1"].mean()),
-        calibration_error=calibration_error(probabilities.max(axis=1), correct),
+        calibration_error=calibration_error(images.confidence, images.correct),
+        top_accuracy={k: float((images.rank < k).mean()) for k in TOP},
         confusion=confusion,
         report=report,
     )
@@ -100,13 +155,194 @@ def per_class(confusion: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def most_confused(confusion: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of classes that are mistaken, the most frequent first: true, predicted, count, share.
+
+    The share is of the images of the true class. Pairs that never happen are left out.
+    """
+    pairs = confusion.reset_index().melt("true", var_name="predicted", value_name="count")
+    pairs["share"] = pairs["count"] / pairs.groupby("true", sort=False)["count"].transform("sum")
+    mistaken = pairs[(pairs["true"] != pairs["predicted"]) & (pairs["count"] > 0)]
+    return mistaken.sort_values("count", ascending=False, kind="stable", ignore_index=True)
+
+
+def calibration_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """What a reliability diagram shows: a row for each of 15 bins of equal width of the confidence.
+
+    Columns: bin, lower and upper (its bounds), count, confidence and accuracy (means over its images,
+    NaN where it has none).
+    """
+    images = _images(predictions)
+    bins = _calibration_bins(images.confidence)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    bounds = np.arange(CALIBRATION_BINS + 1) / CALIBRATION_BINS
+
+    def means(values: npt.NDArray[np.float64] | npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        sums = np.bincount(bins, weights=values, minlength=CALIBRATION_BINS)
+        return sums / np.where(counts > 0, counts, np.nan)
+
+    return pd.DataFrame(
+        {
+            "lower": bounds[:-1],
+            "upper": bounds[1:],
+            "count": counts,
+            "confidence": means(images.confidence),
+            "accuracy": means(images.correct),
+        },
+        index=pd.RangeIndex(1, CALIBRATION_BINS + 1, name="bin"),
+    )
+
+
 def calibration_error(
     confidences: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
 ) -> float:
     """Expected calibration error with 15 bins of equal width (Guo et al., ICML 2017)."""
-    bins = np.minimum((confidences * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    bins = _calibration_bins(confidences)
     gaps = np.bincount(bins, weights=confidences - correct, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(confidences))
+
+
+def _calibration_bins(confidences: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    bins: npt.NDArray[np.intp] = (confidences * CALIBRATION_BINS).astype(np.intp)
+    return np.minimum(bins, CALIBRATION_BINS - 1)
+
+
+# Curves ---------------------------------------------------------------------------------------
+
+
+class Curve(NamedTuple):
+    """A curve over all thresholds of one class's probability, and the area under it."""
+
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
+    area: float
+
+
+def roc_curves(predictions: pd.DataFrame) -> dict[str, Curve]:
+    """Each class against the rest: true positive rate (y) by false positive rate (x).
+
+    A class without images, or with all of them, has no such curve and is left out.
+    """
+    curves = {}
+    for name, positive, score in _one_against_rest(predictions):
+        false_rate, true_rate, _ = roc_curve(positive, score)
+        curves[name] = Curve(false_rate, true_rate, float(auc(false_rate, true_rate)))
+    return curves
+
+
+def precision_recall_curves(predictions: pd.DataFrame) -> dict[str, Curve]:
+    """Each class against the rest: precision (y) by recall (x); the area is the average precision."""
+    curves = {}
+    for name, positive, score in _one_against_rest(predictions):
+        precision, recall, _ = precision_recall_curve(positive, score, drop_intermediate=True)
+        area = float(average_precision_score(positive, score))
+        curves[name] = Curve(recall, precision, area)
+    return curves
+
+
+def _one_against_rest(
+    predictions: pd.DataFrame,
+) -> list[tuple[str, npt.NDArray[np.bool_], npt.NDArray[np.float64]]]:
+    """Name, whether each image is of it, and its probabilities, of every class with a curve."""
+    against = [
+        (name, (predictions["true"] == name).to_numpy(), predictions[name].to_numpy(np.float64))
+        for name in CLASSES
+    ]
+    return [(name, own, score) for name, own, score in against if 0 < own.sum() < len(own)]
+
+
+# Uncertainty ----------------------------------------------------------------------------------
+
+
+def intervals(predictions: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
+    """The headline numbers with the bounds of their 95 % intervals: value, low, high.
+
+    Percentile bootstrap over images (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
+    chapter 13): how the numbers of this one model would vary with other images of the same kind, not
+    with another training. Resampling raises a calibration error, so its interval lies somewhat high.
+    """
+    sums = _summands(_images(predictions))
+    images = len(sums)
+
+    def statistics(chosen: npt.NDArray[np.intp], axis: int) -> npt.NDArray[np.float64]:
+        """Numbers (headlines, resamples) of rows of image numbers (resamples, images)."""
+        rows = len(chosen)
+        offsets = images * np.arange(rows)[:, np.newaxis]
+        times = np.bincount((chosen + offsets).ravel(), minlength=rows * images)
+        return _headlines(times.reshape(rows, images) @ sums / images)
+
+    interval = stats.bootstrap(
+        (np.arange(images),),
+        statistics,
+        n_resamples=resamples,
+        batch=RESAMPLES_AT_ONCE,
+        vectorized=True,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    values = _headlines(sums.mean(axis=0, keepdims=True))[:, 0]
+    return pd.DataFrame(
+        {"value": values, "low": interval.low, "high": interval.high},
+        index=pd.Index(HEADLINES, name="metric"),
+    )
+
+
+def compare(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> Comparison:
+    """McNemar's test and a paired bootstrap interval of two models' accuracies.
+
+    Only images on which one model is right and the other wrong tell them apart (McNemar, Psychometrika
+    1947; for classifiers: Dietterich, Neural Computation 1998). With fewer than 25 of them the test is
+    the exact binomial one, else chi-square with continuity correction (Edwards, Psychometrika 1948).
+
+    Args:
+        first, second: prediction tables of the same images in the same order.
+
+    Raises:
+        ValueError: the tables are not of the same images.
+    """
+    if first["true"].tolist() != second["true"].tolist():
+        raise ValueError("the two prediction tables are not of the same images")
+    right = [(table["true"] == table["predicted"]).to_numpy() for table in (first, second)]
+    counts = confusion_matrix(*right, labels=[True, False])
+    outcomes = ["right", "wrong"]
+    test, p_value = mcnemar(int(counts[0, 1]), int(counts[1, 0]))
+    differences = right[0].astype(np.float64) - right[1]
+    interval = stats.bootstrap(
+        (differences,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=RESAMPLES_AT_ONCE,
+        vectorized=True,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Comparison(
+        table=pd.DataFrame(
+            counts,
+            index=pd.Index(outcomes, name="first"),
+            columns=pd.Index(outcomes, name="second"),
+        ),
+        difference=float(differences.mean()),
+        low=float(interval.low),
+        high=float(interval.high),
+        test=test,
+        p_value=p_value,
+    )
+
+
+def mcnemar(only_first: int, only_second: int) -> tuple[str, float]:
+    """The test's name and the p-value, from the images that only one of two models classified right."""
+    disagreements = only_first + only_second
+    if disagreements < EXACT_BELOW:
+        p_value = stats.binomtest(only_first, disagreements, 0.5).pvalue if disagreements else 1.0
+        return "exact binomial", float(p_value)
+    statistic = max(abs(only_first - only_second) - 1, 0) ** 2 / disagreements
+    return "chi-square with continuity correction", float(stats.chi2.sf(statistic, df=1))
+
+
+# Samples --------------------------------------------------------------------------------------
 
 
 def sample_predictions(predictions: pd.DataFrame, count: int = 30, seed: int = 0) -> pd.DataFrame:
@@ -127,6 +363,68 @@ def misclassified(predictions: pd.DataFrame, count: int = 10, seed: int = 0) -> 
     """Random rows among the wrongly classified; fewer where there are not that many."""
     wrong = predictions[predictions["true"] != predictions["predicted"]]
     return wrong.sample(min(count, len(wrong)), random_state=seed)
+
+
+# What the numbers are functions of -------------------------------------------------------------
+
+
+class _Images(NamedTuple):
+    """Of each image, (N,)."""
+
+    true: npt.NDArray[np.intp]
+    predicted: npt.NDArray[np.intp]
+    loss: npt.NDArray[np.float64]  # cross-entropy, nats
+    confidence: npt.NDArray[np.float64]  # probability of the predicted class
+    rank: npt.NDArray[np.intp]  # of the true class, 0 for the most probable
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        return np.equal(self.true, self.predicted)
+
+
+def _images(predictions: pd.DataFrame) -> _Images:
+    probabilities = predictions[list(CLASSES)].to_numpy(np.float64)
+    true = _indices(predictions["true"])
+    of_true = probabilities[np.arange(len(true)), true]
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    return _Images(
+        true=true,
+        predicted=_indices(predictions["predicted"]),
+        # A probability that float32 rounded to 0 counts as its smallest normal number.
+        loss=-np.log(np.maximum(of_true, np.finfo(np.float32).tiny)),
+        confidence=probabilities.max(axis=1),
+        rank=(order == true[:, np.newaxis]).argmax(axis=1),
+    )
+
+
+def _summands(images: _Images) -> npt.NDArray[np.float64]:
+    """A row for each image whose mean over images, of any choice of them, gives every headline.
+
+    Columns: the loss; a top-k hit for each k; a cell of the confusion matrix, 100 of them; the gap
+    between confidence and correctness in each bin of the calibration.
+    """
+    cells = np.eye(len(CLASSES) ** 2)[images.true * len(CLASSES) + images.predicted]
+    bins = np.eye(CALIBRATION_BINS)[_calibration_bins(images.confidence)]
+    return np.column_stack(
+        [
+            images.loss,
+            *(images.rank < k for k in TOP),
+            cells,
+            bins * (images.confidence - images.correct)[:, np.newaxis],
+        ]
+    )
+
+
+def _headlines(means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """HEADLINES (headlines, M) of M rows of means of `_summands`."""
+    loss, *hits = means[:, : 1 + len(TOP)].T
+    cells, gaps = np.split(means[:, 1 + len(TOP) :], [len(CLASSES) ** 2], axis=1)
+    confusion = cells.reshape(-1, len(CLASSES), len(CLASSES))
+    right = np.diagonal(confusion, axis1=1, axis2=2)
+    seen = confusion.sum(axis=1) + confusion.sum(axis=2)
+    f1 = np.divide(2 * right, seen, out=np.zeros_like(seen), where=seen > 0)
+    calibration = np.abs(gaps).sum(axis=1)
+    return np.stack([right.sum(axis=1), f1.mean(axis=1), loss, calibration, *hits])
 
 
 def _indices(names: "pd.Series[str]") -> npt.NDArray[np.intp]:

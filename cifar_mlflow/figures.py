@@ -11,9 +11,12 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from cifar_mlflow.data import CLASSES, Examples
+
+# Of each class: x, y, and the area under the curve.
+Curves = Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]]
 
 # Train and validation, told apart without colour too: by their dashes.
 TRAIN = {"color": "#4477aa", "linestyle": "--", "label": "train"}
@@ -175,6 +178,73 @@ def confusion_matrix(confusion: pd.DataFrame, title: str) -> Figure:
     bar = figure.colorbar(picture, ax=axis, shrink=0.8, format=PercentFormatter(1))
     bar.set_label("share of the true class")
     return figure
+
+
+def reliability(calibration: pd.DataFrame, title: str) -> Figure:
+    """Reliability diagram of a calibration table: accuracy by confidence, and images in each bin."""
+    figure = Figure(figsize=(6.4, 7), layout="constrained")
+    diagram, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    bins = {
+        "x": calibration["lower"],
+        "width": calibration["upper"] - calibration["lower"],
+        "align": "edge",
+        "edgecolor": "white",
+    }
+    diagram.bar(
+        height=calibration["accuracy"], color=TRAIN["color"], label="accuracy of the bin", **bins
+    )
+    diagram.plot([0, 1], [0, 1], color="black", linestyle="--", label="perfectly calibrated")
+    diagram.plot(
+        calibration["confidence"],
+        calibration["accuracy"],
+        color=VALIDATION["color"],
+        linestyle="",
+        marker="o",
+        label="at the bin's mean confidence",
+    )
+    diagram.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=title)
+    diagram.legend(loc="upper left")
+    counts.bar(height=calibration["count"], color="#888888", **bins)
+    counts.set(xlabel="confidence: probability of the predicted class", ylabel="images")
+    counts.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    for axis in (diagram, counts):
+        axis.grid(alpha=0.3)
+        axis.set_axisbelow(True)
+    return figure
+
+
+def roc(curves: Curves, title: str) -> Figure:
+    """True by false positive rate of each class against the rest, with the area under each curve."""
+    figure, axis = _class_curves(curves, "AUC")
+    axis.plot([0, 1], [0, 1], color="black", linestyle=":", linewidth=1)  # chance
+    axis.set(xlabel="false positive rate", ylabel="true positive rate", title=title)
+    return figure
+
+
+def precision_recall(curves: Curves, title: str) -> Figure:
+    """Precision by recall of each class against the rest, with each average precision."""
+    figure, axis = _class_curves(curves, "AP")
+    axis.set(xlabel="recall", ylabel="precision", title=title)
+    return figure
+
+
+def _class_curves(curves: Curves, area: str) -> tuple[Figure, Axes]:
+    """A line for each class, told apart by colour and dashes; the legend has the largest area first."""
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    axis = figure.subplots()
+    for name, (x, y, under) in sorted(curves.items(), key=lambda item: -item[1][2]):
+        number = CLASSES.index(name)
+        axis.plot(
+            x,
+            y,
+            color=f"C{number}",
+            linestyle=("-", "--", "-.")[number % 3],
+            label=f"{name}, {area} {under:.3f}",
+        )
+    axis.set(xlim=(0, 1), ylim=(0, 1.01))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure, axis
 
 
 def grid_heatmap(accuracies: pd.DataFrame, title: str) -> Figure:

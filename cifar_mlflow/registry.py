@@ -1,20 +1,34 @@
-"""The champion: the registered model that carries the alias `champion`."""
+"""The champion: the registered model that carries the alias `champion`; and any model, to use it."""
 
 import contextlib
 import io
+import tempfile
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import mlflow
+import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from mlflow.store.artifact.utils.models import get_model_name_and_version
 
-from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data import CLASSES, Cifar10
+from cifar_mlflow.config import TrialConfig, UsageError
+from cifar_mlflow.data import CLASSES, IMAGE_SHAPE, Cifar10
+from cifar_mlflow.quiet import hushed
 from cifar_mlflow.tracking import DATA_DIGEST, TrialRun
+
+if TYPE_CHECKING:
+    import keras
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 VALIDATION_FRACTION = "validation_fraction"
 VAL_ACCURACY = "val_accuracy"
+# MLflow's answers to a name that it does not know, whether of a model, a version or an alias.
+UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+LOADER = "mlflow.keras"
 
 
 @dataclass(frozen=True)
@@ -24,6 +38,22 @@ class Promotion:
     version: str
     alias: str  # champion or challenger
     reason: str
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A classifier, ready to use, and what is known of it."""
+
+    uri: str  # as it was asked for
+    model_id: str | None  # None of a folder that was saved, and never logged
+    name: str | None  # of the registered model, and its version, where ``uri`` leads there
+    version: str | None
+    classes: tuple[str, ...]
+    model: "keras.Model"  # uint8 pixels (N, 32, 32, 3) to probabilities (N, len(classes))
+
+    def __str__(self) -> str:
+        known = [f"{self.name} version {self.version}"] if self.name else []
+        return ", ".join([*known, *filter(None, [self.model_id])]) or self.uri
 
 
 def judge(new: dict[str, str], champion: dict[str, str] | None) -> tuple[str, str]:
@@ -44,7 +74,7 @@ def champion(name: str) -> ModelVersion | None:
     try:
         return mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION)
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in UNKNOWN:
             return None
         raise
 
@@ -85,3 +115,114 @@ Input: uint8 array (N, 32, 32, 3), RGB 0..255. Output: float32 array (N, 10), pr
 Configuration:
 {settings}
 """
+
+
+# Loading --------------------------------------------------------------------------------------
+
+
+def load_model(uri: str) -> LoadedModel:
+    """Load a model of the kind that `tracking.log_model` writes, without running any code of its own.
+
+    A model may come from anybody, and most of MLflow's flavors hold pickles or code. So only a .keras
+    file is loaded, in Keras' safe mode, and nothing that the model's description names is imported.
+
+    Args:
+        uri: a local folder, or any URI that MLflow knows, such as ``models:/cifar10-cnn@champion``,
+            ``models:/cifar10-cnn/3``, ``models:/m-…`` or ``runs:/…/model``.
+
+    Raises:
+        UsageError: there is no such model, or it is of another kind.
+    """
+    with tempfile.TemporaryDirectory() as scratch, hushed():
+        try:
+            name, version, folder = _fetch(uri, Path(scratch))
+            description = Model.load(str(folder))
+        except Exception as error:  # every artifact store raises errors of its own
+            raise UsageError(f"{uri}: {_first_line(error)}{_hint(error)}") from error
+        try:
+            classes = _check_description(description, folder)
+            model = mlflow.keras.load_model(
+                str(folder), load_model_kwargs={"compile": False, "safe_mode": True}
+            )
+            _check_behaviour(model, len(classes))
+        except Exception as error:  # so does every layer that cannot be made
+            raise UsageError(f"{uri}: {_first_line(error)}") from error
+    return LoadedModel(uri, description.model_id, name, version, classes, model)
+
+
+def _fetch(uri: str, scratch: Path) -> tuple[str | None, str | None, Path]:
+    """(registered name, version, local folder) of a model; None where ``uri`` leads to no version."""
+    local = Path(uri).expanduser()
+    if local.exists():
+        if not (local / "MLmodel").is_file():
+            raise UsageError("no model that MLflow saved: there is no file MLmodel in it")
+        return None, None, local
+    if ":" not in uri:
+        raise UsageError("no such folder, nor a URI such as models:/NAME@ALIAS")
+    name = version = None
+    if uri.startswith("models:"):
+        # An alias may move between two calls, a version stays what it is.
+        *names, number = get_model_name_and_version(mlflow.MlflowClient(), uri)  # type: ignore[no-untyped-call]
+        if names:
+            name, version = str(names[0]), str(number)
+    source = f"models:/{name}/{version}" if name else uri
+    # A copy, because MLflow notes in a registered model's folder by which name it was called last.
+    return name, version, Path(mlflow.artifacts.download_artifacts(source, dst_path=str(scratch)))
+
+
+def _check_description(description: Model, folder: Path) -> tuple[str, ...]:
+    """The classes that a model names; raises UsageError where it is not of our kind."""
+    flavors: dict[str, Any] = description.flavors
+    others = [name for name in flavors if name not in ("keras", "python_function")]
+    loader = flavors.get("python_function", {}).get("loader_module", LOADER)
+    if "keras" not in flavors or loader != LOADER:
+        found = ", ".join(others) if loader == LOADER else f"loaded by {loader}"
+        raise UsageError(
+            f"a model of another flavor ({found}), which may run code; only those of mlflow.keras "
+            "are loaded"
+        )
+    keras_flavor = flavors["keras"]
+    if (
+        keras_flavor.get("save_exported_model")
+        or keras_flavor.get("data") != "data"
+        or not zipfile.is_zipfile(folder / "data" / "model.keras")
+    ):
+        raise UsageError("not in the .keras format, the only one that Keras loads in safe mode")
+    classes = (description.metadata or {}).get("classes")
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise UsageError("its metadata has no list of classes")
+    return tuple(classes)
+
+
+def _check_behaviour(model: "keras.Model", classes: int) -> None:
+    """Raise UsageError where a model does not turn images into a probability of each class."""
+    if model.input_shape != (None, *IMAGE_SHAPE) or model.output_shape != (None, classes):
+        raise UsageError(
+            f"takes {model.input_shape} and gives {model.output_shape}, not images "
+            f"{(None, *IMAGE_SHAPE)} and probabilities {(None, classes)}"
+        )
+    probabilities = model.predict_on_batch(np.zeros((1, *IMAGE_SHAPE), np.uint8))
+    if probabilities.min() < 0 or not np.isclose(probabilities.sum(), 1, atol=1e-3):
+        raise UsageError("its outputs are not probabilities: they do not add up to 1")
+
+
+def _hint(error: Exception) -> str:
+    """What there is to choose from, after a name that is not known."""
+    if not isinstance(error, MlflowException) or error.error_code not in UNKNOWN:
+        return ""
+    models = mlflow.MlflowClient().search_registered_models()
+    if not models:
+        return (
+            f"; none is registered in {mlflow.get_registry_uri()}: `mlflow run . -e grid` makes one"
+        )
+    found = [
+        f"{model.name} ({', '.join(f'@{alias}' for alias in sorted(model.aliases)) or 'no alias'}; "
+        f"newest version {max((int(v.version) for v in model.latest_versions), default=0)})"
+        for model in models
+    ]
+    return f"; registered in {mlflow.get_registry_uri()}: {', '.join(found)}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")

@@ -1,7 +1,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import accuracy_score, log_loss
+from scipy import stats
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    log_loss,
+    roc_auc_score,
+    top_k_accuracy_score,
+)
 
 from cifar_mlflow import evaluation
 from cifar_mlflow.data import CLASSES
@@ -90,3 +97,185 @@ def test_misclassified_rows_are_all_wrong_and_at_most_ten() -> None:
         np.eye(10, dtype=np.float32), np.arange(10, dtype=np.uint8)
     )
     assert evaluation.misclassified(perfect).empty
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_top_k_accuracy_agrees_with_scikit_learn(k: int) -> None:
+    table = predictions()
+    expected = top_k_accuracy_score(table["true"], table[list(CLASSES)], k=k, labels=list(CLASSES))
+    assert evaluation.evaluate(table).top_accuracy[k] == pytest.approx(expected)
+    assert evaluation.evaluate(table).metrics("val")[f"val_top_{k}_accuracy"] == pytest.approx(
+        expected
+    )
+
+
+def test_equal_probabilities_are_no_hits_for_every_class() -> None:
+    labels = np.arange(10, dtype=np.uint8)
+    table = evaluation.prediction_table(np.full((10, 10), 0.1, np.float32), labels)
+    assert evaluation.evaluate(table).top_accuracy == {2: 0.2, 3: 0.3, 5: 0.5}
+
+
+def test_the_most_confused_pairs_come_first_with_their_share_of_the_true_class() -> None:
+    confusion = pd.DataFrame(
+        TABLE_2, index=pd.Index(CLASSES, name="true"), columns=pd.Index(CLASSES, name="predicted")
+    )
+    pairs = evaluation.most_confused(confusion)
+    assert list(pairs.columns) == ["true", "predicted", "count", "share"]
+    assert pairs.iloc[:3].to_numpy().tolist() == [
+        ["dog", "cat", 209, 0.209],
+        ["cat", "dog", 125, 0.125],
+        ["bird", "deer", 122, 0.122],
+    ]
+    assert len(pairs) == 90  # no pair of a class with itself
+    assert pairs["count"].sum() == 10_000 - np.trace(np.array(TABLE_2))
+
+
+def test_pairs_that_are_never_confused_are_left_out() -> None:
+    table = evaluation.prediction_table(np.eye(10, dtype=np.float32)[[5]], np.array([3], np.uint8))
+    pairs = evaluation.most_confused(evaluation.confusion_table(table))
+    assert pairs.to_numpy().tolist() == [["cat", "dog", 1, 1.0]]
+
+
+def test_the_calibration_table_holds_what_the_calibration_error_is_made_of() -> None:
+    table = predictions()
+    calibration = evaluation.calibration_table(table)
+    assert len(calibration) == evaluation.CALIBRATION_BINS
+    assert calibration["count"].sum() == len(table)
+    filled = calibration.dropna()
+    assert filled["confidence"].between(filled["lower"], filled["upper"]).all()
+    gaps = (filled["confidence"] - filled["accuracy"]).abs() * filled["count"] / len(table)
+    assert gaps.sum() == pytest.approx(evaluation.evaluate(table).calibration_error)
+
+
+def test_bins_without_images_are_empty_not_zero() -> None:
+    table = evaluation.prediction_table(np.eye(10, dtype=np.float32), np.arange(10, dtype=np.uint8))
+    calibration = evaluation.calibration_table(table)
+    assert calibration["count"].tolist() == [0] * 14 + [10]
+    assert calibration["accuracy"].isna().tolist() == [True] * 14 + [False]
+    assert calibration.loc[15, ["confidence", "accuracy"]].tolist() == [1, 1]
+
+
+def test_areas_under_the_curves_agree_with_scikit_learn() -> None:
+    table = predictions()
+    roc = evaluation.roc_curves(table)
+    precision_recall = evaluation.precision_recall_curves(table)
+    assert roc.keys() == precision_recall.keys() == set(CLASSES)
+    for name in CLASSES:
+        truth = table["true"] == name
+        assert roc[name].area == pytest.approx(roc_auc_score(truth, table[name]))
+        expected = average_precision_score(truth, table[name])
+        assert precision_recall[name].area == pytest.approx(expected)
+        assert (roc[name].x[0], roc[name].y[-1]) == (0, 1)
+        assert precision_recall[name].x.max() == 1
+
+
+def test_a_class_without_images_has_no_curve() -> None:
+    table = predictions()
+    few = table[table["true"] != "cat"]
+    assert set(CLASSES) - evaluation.roc_curves(few).keys() == {"cat"}
+    assert set(CLASSES) - evaluation.precision_recall_curves(few).keys() == {"cat"}
+
+
+def test_every_headline_has_an_interval_around_what_was_measured() -> None:
+    table = predictions()
+    found = evaluation.intervals(table)
+    measured = evaluation.evaluate(table).metrics("test")
+    assert list(found.index) == list(evaluation.HEADLINES)
+    assert found["value"].to_dict() == pytest.approx(
+        {name: measured[f"test_{name}"] for name in evaluation.HEADLINES}
+    )
+    sure = found.drop("calibration_error")  # which resampling raises
+    assert (sure["low"] < sure["value"]).all()
+    assert (sure["value"] < sure["high"]).all()
+
+
+def test_the_interval_of_an_accuracy_is_that_of_the_binomial_distribution() -> None:
+    """Resampling n images of which a share is right draws from Binomial(n, share)."""
+    table = predictions(count=1000)
+    accuracy = evaluation.intervals(table, resamples=5000).loc["accuracy"]
+    low, high = stats.binom.interval(0.95, 1000, accuracy["value"])
+    assert accuracy["low"] == pytest.approx(low / 1000, abs=0.003)
+    assert accuracy["high"] == pytest.approx(high / 1000, abs=0.003)
+
+
+def test_intervals_agree_with_evaluating_every_resample_itself() -> None:
+    table = predictions(count=60)
+    random = np.random.default_rng(1)
+    again = [
+        evaluation.evaluate(table.iloc[random.integers(0, 60, 60)]).metrics("x") for _ in range(500)
+    ]
+    found = evaluation.intervals(table, resamples=5000)
+    for name in evaluation.HEADLINES:
+        values = [metrics[f"x_{name}"] for metrics in again]
+        spread = np.std(values)
+        low, high = np.quantile(values, [0.025, 0.975])
+        assert found.loc[name, "low"] == pytest.approx(low, abs=0.4 * spread)
+        assert found.loc[name, "high"] == pytest.approx(high, abs=0.4 * spread)
+
+
+def test_intervals_are_the_same_each_time() -> None:
+    table = predictions()
+    first, again = (evaluation.intervals(table, resamples=200) for _ in range(2))
+    pd.testing.assert_frame_equal(first, again)
+    other = evaluation.intervals(table, resamples=200, seed=1)
+    assert not first.equals(other)
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "expected"),
+    [
+        (0, 0, 1),
+        (5, 5, 1),
+        (6, 0, 2 / 2**6),  # all six on one side, or all on the other
+        (1, 7, 2 * (1 + 8) / 2**8),
+    ],
+)
+def test_few_disagreements_are_counted_exactly(
+    only_first: int, only_second: int, expected: float
+) -> None:
+    test, p_value = evaluation.mcnemar(only_first, only_second)
+    assert test == "exact binomial"
+    assert p_value == pytest.approx(expected)
+
+
+def test_many_disagreements_use_the_corrected_chi_square() -> None:
+    # (|59 - 121| - 1)^2 / 180 = 20.67; 0.05 is reached at 3.84.
+    test, p_value = evaluation.mcnemar(59, 121)
+    assert test == "chi-square with continuity correction"
+    assert p_value == pytest.approx(stats.chi2.sf(61**2 / 180, df=1))
+    assert evaluation.mcnemar(121, 59)[1] == p_value
+    assert evaluation.mcnemar(50, 50)[1] == 1
+
+
+def certain(predicted: list[int], true: list[int]) -> pd.DataFrame:
+    return evaluation.prediction_table(
+        np.eye(10, dtype=np.float32)[predicted], np.array(true, np.uint8)
+    )
+
+
+def test_two_models_are_compared_on_the_same_images() -> None:
+    true = [0] * 100
+    first = certain([0] * 70 + [1] * 30, true)
+    second = certain([0] * 50 + [1] * 40 + [0] * 10, true)
+    comparison = evaluation.compare(first, second)
+    assert comparison.table.to_numpy().tolist() == [[50, 20], [10, 20]]
+    assert comparison.difference == pytest.approx(0.1)
+    assert comparison.low < 0.1 < comparison.high
+    assert comparison.p_value == evaluation.mcnemar(20, 10)[1]
+    # The differences of one image have this standard deviation; the interval is about 1.96 of it.
+    spread = np.sqrt((0.3 - 0.1**2) / 100)
+    assert comparison.high - comparison.low == pytest.approx(2 * 1.96 * spread, rel=0.1)
+    assert str(comparison).startswith("accuracy +10.00 points (95 % interval ")
+    assert "which chance alone may explain (McNemar's test, chi-square" in str(comparison)
+
+
+def test_a_model_is_no_better_than_itself() -> None:
+    table = predictions()
+    comparison = evaluation.compare(table, table)
+    assert (comparison.difference, comparison.low, comparison.high) == (0, 0, 0)
+    assert comparison.p_value == 1
+
+
+def test_models_on_different_images_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="not of the same images"):
+        evaluation.compare(certain([0], [0]), certain([0], [1]))

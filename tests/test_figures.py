@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from cifar_mlflow import evaluation, figures
@@ -83,3 +84,31 @@ def test_a_grid_heatmap_leaves_missing_trials_blank() -> None:
     grid = pd.DataFrame([[0.5, np.nan]], index=["relu"], columns=[32, 64])
     axis = figures.grid_heatmap(grid, "validation accuracy").axes[0]
     assert [text.get_text() for text in axis.texts] == ["0.500", ""]
+
+
+def test_a_reliability_diagram_shows_accuracy_and_images_of_each_bin() -> None:
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.ones(10), 50).astype(np.float32)
+    labels = random.integers(0, 10, 50).astype(np.uint8)
+    table = evaluation.calibration_table(evaluation.prediction_table(probabilities, labels))
+    figure = figures.reliability(table, "expected calibration error 0.1")
+    diagram, counts = figure.axes
+    heights = [bar.get_height() for bar in diagram.patches if isinstance(bar, Rectangle)]
+    np.testing.assert_array_equal(heights, table["accuracy"])
+    heights = [bar.get_height() for bar in counts.patches if isinstance(bar, Rectangle)]
+    np.testing.assert_array_equal(heights, table["count"])
+    assert "expected calibration error 0.1" in texts(figure)
+
+
+def test_the_legend_of_class_curves_has_the_largest_area_first() -> None:
+    line = (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+    curves = {"cat": (*line, 0.5), "ship": (*line, 0.9)}
+    for figure, area in (
+        (figures.roc(curves, "title"), "AUC"),
+        (figures.precision_recall(curves, "title"), "AP"),
+    ):
+        legend = figure.axes[0].get_legend()
+        assert legend is not None
+        shown = [text.get_text() for text in legend.get_texts()]
+        assert shown == [f"ship, {area} 0.900", f"cat, {area} 0.500"]
+        assert "title" in texts(figure)

@@ -1,4 +1,17 @@
-from cifar_mlflow.registry import CHALLENGER, CHAMPION, judge
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import mlflow
+import numpy as np
+import pytest
+
+from cifar_mlflow.config import UsageError
+from cifar_mlflow.data import CLASSES
+from cifar_mlflow.registry import CHALLENGER, CHAMPION, judge, load_model
+from tests import standin
 
 TAGS = {"data_digest": "abc", "validation_fraction": "0.2", "val_accuracy": "0.7"}
 
@@ -33,3 +46,138 @@ def test_a_version_from_other_data_or_another_split_is_a_challenger_however_good
 
 def test_a_champion_without_the_tags_is_not_beaten_blindly() -> None:
     assert judge(TAGS, {})[0] == CHALLENGER
+
+
+# Loading
+
+Save = Callable[..., str]
+
+
+def network(*layers: keras.layers.Layer) -> keras.Model:
+    pixels = keras.Input((32, 32, 3), dtype="uint8")
+    last = (*layers, keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax"))
+    return keras.Sequential([pixels, keras.layers.Rescaling(1 / 255), *last])
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """Saves a model as `tracking.log_model` does, in a folder; gives the folder."""
+
+    def save(model: keras.Model, metadata: dict[str, list[str]] | None = None) -> str:
+        folder = str(tmp_path / "a model")
+        given = {"classes": list(CLASSES)} if metadata is None else metadata
+        mlflow.keras.save_model(model, folder, pip_requirements=["keras"], metadata=given)
+        return folder
+
+    return save
+
+
+def refusal(uri: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        load_model(uri)
+    message = str(caught.value)
+    assert message.startswith(f"{uri}: ")
+    assert "\n" not in message
+    return message
+
+
+def test_a_saved_model_is_loaded_from_its_folder(save: Save) -> None:
+    model = network()
+    loaded = load_model(save(model))
+    assert loaded.classes == CLASSES
+    assert (loaded.name, loaded.version) == (None, None)
+    images = standin.batch(1, seed=1).images
+    np.testing.assert_array_equal(
+        loaded.model.predict_on_batch(images), model.predict_on_batch(images)
+    )
+
+
+def test_a_logged_model_is_found_under_every_uri_that_leads_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where MLflow keeps artifacts
+    with mlflow.start_run() as run:
+        logged = mlflow.keras.log_model(
+            network(),
+            name="model",
+            pip_requirements=["keras"],
+            metadata={"classes": list(CLASSES)},
+            registered_model_name="mine",
+        )
+    mlflow.MlflowClient().set_registered_model_alias("mine", CHAMPION, "1")
+    for uri in ("models:/mine@champion", "models:/mine/1", "models:/mine/latest"):
+        loaded = load_model(uri)
+        assert (loaded.uri, loaded.name, loaded.version) == (uri, "mine", "1")
+        assert loaded.model_id == logged.model_id
+    for uri in (f"models:/{logged.model_id}", f"runs:/{run.info.run_id}/model"):
+        loaded = load_model(uri)
+        assert (loaded.model_id, loaded.name) == (logged.model_id, None)
+    # The store's own folder is left as it was.
+    stored = mlflow.MlflowClient().get_logged_model(logged.model_id).artifact_location
+    assert not Path(stored, "registered_model_meta").exists()
+
+    for uri in ("models:/mine@best", "models:/mine/7", "models:/other@champion", "models:/m-1"):
+        assert "mine (@champion; newest version 1)" in refusal(uri)
+    assert "Only one of suffix or alias" in refusal("models:/")
+
+
+def test_where_nothing_is_registered_it_is_said_how_to_make_a_model() -> None:
+    assert "`mlflow run . -e grid` makes one" in refusal("models:/cifar10-cnn@champion")
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    assert "no such folder" in refusal(str(tmp_path / "absent"))
+    assert "there is no file MLmodel in it" in refusal(str(tmp_path))
+    (tmp_path / "MLmodel").write_text("flavors: [")
+    refusal(str(tmp_path))
+    refusal("nowhere://models/1")
+
+
+def test_a_model_of_another_flavor_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(f"open({str(tmp_path / 'it ran')!r}, 'w')\n")
+    folder = tmp_path / "pyfunc"
+    mlflow.pyfunc.save_model(
+        folder, loader_module="program", code_paths=[str(program)], pip_requirements=["mlflow"]
+    )
+    assert "a model of another flavor (loaded by program)" in refusal(str(folder))
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_another_loader_beside_the_keras_flavor_is_refused(save: Save) -> None:
+    described = Path(save(network()), "MLmodel")
+    described.write_text(described.read_text().replace("mlflow.keras", "os.path"))
+    assert "loaded by os.path" in refusal(str(described.parent))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_model_that_holds_python_code_is_refused(save: Save) -> None:
+    folder = save(network(keras.layers.Lambda(lambda x: x)))
+    assert "Lambda" in refusal(folder)
+
+
+def test_a_format_that_keras_does_not_load_in_safe_mode_is_refused(save: Save) -> None:
+    folder = Path(save(network()))
+    model = folder / "data" / "model.keras"
+    zipped = model.read_bytes()
+    for spoil in (model.unlink, lambda: model.write_bytes(zipped[:1000]), lambda: model.mkdir()):
+        spoil()
+        assert "not in the .keras format" in refusal(str(folder))
+        shutil.rmtree(model) if model.is_dir() else model.unlink(missing_ok=True)
+    with zipfile.ZipFile(model, "w") as empty:
+        empty.writestr("a", "b")
+    refusal(str(folder))
+
+
+def test_a_model_for_another_task_is_refused(save: Save) -> None:
+    assert "no list of classes" in refusal(save(network(), {}))
+
+
+def test_a_model_with_other_shapes_is_refused(save: Save) -> None:
+    assert "gives (None, 10), not" in refusal(save(network(), {"classes": ["cat", "dog"]}))
+
+
+def test_logits_are_no_probabilities(save: Save) -> None:
+    logits = keras.Sequential([*network().layers[:-1], keras.layers.Dense(10)])
+    logits.build((None, 32, 32, 3))
+    assert "do not add up to 1" in refusal(save(logits))
