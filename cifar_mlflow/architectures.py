@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import keras
+import pandas as pd
 from keras.layers import Conv2D, Dense, Flatten, Layer, MaxPooling2D, Rescaling, Softmax
 
 from cifar_mlflow.config import Architecture
@@ -61,3 +62,16 @@ def build(architecture: Architecture, activation: str) -> keras.Sequential:
 def classifier(network: keras.Sequential) -> keras.Model:
     """The same network and weights, ending in probabilities: what is logged, served and loaded."""
     return keras.Model(network.inputs[0], Softmax(name="probabilities")(network.outputs[0]))
+
+
+def layer_table(model: keras.Model) -> pd.DataFrame:
+    """A row for each layer: its kind, the shape of its output for one image, its parameters."""
+    return pd.DataFrame(
+        {
+            "layer": [type(layer).__name__ for layer in model.layers],
+            "output_shape": [
+                " x ".join(map(str, layer.output.shape[1:])) for layer in model.layers
+            ],
+            "parameters": [layer.count_params() for layer in model.layers],
+        }
+    )

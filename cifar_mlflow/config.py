@@ -7,7 +7,8 @@ defaults that MLproject repeats (a test holds MLproject against them).
 import hashlib
 import itertools
 import json
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -19,7 +20,6 @@ from pydantic import (
     create_model,
     field_validator,
 )
-from pydantic.fields import FieldInfo
 
 Architecture = Literal["small", "wide", "deep"]
 Activation = Literal[
@@ -130,6 +130,11 @@ class TrialConfig(Parameters):
         changed = [name for name in rest if getattr(self, name) != getattr(usual, name)]
         return "-".join([head, *(f"{name}={getattr(self, name)}" for name in changed)])
 
+    @property
+    def configuration(self) -> "TrialConfig":
+        """The trial with the usual seed: what trials that differ in nothing but the seed share."""
+        return self.model_copy(update={"seed": type(self).model_fields["seed"].default})
+
 
 class Options(Parameters):
     """What every entry point can be told."""
@@ -177,19 +182,37 @@ class TrainParameters(TrainingOptions, TrialConfig):
 
 
 class StudyOptions(TrainingOptions):
-    """Train, evaluate and track every combination of the factors; register the best model."""
+    """How many trials are run, and how the best of them is chosen."""
+
+    kind: ClassVar[str]  # the entry point's name
 
     workers: PositiveInt | Literal["auto"] = "auto"
     """trials that run at once; auto is one for each core"""
     select_by: Literal["val_accuracy", "test_accuracy"] = "val_accuracy"
-    """what the best trial is chosen by; test_accuracy is the study's way, and leaks the test set"""
-    model_name: str = Field(default="cifar10-cnn", pattern=r"^[^/:\s]+$")
-    """name of the registered model"""
+    """what the best is chosen by, its mean where there are several seeds; test_accuracy is the
+    study's way, and leaks the test set"""
     dry_run: Flag = False
     """print the plan with its estimated cost, and train nothing"""
 
 
-# The study's second part: 12 trainings of its third network.
+class GridOptions(StudyOptions):
+    """Train, evaluate and track every combination of the factors; register the best model."""
+
+    kind = "grid"
+
+    model_name: str = Field(default="cifar10-cnn", pattern=r"^[^/:\s]+$")
+    """name of the registered model"""
+
+
+class ArchitecturesOptions(StudyOptions):
+    """Compare the networks: train, evaluate and track each of them; name the best."""
+
+    kind = "architectures"
+
+
+# The study's first part, the three networks alike but for their layers, and its second one, 12
+# trainings of the third network.
+PUBLISHED_ARCHITECTURES = {"architecture": ("small", "wide", "deep")}
 PUBLISHED_GRID = {
     "activation": ("relu", "sigmoid"),
     "batch_size": ("32", "64", "128"),
@@ -197,33 +220,49 @@ PUBLISHED_GRID = {
 }
 
 
-def _factor(name: str, field: FieldInfo) -> Any:
-    default = PUBLISHED_GRID.get(name, (str(field.default),))
-    return (Factor, Field(default=default, description=f"{field.description} (comma list)"))
+def _factors(published: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """TrialConfig's fields, each a comma list; by default what the study varied."""
+    return {
+        name: (
+            Factor,
+            Field(
+                default=published.get(name, (str(field.default),)),
+                description=f"{field.description} (comma list)",
+            ),
+        )
+        for name, field in TrialConfig.model_fields.items()
+    }
 
 
-# TrialConfig's fields, each a comma list, and the study's options.
 GridParameters = create_model(
     "GridParameters",
-    __base__=StudyOptions,
-    __doc__=StudyOptions.__doc__,
-    **{name: _factor(name, field) for name, field in TrialConfig.model_fields.items()},
+    __base__=GridOptions,
+    __doc__=GridOptions.__doc__,
+    **_factors(PUBLISHED_GRID),
+)
+ArchitecturesParameters = create_model(
+    "ArchitecturesParameters",
+    __base__=ArchitecturesOptions,
+    __doc__=ArchitecturesOptions.__doc__,
+    **_factors(PUBLISHED_ARCHITECTURES),
 )
 
 
-def expand(grid: StudyOptions) -> list[TrialConfig]:
-    """Every combination of the factors of ``grid`` (a GridParameters), the last factor fastest.
+def expand(study: StudyOptions) -> list[TrialConfig]:
+    """Every combination of the factors of a GridParameters or ArchitecturesParameters.
+
+    The last factor varies fastest.
 
     Raises:
         pydantic.ValidationError: a value is not allowed for its factor.
         UsageError: two combinations are the same trial under two spellings.
     """
-    factors = {name: getattr(grid, name) for name in TrialConfig.model_fields}
+    factors = {name: getattr(study, name) for name in TrialConfig.model_fields}
     combinations = [dict(zip(factors, values)) for values in itertools.product(*factors.values())]
     trials: dict[str, TrialConfig] = {}
     for combination in combinations:
         trial = TrialConfig(**combination)
         if trial.key in trials:
-            raise UsageError(f"{trial.name} stands more than once in the grid")
+            raise UsageError(f"{trial.name} stands more than once in the study")
         trials[trial.key] = trial
     return list(trials.values())

@@ -80,7 +80,11 @@ def curves(history: pd.DataFrame, title: str) -> Figure:
 
 
 def small_multiples(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Accuracy by epoch of many trials, a panel each on common axes."""
+    """Accuracy by epoch of many configurations, a panel each on common axes.
+
+    A history has rows of epoch, train_accuracy and val_accuracy; where an epoch has several, those of
+    several seeds, their mean is drawn, in a band of a standard deviation to each side.
+    """
     columns = min(4, len(histories))
     rows = math.ceil(len(histories) / columns)
     figure = Figure(figsize=(3.2 * columns, 2.5 * rows + 0.6), layout="constrained")
@@ -88,14 +92,53 @@ def small_multiples(histories: Mapping[str, pd.DataFrame]) -> Figure:
     for axis in axes.flat[len(histories) :]:
         axis.axis("off")
     for axis, (name, history) in zip(axes.flat, histories.items()):
-        axis.plot(history["epoch"], history["train_accuracy"], **TRAIN)
-        axis.plot(history["epoch"], history["val_accuracy"], **VALIDATION)
+        by_epoch = history.groupby("epoch")
+        means, deviations = by_epoch.mean(), by_epoch.std()
+        for column, style in (("train_accuracy", TRAIN), ("val_accuracy", VALIDATION)):
+            mean, deviation = means[column], deviations[column]
+            axis.plot(mean, **style)
+            if deviation.notna().any():
+                edges = (mean - deviation, mean + deviation)
+                axis.fill_between(mean.index, *edges, color=style["color"], alpha=0.25, linewidth=0)
         axis.set_title(name, fontsize=10)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     axes.flat[0].legend(fontsize=8)
+    banded = any(axis.collections for axis in axes.flat)
     figure.supxlabel("epoch")
-    figure.supylabel("accuracy")
+    figure.supylabel("accuracy" + (" (mean ± standard deviation over seeds)" if banded else ""))
+    return figure
+
+
+def ranking(means: pd.DataFrame, measure: str) -> Figure:
+    """Means of a measure with their 95 % intervals, as dots and lines, the first row on top.
+
+    ``means``: by name, the columns mean, low and high (NaN: no interval), n, and within_noise_of_best,
+    a nullable boolean: empty where it cannot be told.
+    """
+    figure = Figure(figsize=(8, 1.8 + 0.32 * len(means)), layout="constrained")
+    axis = figure.subplots()
+    colour = VALIDATION["color"]
+    heights = np.arange(len(means))
+    axis.hlines(heights, means["low"], means["high"], color=colour, linewidth=2)
+    within = means["within_noise_of_best"]
+    for chosen, marker, fill, label in (
+        (within.eq(True), "o", colour, "the best, and within noise of it"),
+        (within.eq(False), "o", "white", "worse"),
+        (within.isna(), "x", colour, "cannot be told"),
+    ):
+        mask = chosen.fillna(False).to_numpy(bool)
+        if mask.any():
+            (dots,) = axis.plot(
+                means["mean"][mask], heights[mask], marker, color=colour, label=label
+            )
+            dots.set_markerfacecolor(fill)
+    axis.axvline(means["mean"].iloc[0], color="black", linewidth=0.8, linestyle=":")
+    axis.set_yticks(heights, [f"{name} (n = {n})" for name, n in means["n"].items()])
+    axis.invert_yaxis()
+    axis.set_xlabel(f"{measure}, mean over seeds and its 95 % interval")
+    axis.grid(alpha=0.3, axis="x")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
@@ -247,12 +290,21 @@ def _class_curves(curves: Curves, area: str) -> tuple[Figure, Axes]:
     return figure, axis
 
 
-def grid_heatmap(accuracies: pd.DataFrame, title: str) -> Figure:
-    """Accuracies, shares of 1, of a grid: rows and columns as the table has them; NaN is left out."""
+def grid_heatmap(
+    accuracies: pd.DataFrame, title: str, deviations: pd.DataFrame | None = None
+) -> Figure:
+    """Accuracies, shares of 1, of a grid: rows and columns as the table has them; NaN is left out.
+
+    ``deviations``: standard deviations for the same cells, NaN where there is none.
+    """
     rows, columns = accuracies.shape
     figure = Figure(figsize=(2.6 + 1.4 * columns, 1.6 + 0.6 * rows), layout="constrained")
     axis = figure.subplots()
     text = accuracies.map(lambda value: "" if np.isnan(value) else f"{value:.3f}")
+    if deviations is not None:
+        text += deviations.map(lambda value: "" if np.isnan(value) else f"\n± {value:.3f}")
+        if deviations.notna().any(axis=None):
+            title += ", mean ± standard deviation over seeds"
     _heatmap(axis, accuracies, text)
     axis.set(xlabel=accuracies.columns.name, ylabel=accuracies.index.name, title=title)
     return figure

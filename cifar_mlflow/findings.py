@@ -390,10 +390,13 @@ def _direction(effect: Effect, better: str, worse: str) -> Evidence:
 def on_classes(confusion: pd.DataFrame) -> Conclusion:
     """Whether cat and dog, bird and deer are confused most, automobile and truck known best."""
     mistakes = evaluation.most_confused(confusion)
-    pairs = pd.Series([" and ".join(sorted(pair)) for pair in zip(mistakes["true"], mistakes["predicted"])])
+    pairs = pd.Series(
+        [" and ".join(sorted(pair)) for pair in zip(mistakes["true"], mistakes["predicted"])]
+    )
     counts = mistakes["count"].groupby(pairs).sum().sort_values(ascending=False)
     evidence = [
-        _rank_of_pair(counts, pair, rank) for rank, pair in ((1, "cat and dog"), (2, "bird and deer"))
+        _rank_of_pair(counts, pair, rank)
+        for rank, pair in ((1, "cat and dog"), (2, "bird and deer"))
     ]
     f1 = evaluation.per_class(confusion)["f1"].sort_values(ascending=False)
     best = {str(name) for name in f1.index[:2]}
@@ -418,7 +421,7 @@ def _rank_of_pair(counts: "pd.Series[int]", pair: str, claimed: int) -> Evidence
     """
     if pair not in counts.index:
         return Evidence(f"{pair.capitalize()} are never confused.", False)
-    count, rank = int(counts[pair]), int(counts.index.get_loc(pair)) + 1
+    count, rank = int(counts[pair]), list(counts.index).index(pair) + 1
     text = f"{pair.capitalize()} are confused {count} times, both ways together: rank {rank}"
     if rank <= claimed:
         return Evidence(f"{text}.", True)

@@ -113,11 +113,11 @@ def gather(experiment_id: str, study: str) -> Material:
         )
     return Material(
         experiment=experiment,
-        grid=grid_run and _read_study(grid_run),
-        architectures=architectures_run and _read_study(architectures_run),
+        grid=_read_study(grid_run) if grid_run else None,
+        architectures=_read_study(architectures_run) if architectures_run else None,
         data=data,
-        class_examples=data and tracking.find_file(data.run_id, "class_examples.png"),
-        best=grid_run and _read_best(grid_run),
+        class_examples=tracking.find_file(data.run_id, "class_examples.png") if data else None,
+        best=_read_best(grid_run) if grid_run else None,
         champion=_read_champion(grid_run) if grid_run else "",
     )
 

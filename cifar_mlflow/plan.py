@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import joblib
 import numpy as np
 
-from cifar_mlflow.config import StudyOptions, TrainingOptions, TrialConfig
+from cifar_mlflow.config import Architecture, StudyOptions, TrainingOptions, TrialConfig
 
 # Multiply-adds of one forward pass over one image (a test counts them in the networks).
-MULTIPLY_ADDS = {"small": 1_340_928, "wide": 4_585_472, "deep": 4_548_608}
+MULTIPLY_ADDS: dict[Architecture, int] = {"small": 1_340_928, "wide": 4_585_472, "deep": 4_548_608}
 # Training reaches this share of the speed of a large matrix product (docs/results.md, Speed).
 EFFICIENCY = 0.6
 TRAINING_IMAGES = 50_000
@@ -30,8 +30,10 @@ def share_threads(workers: int, options: TrainingOptions) -> int:
 def outline(trials: Sequence[TrialConfig], workers: int, threads: int) -> str:
     """A plan in one line, with what it will cost."""
     epochs = sum(trial.epochs for trial in trials)
+    seeds = len({trial.seed for trial in trials})
+    replicated = f" ({len(trials) // seeds} configurations x {seeds} seeds)" if seeds > 1 else ""
     return (
-        f"{len(trials)} trials, {epochs} epochs in all, workers x threads {workers} x {threads}, "
+        f"{len(trials)} trials{replicated}, {epochs} epochs in all, workers x threads {workers} x {threads}, "
         f"about {duration(estimate(trials))}"
     )
 

@@ -292,10 +292,11 @@ def _curve(study: Study, curve: Curve) -> Picture | None:
 
 
 def _describe(config: TrialConfig) -> str:
-    usual = f"{config.activation}, batch {config.batch_size}, {config.optimizer}"
-    if config == TrialConfig(**config.model_dump(include=VARIED)) and config.architecture == "deep":
-        return usual
-    return f"{usual} ({config.name})"
+    """In words; by its name too where it has settings that words leave out."""
+    words = f"{config.activation}, batch {config.batch_size}, {config.optimizer}"
+    if config.architecture != "deep":
+        words = f"{config.architecture} network, {words}"
+    return f"{words} ({config.name})" if "=" in config.name else words
 
 
 def _table(study: Study) -> dict[str, Any]:
@@ -323,7 +324,9 @@ def _levels(study: Study) -> Picture | None:
     theirs = results.accuracy_grid(study.summary, "published_accuracy")
     if len(measured) > MOST_LINES or len(measured.columns) < 2:
         return None
-    ranges_ = "; ".join(f"{name}: {row.min():.2f} to {row.max():.2f}" for name, row in measured.iterrows())
+    ranges_ = "; ".join(
+        f"{name}: {row.min():.2f} to {row.max():.2f}" for name, row in measured.iterrows()
+    )
     return vector(
         figures.accuracy_levels(measured, theirs),
         "figure-a",
@@ -335,7 +338,7 @@ def _levels(study: Study) -> Picture | None:
 
 def _classes(material: Material) -> dict[str, Any]:
     best = material.best
-    nothing = {"best": None, "missing": []}
+    nothing: dict[str, Any] = {"best": None, "missing": []}
     if material.grid is None:
         return nothing
     again = command_of(material.grid.run, material.experiment)
@@ -359,7 +362,9 @@ def _misclassified(best: Classifier) -> Picture | None:
     seen = "Ten small photographs in two rows, each titled with its predicted and its true class."
     if best.predictions is not None:
         wrong = evaluation.misclassified(best.predictions)
-        pairs = [f"{true} taken for {taken}" for true, taken in zip(wrong["true"], wrong["predicted"])]
+        pairs = [
+            f"{true} taken for {taken}" for true, taken in zip(wrong["true"], wrong["predicted"])
+        ]
         seen += f" {', '.join(pairs).capitalize()}."
     caption = "Ten test images, drawn at random among those that the best model classifies wrongly."
     return photograph(best.misclassified, "figure-17", "Figure 17", caption, seen)
@@ -406,7 +411,9 @@ def _shaded(counts: "np.ndarray[Any, np.dtype[np.int64]]") -> list[list[tuple[st
     ]
 
 
-def _compared(differences: "np.ndarray[Any, np.dtype[np.int64]]") -> list[list[tuple[str, str, float]]]:
+def _compared(
+    differences: "np.ndarray[Any, np.dtype[np.int64]]",
+) -> list[list[tuple[str, str, float]]]:
     """Rows of cells: more than published is good on the diagonal, and bad beside it."""
     most = np.abs(differences).max() or 1
     return [
@@ -424,17 +431,18 @@ def _compared(differences: "np.ndarray[Any, np.dtype[np.int64]]") -> list[list[t
 def _conclusions(material: Material) -> list[Conclusion]:
     grid, architectures, best = material.grid, material.architectures, material.best
     if any(not study.official for study in material.studies):
-        other = Evidence("These runs were made on other data than CIFAR-10: they say nothing of it.")
+        other = Evidence(
+            "These runs were made on other data than CIFAR-10: they say nothing of it."
+        )
         return [findings.conclude(claim, other) for claim in CONCLUSIONS]
     found = {0: findings.on_architectures(architectures.table if architectures else None)}
     if grid:
         found[1] = findings.on_epochs(_late_gains(grid))
         found[2] = findings.on_factors(grid.table, grid.factors)
     if best and best.predictions is not None:
-        result = evaluation.evaluate(best.predictions)
-        found[3] = findings.on_classes(result.confusion)
-        correct = int(np.diag(result.confusion).sum())
-        found[4] = findings.on_level(correct, len(best.predictions))
+        found[3] = findings.on_classes(evaluation.confusion_table(best.predictions))
+        accuracy = evaluation.intervals(best.predictions).loc["accuracy"]
+        found[4] = findings.on_level(*(float(accuracy[name]) for name in ("value", "low", "high")))
     nothing = Evidence("No finished grid with its best model's predictions to tell it from.")
     return [
         found.get(number) or findings.conclude(claim, nothing)
@@ -443,7 +451,9 @@ def _conclusions(material: Material) -> list[Conclusion]:
 
 
 def _late_gains(study: Study) -> pd.DataFrame:
-    finished = [t for t in study.trials if t.key in study.runs and study.runs[t.key].status == "FINISHED"]
+    finished = [
+        t for t in study.trials if t.key in study.runs and study.runs[t.key].status == "FINISHED"
+    ]
     return findings.late_gains({trial.name: study.histories[trial.key] for trial in finished})
 
 
@@ -451,7 +461,7 @@ def _epochs(material: Material) -> list[dict[str, Any]]:
     if material.grid is None:
         return []
     gains = _late_gains(material.grid)
-    return [{"name": name, **record} for name, record in gains.to_dict("index").items()]
+    return [{"name": name, **record} for name, record in gains.T.to_dict().items()]
 
 
 def _effects(material: Material) -> dict[str, Any] | None:
@@ -463,7 +473,7 @@ def _effects(material: Material) -> dict[str, Any] | None:
     effects = findings.main_effects(table, factors)
     if not effects:
         return None
-    rows = []
+    rows: list[dict[str, Any]] = []
     for effect in effects:
         theirs = findings.effect(
             table, factors, effect.factor, effect.better, effect.worse, "published_accuracy"
@@ -484,7 +494,7 @@ def _effects(material: Material) -> dict[str, Any] | None:
         "level, the other factors being equal, with its 95 % interval."
     )
     measured = findings.variance_shares(table, factors)
-    theirs = findings.variance_shares(table, factors, "published_accuracy") or {}
+    printed = findings.variance_shares(table, factors, "published_accuracy") or {}
     return {
         "rows": rows,
         "picture": vector(
@@ -495,7 +505,11 @@ def _effects(material: Material) -> dict[str, Any] | None:
             f"Dots with lines for their intervals. {shown}.",
         ),
         "shares": [
-            (" × ".join(name.replace("_", " ") for name in names) or "the rest", share, theirs.get(names, math.nan))
+            (
+                " × ".join(name.replace("_", " ") for name in names) or "the rest",
+                share,
+                printed.get(names, math.nan),
+            )
             for names, share in (measured or {}).items()
         ],
     }
@@ -509,8 +523,10 @@ def _facts(material: Material) -> list[tuple[str, str]]:
         facts.append(
             (
                 {"grid": "Grid", "architectures": "Architectures"}[study.run.kind],
-                f"{(statuses == 'FINISHED').sum()} of {len(statuses)} trials finished, "
-                f"{'seeds' if len(study.seeds) > 1 else 'one seed:'} {', '.join(map(str, study.seeds))}",
+                (
+                    f"{(statuses == 'FINISHED').sum()} of {len(statuses)} trials finished, "
+                    f"{'seeds' if len(study.seeds) > 1 else 'one seed:'} {', '.join(map(str, study.seeds))}"
+                ),
             )
         )
     grid = material.grid
@@ -519,13 +535,15 @@ def _facts(material: Material) -> list[tuple[str, str]]:
     compared = grid.summary.dropna(subset=["difference"])
     if len(compared):
         within = int((compared["difference"].abs() <= TOLERANCE).sum())
-        farthest = compared["difference"].abs().idxmax()
+        farthest = compared.sort_values("difference", key=abs).iloc[-1]
         facts.append(
             (
                 "Table 1",
-                f"{within} of {len(compared)} test accuracies within {TOLERANCE} of the published one; "
-                f"mean difference {signed(compared['difference'].mean())}, farthest "
-                f"{signed(compared.loc[farthest, 'difference'])} ({farthest})",
+                (
+                    f"{within} of {len(compared)} test accuracies within {TOLERANCE} of the published one; "
+                    f"mean difference {signed(float(compared['difference'].mean()))}, farthest "
+                    f"{signed(farthest['difference'])} ({farthest.name})"
+                ),
             )
         )
     if material.best:
@@ -533,9 +551,11 @@ def _facts(material: Material) -> list[tuple[str, str]]:
         facts.append(
             (
                 "Best model",
-                f"{material.best.run.name}, chosen by {grid.select_by.replace('_', ' ')}: validation "
-                f"{number(metrics.get('kept_val_accuracy'))}, test {number(metrics.get('test_accuracy'))}, "
-                f"test loss {number(metrics.get('test_loss'))} nats",
+                (
+                    f"{material.best.run.name}, chosen by {grid.select_by.replace('_', ' ')}: validation "
+                    f"{number(metrics.get('kept_val_accuracy'))}, test {number(metrics.get('test_accuracy'))}, "
+                    f"test loss {number(metrics.get('test_loss'))} nats"
+                ),
             )
         )
     return facts
@@ -571,9 +591,11 @@ def _made(material: Material) -> list[tuple[str, str]]:
         facts.append(
             (
                 f"Study {run.name}",
-                f"run {run.run_id}, started {run.started:%d %B %Y %H:%M} UTC, took {duration(wall)} "
-                f"({duration(seconds)} of training in {len(study.runs)} trials); "
-                f"seeds {', '.join(map(str, study.seeds))}",
+                (
+                    f"run {run.run_id}, started {run.started:%d %B %Y %H:%M} UTC, took {duration(wall)} "
+                    f"({duration(seconds)} of training in {len(study.runs)} trials); "
+                    f"seeds {', '.join(map(str, study.seeds))}"
+                ),
             )
         )
     return [*facts, ("Model", material.champion)] if material.grid else facts
@@ -581,7 +603,9 @@ def _made(material: Material) -> list[tuple[str, str]]:
 
 def _commands(material: Material) -> list[str]:
     """What makes it again, in order."""
-    commits = {run.tags.get("mlflow.source.git.commit") for run in (s.run for s in material.studies)}
+    commits = {
+        run.tags.get("mlflow.source.git.commit") for run in (s.run for s in material.studies)
+    }
     commits.discard(None)
     lines = [f"git checkout {commit}" for commit in commits] if len(commits) == 1 else []
     lines.append("pip install -r requirements.txt")

@@ -1,15 +1,25 @@
-"""A study's results as a table: a row for each trial, measured beside published, the best marked."""
+"""A study's results as tables: a row for each trial, a row for each configuration, text for a person.
 
-from collections.abc import Mapping, Sequence
+A configuration is all of a trial but its seed; trials of one configuration are its replicates.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
+from cifar_mlflow import replicates
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.published import Published, published
 from cifar_mlflow.tracking import TrialRun
 
+FACTORS = [name for name in TrialConfig.model_fields if name != "seed"]
+MEASURES = ("val_accuracy", "val_loss", "test_accuracy", "test_loss")
 # The factors that every table shows; others only where they vary.
 SHOWN = ("activation", "batch_size", "optimizer")
+# Of more configurations than these, tables and pictures for a person show the best.
+MOST = 24
+MOST_ROWS, MOST_COLUMNS = 40, 20  # of a grid in a picture
 HEADINGS = {
     "batch_size": "batch",
     "val_accuracy": "val acc.",
@@ -25,10 +35,12 @@ NOTHING = Published(float("nan"), float("nan"))
 def tabulate(
     trials: Sequence[TrialConfig], runs: Mapping[str, TrialRun], select_by: str, official: bool
 ) -> pd.DataFrame:
-    """A row for each trial in the order of the plan, with all its factors.
+    """A row for each trial in the order of the plan, with all its factors; the best one marked.
 
-    Columns: name, the factors, status, val_accuracy, test_accuracy, test_loss, published_accuracy and
-    published_loss (NaN where the study has none, or the data is not ``official``), minutes, best, run_id.
+    The best trial is the one with the best ``select_by`` among those of the best configuration.
+    Columns: name, configuration (its name), the factors, status, end_reason, parameters (of the
+    network), the measures, published_accuracy and published_loss (NaN where the study has none, or the
+    data is not ``official``), minutes, best, run_id.
     """
     rows = []
     for trial in trials:
@@ -38,9 +50,13 @@ def tabulate(
         rows.append(
             {
                 "name": trial.name,
+                "configuration": trial.configuration.name,
                 **trial.model_dump(),
                 "status": run.status if run else "NOT RUN",
+                "end_reason": run.end_reason if run else "",
+                "parameters": metrics.get("parameters"),
                 "val_accuracy": metrics.get("kept_val_accuracy"),
+                "val_loss": metrics.get("kept_val_loss"),
                 "test_accuracy": metrics.get("test_accuracy"),
                 "test_loss": metrics.get("test_loss"),
                 "published_accuracy": theirs.accuracy,
@@ -50,56 +66,215 @@ def tabulate(
                 "run_id": run.run_id if run else None,
             }
         )
-    table = pd.DataFrame(rows)
-    numbers = ["val_accuracy", "test_accuracy", "test_loss"]
-    table[numbers] = table[numbers].astype(float)
-    if table[select_by].notna().any():
-        table.loc[table[select_by].idxmax(), "best"] = True
+    table = pd.DataFrame(rows).astype(dict.fromkeys(("parameters", *MEASURES), float))
+    summary = summarise(table, select_by)
+    of_best = table["configuration"].isin(summary.index[summary["best"]])
+    if of_best.any():
+        table.loc[table[select_by].where(of_best).idxmax(), "best"] = True
     return table
 
 
-def shown_factors(table: pd.DataFrame) -> list[str]:
-    """The factors that a reader needs to tell the rows apart."""
-    alike = table.groupby(list(SHOWN))
-    return [
-        name
-        for name in TrialConfig.model_fields
-        if name in SHOWN or (alike[name].nunique() > 1).any()
-    ]
+def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
+    """A row for each configuration, by name, in the order of the plan.
 
+    Columns: the factors; parameters; planned, the number of its trials, and n, of those that finished;
+    status, which is that of the first trial that did not finish, if any; of each measure the mean,
+    sd, low and high (see `replicates.estimates`); published_accuracy, published_loss and difference,
+    test_accuracy_mean less the former; minutes of a trial, the mean; and of the mean of ``select_by``
+    its rank, its difference_to_best, the p_value of that (see `replicates.against_best`),
+    within_noise_of_best (empty where it cannot be told), and best.
 
-def cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of text for a person, the same in the terminal and in Markdown."""
-    factors = shown_factors(table)
-    measures = ["val_accuracy", "test_accuracy", "test_loss"]
-    if table["published_accuracy"].notna().any():
-        measures += ["published_accuracy", "published_loss"]
-    headings = [*factors, "best", *measures, "minutes"]
-    formats = {name: "{:.3f}" for name in measures} | {
-        "minutes": "{:.1f}",
-        "published_accuracy": "{:.2f}",
+    Configurations of which a trial is missing rank after those that have all: what is missing may
+    be what failed.
+    """
+    groups = table.groupby("configuration", sort=False)
+    summary = groups[[*FACTORS, "parameters"]].first()
+    summary["planned"] = groups.size()
+    measured = {
+        name: replicates.estimates(table[name], table["configuration"]) for name in MEASURES
     }
+    chosen = measured[select_by]
+    summary["n"] = chosen["n"]
+    unfinished = table[table["status"] != "FINISHED"].groupby("configuration")["status"].first()
+    summary["status"] = unfinished.reindex(summary.index).fillna("FINISHED")
+    for name, estimate in measured.items():
+        summary[[f"{name}_{column}" for column in ("mean", "sd", "low", "high")]] = estimate[
+            ["mean", "sd", "low", "high"]
+        ]
+    summary[["published_accuracy", "published_loss"]] = groups[
+        ["published_accuracy", "published_loss"]
+    ].first()
+    summary["difference"] = summary["test_accuracy_mean"].sub(summary["published_accuracy"])
+    summary["minutes"] = groups["minutes"].mean()
+
+    complete = summary["n"] == summary["n"].max()
+    order = chosen.assign(complete=complete).dropna(subset="mean")
+    order = order.sort_values(["complete", "mean"], ascending=False, kind="stable")
+    summary["rank"] = pd.Series(range(1, len(order) + 1), order.index, "Int64")
+    summary["best"] = summary["rank"].eq(1).fillna(False).astype(bool)
+    summary["difference_to_best"] = float("nan")
+    summary["p_value"] = float("nan")
+    if summary["best"].any():
+        best = str(order.index[0])
+        summary["difference_to_best"] = chosen["mean"] - order["mean"].iloc[0]
+        summary["p_value"] = replicates.against_best(chosen, best)
+    told = summary["p_value"].notna()
+    within = (summary["p_value"] > replicates.SIGNIFICANCE).astype("boolean")
+    summary["within_noise_of_best"] = within.where(told).mask(summary["best"], True)
+    return summary
+
+
+def shown_factors(summary: pd.DataFrame) -> list[str]:
+    """The factors that a reader needs to tell the configurations apart."""
+    alike = summary.groupby(list(SHOWN))
+    return [name for name in FACTORS if name in SHOWN or (alike[name].nunique() > 1).any()]
+
+
+def labels(summary: pd.DataFrame, leave_out: str = "") -> "pd.Series[str]":
+    """A short name of each configuration, such as ``relu 128 adam``, of the factors shown."""
+    plain = ("architecture", *SHOWN)
+    texts = [
+        summary[name].astype(str) if name in plain else name + "=" + summary[name].astype(str)
+        for name in shown_factors(summary)
+        if name != leave_out
+    ]
+    return pd.concat(texts, axis=1).agg(" ".join, axis=1)
+
+
+def top(summary: pd.DataFrame) -> pd.DataFrame:
+    """What is shown to a person: all configurations in the plan's order, or the best of many."""
+    return summary if len(summary) <= MOST else summary.sort_values("rank").head(MOST)
+
+
+def cells(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of text for a person, what matters least on the right."""
+    factors = shown_factors(summary)
+    networks = summary["parameters"].nunique() > 1
+    replicated = bool(summary["planned"].gt(1).any())
     rows = []
-    for record in table.to_dict("records"):
-        row = [str(record[name]) for name in factors]
-        row.append("★" if record["best"] else "")
-        for name in [*measures, "minutes"]:
-            row.append("" if pd.isna(record[name]) else formats[name].format(record[name]))
-        if record["status"] != "FINISHED":
-            row[len(factors)] = record["status"].lower()
+    for record in top(summary).to_dict("records"):
+        row = {name: str(record[name]) for name in factors}
+        if networks:
+            row["parameters"] = _number(record["parameters"], ",.0f")
+        row["best"] = _mark(record, replicated)
+        if replicated:
+            row["n"] = str(record["n"])
+        row["val_accuracy"] = _estimate(record, "val_accuracy")
+        row["test_accuracy"] = _estimate(record, "test_accuracy")
+        row["published_accuracy"] = _number(record["published_accuracy"], ".2f")
+        row["test_loss"] = _estimate(record, "test_loss")
+        row["published_loss"] = _number(record["published_loss"], ".3f")
+        row["minutes"] = _number(record["minutes"], ".1f")
+        if replicated:
+            row["rank"] = _number(record["rank"], "d")
         rows.append(row)
-    return [HEADINGS.get(name, name.replace("_", " ")) for name in headings], rows
+    filled = [
+        name for name in rows[0] if any(row[name] for row in rows)
+    ]  # some have published none
+    headings = [HEADINGS.get(name, name.replace("_", " ")) for name in filled]
+    return headings, [[row[name] for name in filled] for row in rows]
 
 
-def markdown(table: pd.DataFrame) -> str:
-    headings, rows = cells(table)
+def _mark(record: Mapping[Hashable, Any], replicated: bool) -> str:
+    if record["n"] == 0:
+        return str(record["status"]).lower()
+    if record["best"]:
+        return "★"
+    within = record["within_noise_of_best"]
+    return "" if not replicated else "?" if pd.isna(within) else "≈" if within else ""
+
+
+def _number(value: Any, form: str) -> str:
+    return "" if pd.isna(value) else format(value, form)
+
+
+def _estimate(record: Mapping[Hashable, Any], measure: str) -> str:
+    mean, sd, low, high = (record[f"{measure}_{name}"] for name in ("mean", "sd", "low", "high"))
+    spread = "" if pd.isna(sd) else f" ± {sd:.3f} ({low:.3f}–{high:.3f})"
+    return _number(mean, ".3f") + spread
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [headings, ["---"] * len(headings), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def accuracy_grid(table: pd.DataFrame, measure: str = "val_accuracy") -> pd.DataFrame:
-    """One accuracy as a grid: batch sizes across, the other factors that vary down."""
-    down = [name for name in shown_factors(table) if name != "batch_size"]
-    labels = table[down].astype(str).agg(" ".join, axis=1)
-    grid = table.assign(row=labels).pivot(index="row", columns="batch_size", values=measure)
-    return grid.reindex(labels.unique()).rename_axis(index=", ".join(down))
+def reading(summary: pd.DataFrame, select_by: str) -> list[tuple[str, str]]:
+    """How far the results can be trusted, and which are within noise, as topics and texts."""
+    account = []
+    if len(summary) > MOST:
+        account.append(
+            ("Shown", f"the best {MOST} of {len(summary):,} configurations; summary.csv has all")
+        )
+    if (summary["planned"] == 1).all():
+        text = "one, which cannot show what is more than chance; -P seed=0,1,2 runs three"
+        return [*account, ("Seeds", text)]
+    account.append(("Cells", "mean ± standard deviation over seeds (95 % interval of the mean)"))
+    if summary["best"].any() and len(summary) > 1:
+        account.append(("Ranking", _ranking(summary, select_by)))
+    return account
+
+
+def _ranking(summary: pd.DataFrame, select_by: str) -> str:
+    others = summary[~summary["best"] & summary["n"].gt(0)].sort_values("rank")
+    within = others[others["within_noise_of_best"].fillna(False).astype(bool)]
+    untold = int(others["within_noise_of_best"].isna().sum())
+    name = labels(summary)
+    counts = [
+        f"{len(within)} within noise of it (≈)",
+        f"{len(others) - len(within) - untold} worse",
+    ]
+    if len(within):
+        counts[0] += f": {_few(name[within.index].tolist())}"
+    if untold:
+        counts.append(f"{untold} where it cannot be told (?)")
+    return (
+        f"{name[summary['best']].item()} has the best mean {select_by} (★); {'; '.join(counts)} "
+        f"(Welch's t-tests, Holm-adjusted, {replicates.SIGNIFICANCE:.0%})"
+    )
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    rest = [f"{len(names) - most:,} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *rest])
+
+
+def ranking(summary: pd.DataFrame, select_by: str) -> tuple[pd.DataFrame, str]:
+    """The means of ``select_by`` for a picture, the best first, and what they are.
+
+    By label; columns mean, low, high, n and within_noise_of_best.
+    """
+    shown = top(summary.sort_values("rank").dropna(subset="rank"))
+    columns = {f"{select_by}_{name}": name for name in ("mean", "low", "high")}
+    table = shown[[*columns, "n", "within_noise_of_best"]].rename(columns=columns)
+    measure = select_by.replace("val_", "validation ").replace("_", " ")
+    return table.set_axis(labels(summary)[shown.index]), measure
+
+
+def layer_markdown(layers: Mapping[str, pd.DataFrame]) -> list[str]:
+    """A heading and a table for each network, by name; `architectures.layer_table` has the columns."""
+    sections = []
+    for name, table in layers.items():
+        rows = [
+            [record["layer"], record["output_shape"], f"{record['parameters']:,}"]
+            for record in table.to_dict("records")
+        ]
+        rows.append(["total", "", f"{table['parameters'].sum():,}"])
+        headings = ["layer", "output shape", "parameters"]
+        sections += [f"### {name}", markdown(headings, rows)]
+    return sections
+
+
+def accuracy_grid(summary: pd.DataFrame, measure: str = "val_accuracy_mean") -> pd.DataFrame:
+    """One number of each configuration: batch sizes across, the other factors that vary down."""
+    down = [name for name in shown_factors(summary) if name != "batch_size"]
+    rows = labels(summary, leave_out="batch_size")
+    grid = summary.assign(row=rows).pivot(index="row", columns="batch_size", values=measure)
+    return grid.reindex(rows.unique()).rename_axis(index=", ".join(down))
+
+
+def best_part(grid: pd.DataFrame) -> pd.DataFrame:
+    """The grid, or of a larger one the rows and columns with the best values, in their order."""
+    rows = grid.max(axis="columns").nlargest(MOST_ROWS).index
+    columns = grid.max(axis="index").nlargest(MOST_COLUMNS).index
+    return grid.loc[grid.index.isin(rows), grid.columns.isin(columns)]

@@ -22,7 +22,7 @@ WORKER_DIED = "the worker process died: out of memory, or killed"
 
 
 def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Console) -> bool:
-    """Run every trial under one parent run and register the best; tells whether all finished.
+    """Run every trial under one parent run and conclude; tells whether all finished.
 
     Raises:
         UsageError: the data cannot be had, or a validation fraction leaves no image.
@@ -33,7 +33,7 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Con
     workers, threads = share_cores(len(trials), options)
     say(console, "Data", str(data))
     say(console, "Study", outline(trials, workers, threads))
-    with tracking.tracked_run("grid") as run:
+    with tracking.tracked_run(options.kind) as run:
         parent = tracking.as_parent(run)
         tracking.log_parameters(options)
         tracking.log_environment(threads)

@@ -40,6 +40,7 @@ END_REASON = "end_reason"
 BEST_RUN = "best_run_id"
 PARENT = "mlflow.parentRunId"
 DESCRIPTION = "mlflow.note.content"
+DESCRIPTION_LENGTH = 8000  # characters that a tag may have; MLflow cuts off the rest
 # A child says what its parent's `mlflow run` found out about where the code comes from.
 INHERITED = (
     "mlflow.user",
@@ -254,14 +255,22 @@ def log_model(
 
 
 def describe(markdown: str) -> None:
-    """The description that the UI shows at the top of the active run."""
+    """The description that the UI shows at the top of the active run; ends with a whole line."""
+    if len(markdown) > DESCRIPTION_LENGTH:
+        markdown = markdown[: DESCRIPTION_LENGTH - 2].rpartition("\n")[0] + "\n…"
     mlflow.set_tag(DESCRIPTION, markdown)
 
 
-def tag_best(best: TrialRun) -> None:
+def tag_best(best: TrialRun, config: TrialConfig) -> None:
     """Mark the best child, and on the active run, its parent, which one it is and what it reached."""
     mlflow.MlflowClient().set_tag(best.run_id, "best", "true")
-    mlflow.set_tags({BEST_RUN: best.run_id, "best_trial": best.name})
+    mlflow.set_tags(
+        {
+            BEST_RUN: best.run_id,
+            "best_trial": best.name,
+            "best_architecture": config.architecture,
+        }
+    )
     names = ("kept_val_accuracy", "test_accuracy", "test_loss")
     mlflow.log_metrics(
         {f"best_trial_{name.removeprefix('kept_')}": best.metrics[name] for name in names}
@@ -310,6 +319,11 @@ def _children(parent: Parent) -> list[Run]:
 def read(run_id: str) -> TrialRun:
     """One trial of the store that the last `tracked_run` wrote to."""
     return _as_trial(mlflow.get_run(run_id))
+
+
+def read_table(run_id: str, name: str) -> pd.DataFrame:
+    """A table that `log_files` wrote as name.csv."""
+    return pd.read_csv(io.StringIO(mlflow.artifacts.load_text(f"runs:/{run_id}/{name}")))
 
 
 def _as_trial(run: Run) -> TrialRun:

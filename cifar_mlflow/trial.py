@@ -47,7 +47,7 @@ def _run(
     tell: Callable[[str], None] | None,
 ) -> None:
     with hushed():
-        from cifar_mlflow import training
+        from cifar_mlflow import architectures, training
 
         training.configure(threads)
     splits = data.split(config.validation_fraction)
@@ -111,6 +111,7 @@ def _run(
             "per_class.csv": result.report,
             "sample_predictions.csv": evaluation.sample_predictions(predictions),
             "predictions.parquet": predictions,
+            "layers.csv": architectures.layer_table(trained.model),
         },
         texts={"model_summary.txt": summary.getvalue()},
     )

@@ -14,7 +14,8 @@ def grid(parameters: StudyOptions) -> int:
 
         for trial in trials:
             console.print(f"{trial.key}  {trial.name}", highlight=False)
-        console.print(outline(trials, *share_cores(len(trials), parameters)), highlight=False)
+        plan = outline(trials, *share_cores(len(trials), parameters))
+        console.print(plan, highlight=False, soft_wrap=True)
         return DONE
 
     from cifar_mlflow.study import run_study

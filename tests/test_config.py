@@ -119,7 +119,7 @@ def test_a_value_that_stands_twice_in_a_list_is_refused() -> None:
 
 
 def test_one_trial_under_two_spellings_is_refused() -> None:
-    with pytest.raises(UsageError, match="more than once in the grid"):
+    with pytest.raises(UsageError, match="more than once in the study"):
         expand(grid(optimizer="adam", learning_rate="0.1,1e-1"))
-    with pytest.raises(UsageError, match="more than once in the grid"):
+    with pytest.raises(UsageError, match="more than once in the study"):
         expand(grid(optimizer="adam", learning_rate="auto,0.001"))

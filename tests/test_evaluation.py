@@ -117,7 +117,7 @@ def test_equal_probabilities_are_no_hits_for_every_class() -> None:
 
 def test_the_most_confused_pairs_come_first_with_their_share_of_the_true_class() -> None:
     confusion = pd.DataFrame(
-        TABLE_2, index=pd.Index(CLASSES, name="true"), columns=pd.Index(CLASSES, name="predicted")
+        CONFUSION, index=pd.Index(CLASSES, name="true"), columns=pd.Index(CLASSES, name="predicted")
     )
     pairs = evaluation.most_confused(confusion)
     assert list(pairs.columns) == ["true", "predicted", "count", "share"]
@@ -127,7 +127,7 @@ def test_the_most_confused_pairs_come_first_with_their_share_of_the_true_class()
         ["bird", "deer", 122, 0.122],
     ]
     assert len(pairs) == 90  # no pair of a class with itself
-    assert pairs["count"].sum() == 10_000 - np.trace(np.array(TABLE_2))
+    assert pairs["count"].sum() == 10_000 - np.trace(np.array(CONFUSION))
 
 
 def test_pairs_that_are_never_confused_are_left_out() -> None:

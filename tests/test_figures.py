@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pandas as pd
+import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
@@ -67,6 +68,62 @@ def test_small_multiples_have_a_panel_for_each_trial() -> None:
     assert shown == [f"trial {n}" for n in range(5)]
 
 
+def test_one_history_is_drawn_without_a_band() -> None:
+    figure = figures.small_multiples({"relu 32 sgd": HISTORY})
+    assert not figure.axes[0].collections
+    assert "accuracy" in texts(figure)
+
+
+def test_several_histories_are_drawn_as_their_mean_in_a_band() -> None:
+    better = HISTORY.assign(val_accuracy=HISTORY["val_accuracy"] + 0.2)
+    figure = figures.small_multiples({"relu 32 sgd": pd.concat([HISTORY, better])})
+    axis = figure.axes[0]
+    _, validation = axis.lines
+    np.testing.assert_allclose(np.asarray(validation.get_ydata()), HISTORY["val_accuracy"] + 0.1)
+    edges = np.asarray(axis.collections[1].get_paths()[0].vertices)
+    deviation = 0.2 / np.sqrt(2)
+    assert edges[:, 1].max() == pytest.approx(0.25 + 0.1 + deviation)
+    assert "accuracy (mean ± standard deviation over seeds)" in texts(figure)
+
+
+def test_an_epoch_that_one_history_has_alone_is_drawn_without_a_band() -> None:
+    figure = figures.small_multiples({"name": pd.concat([HISTORY, HISTORY.head(2)])})
+    assert len(np.asarray(figure.axes[0].lines[1].get_ydata())) == 3
+    assert "name" in texts(figure)
+
+
+RANKING = pd.DataFrame(
+    {
+        "mean": [0.7, 0.69, 0.5, 0.4],
+        "low": [0.68, 0.67, 0.48, np.nan],
+        "high": [0.72, 0.71, 0.52, np.nan],
+        "n": [3, 3, 3, 1],
+        "within_noise_of_best": pd.array([True, True, False, pd.NA], "boolean"),
+    },
+    index=["first", "second", "third", "fourth"],
+)
+
+
+def test_a_ranking_has_the_best_on_top_and_full_dots_within_noise_of_it() -> None:
+    figure = figures.ranking(RANKING, "validation accuracy")
+    axis = figure.axes[0]
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["first (n = 3)", "second (n = 3)", "third (n = 3)", "fourth (n = 1)"]
+    assert axis.yaxis_inverted()
+    within, worse, unknown, _ = axis.lines
+    np.testing.assert_array_equal(np.asarray(within.get_xdata()), [0.7, 0.69])
+    np.testing.assert_array_equal(np.asarray(worse.get_xdata()), [0.5])
+    np.testing.assert_array_equal(np.asarray(unknown.get_xdata()), [0.4])
+    assert worse.get_markerfacecolor() == "white"
+    assert "validation accuracy, mean over seeds and its 95 % interval" in texts(figure)
+
+
+def test_a_ranking_draws_each_interval_at_its_height() -> None:
+    (intervals,) = figures.ranking(RANKING, "validation accuracy").axes[0].collections
+    ends = [np.asarray(path.vertices).tolist() for path in intervals.get_paths()]
+    assert ends[:3] == [[[0.68, 0], [0.72, 0]], [[0.67, 1], [0.71, 1]], [[0.48, 2], [0.52, 2]]]
+
+
 def test_every_count_of_the_confusion_matrix_can_be_read() -> None:
     confusion = evaluation.confusion_table(
         pd.DataFrame({"true": list(CLASSES), "predicted": ["dog"] * 10})
@@ -112,3 +169,11 @@ def test_the_legend_of_class_curves_has_the_largest_area_first() -> None:
         shown = [text.get_text() for text in legend.get_texts()]
         assert shown == [f"ship, {area} 0.900", f"cat, {area} 0.500"]
         assert "title" in texts(figure)
+
+
+def test_a_grid_heatmap_of_means_tells_their_spread() -> None:
+    grid = pd.DataFrame([[0.5, 0.4]], index=["relu"], columns=[32, 64])
+    spread = pd.DataFrame([[0.01, np.nan]], index=["relu"], columns=[32, 64])
+    axis = figures.grid_heatmap(grid, "validation accuracy", spread).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["0.500\n± 0.010", "0.400"]
+    assert axis.get_title() == "validation accuracy, mean ± standard deviation over seeds"

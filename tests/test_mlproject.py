@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from cifar_mlflow.config import (
+    ArchitecturesParameters,
     DataParameters,
     GridParameters,
     Options,
@@ -21,6 +22,7 @@ PROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())
 CODE: dict[str, type[Options]] = {
     "main": TrainParameters,
     "train": TrainParameters,
+    "architectures": ArchitecturesParameters,
     "grid": GridParameters,
     "data": DataParameters,
     "report": ReportParameters,

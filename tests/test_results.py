@@ -1,8 +1,11 @@
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
+import pytest
 
 from cifar_mlflow import results
-from cifar_mlflow.config import GridParameters, TrialConfig, expand
+from cifar_mlflow.config import ArchitecturesParameters, GridParameters, TrialConfig, expand
 from cifar_mlflow.published import GRID, published
 from cifar_mlflow.tracking import TrialRun
 
@@ -11,7 +14,9 @@ def finished(trial: TrialConfig, val: float, test: float) -> TrialRun:
     metrics = {
         "kept_val_accuracy": val,
         "test_accuracy": test,
+        "kept_val_loss": 1.1,
         "test_loss": 1.0,
+        "parameters": 122_570,
         "train_seconds": 90.0,
     }
     return TrialRun("r" + trial.key, trial.name, trial.key, "FINISHED", "", "models:/m", metrics)
@@ -29,6 +34,37 @@ def table(
 ) -> pd.DataFrame:
     runs = {t.key: finished(t, v, s) for t, v, s in zip(TRIALS, vals, tests, strict=False)}
     return results.tabulate(TRIALS, runs, select_by, official)
+
+
+def summarise(measured: pd.DataFrame, select_by: str = "val_accuracy") -> pd.DataFrame:
+    return results.summarise(measured, select_by)
+
+
+def tabulate(factors: dict[str, str], vals: Mapping[str, float | None]) -> pd.DataFrame:
+    """A grid whose trials, by name, reached a validation accuracy, or FAILED where it is None."""
+    trials = expand(GridParameters.model_validate(factors))
+    runs = {
+        trial.key: failed(trial) if value is None else finished(trial, value, value - 0.01)
+        for trial in trials
+        if trial.name in vals
+        for value in [vals[trial.name]]
+    }
+    return results.tabulate(trials, runs, "val_accuracy", official=True)
+
+
+# Two configurations with three seeds each, and one that was trained once.
+REPLICATES = {"activation": "relu", "optimizer": "adam", "batch_size": "32,64,128", "seed": "0,1,2"}
+REPLICATED = {
+    "deep-relu-32-adam": 0.70,
+    "deep-relu-32-adam-seed=1": 0.71,
+    "deep-relu-32-adam-seed=2": 0.72,
+    "deep-relu-64-adam": 0.69,
+    "deep-relu-64-adam-seed=1": 0.70,
+    "deep-relu-64-adam-seed=2": 0.68,
+    "deep-relu-128-adam": 0.30,
+    "deep-relu-128-adam-seed=1": 0.31,
+    "deep-relu-128-adam-seed=2": 0.32,
+}
 
 
 def test_the_best_trial_is_chosen_by_validation_accuracy() -> None:
@@ -52,7 +88,7 @@ def test_a_failed_or_missing_trial_is_shown_and_never_best() -> None:
     measured = results.tabulate(TRIALS, runs, "val_accuracy", True)
     assert measured["status"].tolist() == ["FAILED", "FINISHED", "NOT RUN", "NOT RUN"]
     assert measured["best"].tolist() == [False, True, False, False]
-    _, rows = results.cells(measured)
+    _, rows = results.cells(summarise(measured))
     assert [row[3] for row in rows] == ["failed", "★", "not run", "not run"]
 
 
@@ -68,36 +104,191 @@ def test_published_numbers_stand_beside_the_same_configuration_only() -> None:
     assert published(TrialConfig(seed=5)) == (0.67, 0.960)
     for change in (
         {"epochs": 10},
-        {"architecture": "wide"},
+        {"architecture": "wide", "batch_size": 64},
         {"keep": "best"},
         {"learning_rate": 1},
     ):
         assert published(TrialConfig.model_validate(change)) is None
 
 
+def test_the_networks_of_the_first_part_have_their_published_accuracy() -> None:
+    trials = expand(ArchitecturesParameters())
+    measured = results.tabulate(trials, {}, "val_accuracy", official=True)
+    assert measured["published_accuracy"].tolist() == [0.60, 0.63, 0.67]
+    assert measured["published_loss"].isna().tolist() == [True, True, False]
+    assert published(TrialConfig(architecture="small", optimizer="adam")) is None
+
+
 def test_published_numbers_are_left_out_beside_other_data() -> None:
     measured = table([0.5] * 4, [0.5] * 4, official=False)
     assert measured["published_accuracy"].isna().all()
-    headings, _ = results.cells(measured)
+    headings, _ = results.cells(summarise(measured))
     assert not [heading for heading in headings if "publ" in heading]
 
 
 def test_markdown_has_a_row_for_each_trial_and_marks_the_best() -> None:
-    lines = results.markdown(table([0.5, 0.7, 0.6, 0.1], [0.5] * 4)).splitlines()
+    measured = summarise(table([0.5, 0.7, 0.6, 0.1], [0.5] * 4))
+    lines = results.markdown(*results.cells(measured)).splitlines()
     assert len(lines) == 2 + len(TRIALS)
     assert len({line.count("|") for line in lines}) == 1
     assert [("★" in line) for line in lines[2:]] == [False, True, False, False]
 
 
-def test_a_table_shows_the_factors_that_tell_its_rows_apart() -> None:
-    assert results.shown_factors(table([0.5] * 4, [0.5] * 4)) == list(results.SHOWN)
-    trials = expand(GridParameters.model_validate({"activation": "relu", "seed": "0,1"}))
-    seeded = results.tabulate(trials, {}, "val_accuracy", True)
-    assert results.shown_factors(seeded) == [*results.SHOWN, "seed"]
+def test_a_table_shows_the_factors_that_tell_its_rows_apart_but_no_seed() -> None:
+    assert results.shown_factors(summarise(table([0.5] * 4, [0.5] * 4))) == list(results.SHOWN)
+    factors = {"activation": "relu", "seed": "0,1", "keep": "last,best", "epochs": "5"}
+    varied = summarise(tabulate(factors, {}))
+    assert results.shown_factors(varied) == [*results.SHOWN, "keep"]
+    assert results.labels(varied).iloc[0] == "relu 32 sgd keep=last"
 
 
 def test_the_accuracy_grid_has_batch_sizes_across_and_the_rest_down() -> None:
-    grid = results.accuracy_grid(table([0.1, 0.2, 0.3, 0.4], [0.5] * 4))
+    measured = summarise(table([0.1, 0.2, 0.3, 0.4], [0.5] * 4))
+    grid = results.accuracy_grid(measured, "val_accuracy_mean")
     assert [int(size) for size in grid.columns] == [32, 128]
     assert list(grid.index) == ["relu sgd", "relu adam"]
     np.testing.assert_allclose(grid.to_numpy(), [[0.1, 0.3], [0.2, 0.4]])
+
+
+def test_a_grid_too_large_for_a_picture_shows_its_best_rows_in_their_order() -> None:
+    grid = pd.DataFrame({32: np.arange(100) % 50, 64: np.nan})
+    part = results.best_part(grid)
+    assert len(part) == results.MOST_ROWS
+    assert part.index.is_monotonic_increasing
+    assert part[32].min() == 30
+    pd.testing.assert_frame_equal(results.best_part(grid.head(3)), grid.head(3))
+
+
+def test_replicates_are_summarised_by_configuration() -> None:
+    summary = summarise(tabulate(REPLICATES, REPLICATED))
+    assert list(summary.index) == ["deep-relu-32-adam", "deep-relu-64-adam", "deep-relu-128-adam"]
+    assert "seed" not in summary
+    assert summary["n"].tolist() == summary["planned"].tolist() == [3, 3, 3]
+    first = summary.loc["deep-relu-32-adam"]
+    assert first["val_accuracy_mean"] == pytest.approx(0.71)
+    assert first["val_accuracy_sd"] == pytest.approx(0.01)
+    # 4.302653 is the 97.5 % quantile of Student's t with 2 degrees of freedom, from a table.
+    half = 4.302653 * 0.01 / np.sqrt(3)
+    assert first["val_accuracy_low"] == pytest.approx(0.71 - half)
+    assert first["val_accuracy_high"] == pytest.approx(0.71 + half)
+    assert first["difference"] == pytest.approx(0.70 - 0.68)  # test accuracy less the published one
+    assert summary["difference_to_best"].tolist() == pytest.approx([0, -0.02, -0.40])
+
+
+def test_the_ranking_tells_which_differences_are_within_noise() -> None:
+    summary = summarise(tabulate(REPLICATES, REPLICATED))
+    assert summary["rank"].tolist() == [1, 2, 3]
+    assert summary["best"].tolist() == [True, False, False]
+    assert summary["within_noise_of_best"].tolist() == [True, True, False]
+    assert np.isnan(summary["p_value"].iloc[0])
+    (_, ranking) = results.reading(summary, "val_accuracy")[-1]
+    assert ranking.startswith("relu 32 adam has the best mean val_accuracy (★)")
+    assert "1 within noise of it (≈): relu 64 adam; 1 worse" in ranking
+    _, rows = results.cells(summary)
+    assert [row[3] for row in rows] == ["★", "≈", ""]
+
+
+def test_the_best_is_chosen_by_the_mean_and_stands_for_it_with_its_best_seed() -> None:
+    lucky = REPLICATED | {"deep-relu-64-adam-seed=2": 0.73, "deep-relu-64-adam": 0.60}
+    measured = tabulate(REPLICATES, lucky)
+    assert measured.loc[measured["best"], "name"].tolist() == ["deep-relu-32-adam-seed=2"]
+
+
+def test_a_configuration_that_lost_a_seed_ranks_after_those_that_have_all() -> None:
+    unlucky = REPLICATED | {"deep-relu-32-adam": None}
+    measured = tabulate(REPLICATES, unlucky)
+    summary = summarise(measured)
+    assert summary["n"].tolist() == [2, 3, 3]
+    assert summary["status"].tolist() == ["FAILED", "FINISHED", "FINISHED"]
+    assert summary["rank"].tolist() == [3, 1, 2]
+    assert measured.loc[measured["best"], "name"].tolist() == ["deep-relu-64-adam-seed=1"]
+    assert summary["val_accuracy_mean"].iloc[0] == pytest.approx(0.715)
+
+
+def test_where_every_seed_failed_there_is_neither_rank_nor_number() -> None:
+    names = [name for name in REPLICATED if "-128-" in name]
+    summary = summarise(tabulate(REPLICATES, REPLICATED | dict.fromkeys(names)))
+    assert summary["rank"].isna().tolist() == [False, False, True]
+    _, rows = results.cells(summary)
+    assert rows[2][3:6] == ["failed", "0", ""]
+
+
+def test_one_seed_shows_no_spread_and_says_what_it_cannot_show() -> None:
+    summary = summarise(table([0.5, 0.7, 0.6, 0.1], [0.5] * 4))
+    assert summary["val_accuracy_sd"].isna().all()
+    assert summary["within_noise_of_best"].tolist() == [pd.NA, True, pd.NA, pd.NA]
+    headings, rows = results.cells(summary)
+    assert not {"n", "rank"} & set(headings)
+    assert not any("±" in cell or "?" in cell for row in rows for cell in row)
+    ((topic, text),) = results.reading(summary, "val_accuracy")
+    assert topic == "Seeds"
+    assert "cannot show" in text
+
+
+def test_a_cell_has_mean_spread_and_interval() -> None:
+    headings, rows = results.cells(summarise(tabulate(REPLICATES, REPLICATED)))
+    assert dict(zip(headings, rows[0], strict=True)) == {
+        "activation": "relu",
+        "batch": "32",
+        "optimizer": "adam",
+        "best": "★",
+        "n": "3",
+        "val acc.": "0.710 ± 0.010 (0.685–0.735)",
+        "test acc.": "0.700 ± 0.010 (0.675–0.725)",
+        "publ. acc.": "0.68",
+        "test loss": "1.000 ± 0.000 (1.000–1.000)",
+        "publ. loss": "1.355",
+        "min": "1.5",
+        "rank": "1",
+    }
+
+
+def test_of_many_configurations_the_best_are_shown_and_it_is_said() -> None:
+    rates = ",".join(str(0.001 * k) for k in range(1, 31))
+    factors = {
+        "activation": "relu",
+        "batch_size": "32",
+        "optimizer": "adam",
+        "learning_rate": rates,
+    }
+    trials = expand(GridParameters.model_validate(factors))
+    summary = summarise(tabulate(factors, {t.name: t.learning_rate * 20 for t in trials}))
+    assert len(summary) == 30
+    shown = results.top(summary)
+    assert shown["rank"].tolist() == list(range(1, results.MOST + 1))
+    assert len(results.cells(summary)[1]) == results.MOST
+    topic, text = results.reading(summary, "val_accuracy")[0]
+    assert (topic, text) == ("Shown", "the best 24 of 30 configurations; summary.csv has all")
+
+
+def test_names_of_many_within_noise_are_cut_short() -> None:
+    factors = {"optimizer": "adam,sgd,nadam,adamw", "seed": "0,1"}
+    trials = expand(GridParameters.model_validate(factors))
+    noisy = {trial.name: 0.5 + 0.01 * (-1) ** k for k, trial in enumerate(trials)}
+    (_, ranking) = results.reading(summarise(tabulate(factors, noisy)), "val_accuracy")[-1]
+    assert "23 within noise of it (≈): relu 32 sgd, relu 32 nadam" in ranking
+    assert ", 18 more; 0 worse" in ranking
+
+
+def test_the_picture_of_a_ranking_has_the_best_first() -> None:
+    names = [name for name in REPLICATED if "-64-" in name]
+    table, measure = results.ranking(
+        summarise(tabulate(REPLICATES, REPLICATED | dict.fromkeys(names))), "val_accuracy"
+    )
+    assert list(table.index) == ["relu 32 adam", "relu 128 adam"]
+    assert list(table.columns) == ["mean", "low", "high", "n", "within_noise_of_best"]
+    assert measure == "validation accuracy"
+
+
+def test_layers_stand_in_a_table_for_each_network_with_their_total() -> None:
+    layers = pd.DataFrame(
+        {
+            "layer": ["Conv2D", "Dense"],
+            "output_shape": ["30 x 30 x 16", "10"],
+            "parameters": [448, 990],
+        }
+    )
+    heading, text = results.layer_markdown({"small": layers})
+    assert heading == "### small"
+    assert "| Conv2D | 30 x 30 x 16 | 448 |" in text.splitlines()
+    assert text.splitlines()[-1] == "| total |  | 1,438 |"
