@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,11 @@ from cifar_mlflow.data import CLASSES, Examples
 Curves = Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]]
 
 # Train and validation, told apart without colour too: by their dashes.
-TRAIN = {"color": "#4477aa", "linestyle": "--", "label": "train"}
-VALIDATION = {"color": "#cc3311", "linestyle": "-", "label": "validation"}
-PUBLISHED = {"color": "#228833", "linestyle": ":", "label": "published (test)"}
-INK, GRID = "#000000", "#b0b0b0"
+TRAIN: dict[str, Any] = {"color": "#4477aa", "linestyle": "--", "label": "train"}
+VALIDATION: dict[str, Any] = {"color": "#cc3311", "linestyle": "-", "label": "validation"}
+PUBLISHED: dict[str, Any] = {"color": "#228833", "linestyle": ":", "label": "published (test)"}
 # Series told apart by colour and mark (Paul Tol's bright scheme).
-SERIES = (
+SERIES: tuple[dict[str, Any], ...] = (
     {"color": "#cc3311", "marker": "o"},
     {"color": "#4477aa", "marker": "s"},
     {"color": "#228833", "marker": "^"},
@@ -33,7 +33,7 @@ SERIES = (
     {"color": "#6b6b6b", "marker": "P"},
 )
 # Of figures that stand in a page of text, at about their own size.
-SMALL = {"font.size": 9, "legend.fontsize": 8, "lines.linewidth": 1.4, "axes.linewidth": 0.7}
+SMALL: Any = {"font.size": 9, "legend.fontsize": 8, "lines.linewidth": 1.4, "axes.linewidth": 0.7}
 
 
 def class_examples(examples: Examples) -> Figure:
@@ -153,11 +153,12 @@ def accuracy_curves(histories: Sequence[pd.DataFrame], published: float | None =
         if published is not None:
             axis.axhline(published, **PUBLISHED)
         for number, history in enumerate(histories):
-            once = {} if number == 0 else {"label": None}
-            axis.plot(history["epoch"], history["train_accuracy"], **TRAIN | once)
-            axis.plot(history["epoch"], history["val_accuracy"], **VALIDATION | once)
+            for column, style in (("train_accuracy", TRAIN), ("val_accuracy", VALIDATION)):
+                (line,) = axis.plot(history["epoch"], history[column], **style)
+                if number > 0:  # once in the legend
+                    line.set_label(None)
         axis.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axis.grid(alpha=0.4)
         axis.legend(loc="best", frameon=False)
     return figure
@@ -166,31 +167,29 @@ def accuracy_curves(histories: Sequence[pd.DataFrame], published: float | None =
 def accuracy_levels(measured: pd.DataFrame, published: pd.DataFrame) -> Figure:
     """Two tables of accuracies alike: a line for each row, its columns across; published hollow."""
     with rc_context(SMALL):
-        figure = Figure(figsize=(5.6, 3.1), layout="constrained")
+        figure = Figure(figsize=(4.4, 3.4), layout="constrained")
         axis = figure.subplots()
         places = range(measured.shape[1])
         for name, style in zip(measured.index, itertools.cycle(SERIES)):
             axis.plot(places, measured.loc[name], label=name, markersize=5, **style)
-            axis.plot(
-                places,
-                published.loc[name],
-                **{**style, "linestyle": "none", "fillstyle": "none", "markersize": 8},
-            )
+            hollow: dict[str, Any] = {"linestyle": "none", "fillstyle": "none", "markersize": 8}
+            axis.plot(places, published.loc[name], **style, **hollow)
         axis.set_xticks(places, [str(name) for name in measured.columns])
-        axis.set(xlabel=str(measured.columns.name), ylabel="test accuracy", ylim=(0, 1))
+        across = str(measured.columns.name).replace("_", " ")
+        axis.set(xlabel=across, ylabel="test accuracy", ylim=(0, 1))
         axis.margins(x=0.08)
         axis.grid(alpha=0.4)
-        figure.legend(loc="outside right upper", frameon=False)
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
 
 
 def intervals(table: pd.DataFrame, label: str) -> Figure:
     """Values with intervals, a line of each; columns name, value, low, high and published or NaN."""
     with rc_context(SMALL):
-        figure = Figure(figsize=(5.6, 0.9 + 0.42 * len(table)), layout="constrained")
+        figure = Figure(figsize=(4.4, 1 + 0.45 * len(table)), layout="constrained")
         axis = figure.subplots()
         places = np.arange(len(table))
-        axis.axvline(0, color=INK, linewidth=0.8)
+        axis.axvline(0, color="black", linewidth=0.8)
         axis.hlines(places, table["low"], table["high"], color=VALIDATION["color"], linewidth=1.6)
         axis.plot(table["value"], places, "o", color=VALIDATION["color"], label="measured")
         if table["published"].notna().any():
@@ -204,7 +203,7 @@ def intervals(table: pd.DataFrame, label: str) -> Figure:
                 label="published",
             )
             figure.legend(loc="outside upper right", ncols=2, frameon=False)
-        axis.set_yticks(places, table["name"])
+        axis.set_yticks(places, table["name"].str.replace(": ", ":\n"))
         axis.set_ylim(len(table) - 0.4, -0.6)
         axis.set(xlabel=label)
         axis.grid(axis="x", alpha=0.4)

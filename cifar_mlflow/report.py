@@ -7,7 +7,7 @@ import base64
 import math
 import shlex
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,6 +47,7 @@ MOST_LINES = len(figures.SERIES)
 PRIVATE = ("data_dir", "verbose", "dry_run")
 VERSIONS = ("python", "tensorflow", "keras", "mlflow", "numpy")
 NOTHING = "–"
+MEASURES = {"val_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}
 
 
 class Missing(NamedTuple):
@@ -58,10 +59,10 @@ class Missing(NamedTuple):
 
 
 class Picture(NamedTuple):
-    identity: str
     label: str
     caption: str
     content: Markup
+    wide: bool = False  # too small to read where the page is narrow, unless it scrolls
 
 
 def page(material: Material) -> str:
@@ -87,7 +88,10 @@ def content(material: Material) -> dict[str, Any]:
     }
     return {
         **sections,
+        "title": "Image classification with convolutional neural networks, reproduced",
         "material": material,
+        "official": all(study.official for study in material.studies),
+        "few_seeds": _few_seeds(material),
         "missing": [part for section in sections.values() for part in section["missing"]],
         "facts": _facts(material),
         "conclusions": _conclusions(material),
@@ -102,8 +106,8 @@ def content(material: Material) -> dict[str, Any]:
 # Numbers, pictures and commands as text ---------------------------------------------------------
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    return NOTHING if value is None or math.isnan(value) else f"{value:.{digits}f}"
+def number(value: float, digits: int = 3) -> str:
+    return NOTHING if math.isnan(value) else findings.fixed(value, digits)
 
 
 def signed(value: float, digits: int = 3) -> str:
@@ -113,13 +117,13 @@ def signed(value: float, digits: int = 3) -> str:
 def mean(record: Mapping[Any, Any], measure: str) -> str:
     """A configuration's mean, and its standard deviation where there are several seeds."""
     deviation = record[f"{measure}_sd"]
-    spread = "" if math.isnan(deviation) else f" ± {deviation:.3f}"
+    spread = "" if math.isnan(deviation) else f" ± {number(deviation)}"
     return number(record[f"{measure}_mean"]) + spread
 
 
 def vector(figure: Figure, identity: str, label: str, caption: str, seen: str) -> Picture:
     """A figure drawn here; ``seen`` tells what is to be seen in it."""
-    return Picture(identity, label, caption, Markup(svg.inline(figure, identity, seen)))
+    return Picture(label, caption, Markup(svg.inline(figure, identity, seen)))
 
 
 def photograph(png: bytes, identity: str, label: str, caption: str, seen: str) -> Picture:
@@ -128,7 +132,7 @@ def photograph(png: bytes, identity: str, label: str, caption: str, seen: str) -
     image = Markup(
         '<img id="{}" src="data:image/png;base64,{}" width="{}" height="{}" alt="{}">'
     ).format(identity, base64.b64encode(png).decode(), width, height, seen)
-    return Picture(identity, label, caption, image)
+    return Picture(label, caption, image, wide=True)
 
 
 def command(entry: str, parameters: Mapping[str, str], experiment: str) -> str:
@@ -315,7 +319,13 @@ def _table(study: Study) -> dict[str, Any]:
         for record in results.top(summary).to_dict("records")
     ]
     headings = [results.HEADINGS.get(name, name.replace("_", " ")) for name in factors]
-    return {"factors": headings, "rows": rows, "hidden": len(summary) - len(rows)}
+    return {
+        "factors": headings,
+        "select_by": MEASURES[study.select_by],
+        "rows": rows,
+        "hidden": len(summary) - len(rows),
+        "replicated": len(study.seeds) > 1,
+    }
 
 
 def _levels(study: Study) -> Picture | None:
@@ -393,9 +403,22 @@ def _tables_of_classes(predictions: pd.DataFrame | None, official: bool) -> dict
         "images": len(predictions),
         "matrices": matrices,
         "report": report,
+        "interval": evaluation.intervals(predictions).loc["accuracy"].to_numpy(),
+        "confused": _confused(result.confusion, official),
         "samples": samples.to_dict("records"),
         "samples_right": int(samples["correct"].sum()),
     }
+
+
+def _confused(confusion: pd.DataFrame, official: bool) -> list[dict[Hashable, Any]]:
+    """The ten most frequent mistakes, each with its published count."""
+    theirs = pd.DataFrame(CONFUSION, index=confusion.index, columns=confusion.columns)
+    pairs = evaluation.most_confused(confusion).head(10)
+    published_counts = [
+        theirs.loc[true, predicted] if official else math.nan
+        for true, predicted in zip(pairs["true"], pairs["predicted"])
+    ]
+    return pairs.assign(published=published_counts).to_dict("records")
 
 
 def _shaded(counts: "np.ndarray[Any, np.dtype[np.int64]]") -> list[list[tuple[str, str, float]]]:
@@ -442,7 +465,7 @@ def _conclusions(material: Material) -> list[Conclusion]:
     if best and best.predictions is not None:
         found[3] = findings.on_classes(evaluation.confusion_table(best.predictions))
         accuracy = evaluation.intervals(best.predictions).loc["accuracy"]
-        found[4] = findings.on_level(*(float(accuracy[name]) for name in ("value", "low", "high")))
+        found[4] = findings.on_level(*accuracy.to_numpy())
     nothing = Evidence("No finished grid with its best model's predictions to tell it from.")
     return [
         found.get(number) or findings.conclude(claim, nothing)
@@ -497,6 +520,7 @@ def _effects(material: Material) -> dict[str, Any] | None:
     printed = findings.variance_shares(table, factors, "published_accuracy") or {}
     return {
         "rows": rows,
+        "replicated": len(study.seeds) > 1,
         "picture": vector(
             figures.intervals(pd.DataFrame(rows), "difference in test accuracy"),
             "figure-b",
@@ -513,6 +537,12 @@ def _effects(material: Material) -> dict[str, Any] | None:
             for names, share in (measured or {}).items()
         ],
     }
+
+
+def _few_seeds(material: Material) -> str:
+    """How many seeds there are, where they are too few to tell chance."""
+    seeds = min((len(study.seeds) for study in material.studies), default=findings.FEWEST)
+    return {1: "one seed", 2: "two seeds"}.get(seeds, "")
 
 
 def _facts(material: Material) -> list[tuple[str, str]]:
@@ -552,9 +582,9 @@ def _facts(material: Material) -> list[tuple[str, str]]:
             (
                 "Best model",
                 (
-                    f"{material.best.run.name}, chosen by {grid.select_by.replace('_', ' ')}: validation "
-                    f"{number(metrics.get('kept_val_accuracy'))}, test {number(metrics.get('test_accuracy'))}, "
-                    f"test loss {number(metrics.get('test_loss'))} nats"
+                    f"{material.best.run.name}, chosen by {MEASURES[grid.select_by]}: validation "
+                    f"{number(metrics.get('kept_val_accuracy', math.nan))}, test {number(metrics.get('test_accuracy', math.nan))}, "
+                    f"test loss {number(metrics.get('test_loss', math.nan))} nats"
                 ),
             )
         )
