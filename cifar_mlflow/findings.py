@@ -290,13 +290,14 @@ def conclude(claim: str, *evidence: Evidence) -> Conclusion:
 
 
 def on_architectures(
-    table: pd.DataFrame | None, comparison: evaluation.Comparison | None = None
+    table: pd.DataFrame | None, predictions: Mapping[str, pd.DataFrame]
 ) -> Conclusion:
     """Whether the deepest network is the best.
 
     Args:
-        table: results of the three; None where there are none.
-        comparison: of the best with the second, on the same images: it tells where seeds are too few.
+        table: results of the three networks; None where there are none.
+        predictions: prediction tables of the test set by network, which tell the best from the second
+            where there are too few seeds.
     """
     claim = CONCLUSIONS[0]
     if table is None:
@@ -313,7 +314,8 @@ def on_architectures(
     )
     text += f"{best} is ahead of {second} by {ahead}."
     certain = ahead.certain
-    if ahead.n < FEWEST and comparison:
+    if ahead.n < FEWEST and {best, second} <= predictions.keys():
+        comparison = evaluation.compare(predictions[best], predictions[second])
         certain = comparison.p_value < 1 - CONFIDENCE
         text += f" On the same images: {comparison}."
     return conclude(claim, Evidence(text, best == "deep" if certain else None))
@@ -470,7 +472,8 @@ def f1_scores(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """F1 of each class (..., 10) from confusion counts (..., 10, 10); 0 where undefined."""
     right = np.diagonal(counts, axis1=-2, axis2=-1)
     seen = counts.sum(axis=-1) + counts.sum(axis=-2)
-    return 2 * right / np.maximum(seen, 1)
+    f1: npt.NDArray[np.float64] = 2 * right / np.maximum(seen, 1)
+    return f1
 
 
 def _mutual(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -480,7 +483,10 @@ def _mutual(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 def _rank(mutual: npt.NDArray[np.int64], one: int, other: int) -> npt.NDArray[np.int64]:
     """The place of a pair, 1 for the most confused, the better one where pairs are even."""
-    return 1 + (mutual > mutual[..., one, other, None, None]).sum(axis=(-2, -1))
+    above: npt.NDArray[np.int64] = np.sum(
+        mutual > mutual[..., one, other, None, None], axis=(-2, -1)
+    )
+    return above + 1
 
 
 def on_level(accuracy: float, low: float, high: float, published: float = 0.70) -> Conclusion:

@@ -1,6 +1,7 @@
 """What a report is made of: a study's runs and artifacts, read from the tracking store."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import pandas as pd
 
@@ -14,6 +15,7 @@ from cifar_mlflow.config import (
     expand,
 )
 from cifar_mlflow.data import CIFAR10_DIGEST
+from cifar_mlflow.evaluation import Evaluation, evaluate, intervals
 from cifar_mlflow.tracking import StoredRun
 
 STUDIES: dict[str, type[StudyOptions]] = {
@@ -31,7 +33,6 @@ class Study:
     trials: list[TrialConfig]
     runs: dict[str, StoredRun]
     histories: dict[str, pd.DataFrame]
-    layers: dict[str, pd.DataFrame]  # where they were logged
 
     @property
     def select_by(self) -> str:
@@ -41,11 +42,11 @@ class Study:
     def official(self) -> bool:
         return self.run.tags.get(tracking.DATA_DIGEST) == CIFAR10_DIGEST
 
-    @property
+    @cached_property
     def table(self) -> pd.DataFrame:
         return results.tabulate(self.trials, self.runs, self.select_by, self.official)
 
-    @property
+    @cached_property
     def summary(self) -> pd.DataFrame:
         return results.summarise(self.table, self.select_by)
 
@@ -66,14 +67,31 @@ class Study:
             grouped.setdefault(trial.configuration, []).append(trial)
         return grouped
 
+    @property
+    def ranking(self) -> list[StoredRun]:
+        """The best trial of each configuration, the best configuration first."""
+        ranked = self.summary.dropna(subset=["rank"]).sort_values("rank").index
+        finished = self.table.dropna(subset=[self.select_by])
+        best = finished.groupby("configuration")[self.select_by].idxmax()
+        return [self.runs[self.trials[best[name]].key] for name in ranked]
+
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trial's model by its predictions of the test set; None where they are not kept."""
+    """A trial's model, by what its run keeps of the test set; None where it does not."""
 
     run: StoredRun
     predictions: pd.DataFrame | None
     misclassified: bytes | None  # PNG
+    layers: pd.DataFrame | None
+
+    @cached_property
+    def evaluation(self) -> Evaluation | None:
+        return None if self.predictions is None else evaluate(self.predictions)
+
+    @cached_property
+    def intervals(self) -> pd.DataFrame | None:
+        return None if self.predictions is None else intervals(self.predictions)
 
 
 @dataclass(frozen=True)
@@ -81,16 +99,21 @@ class Material:
     """All that the page tells of; None where the experiment has no such run."""
 
     experiment: str
-    grid: Study | None
-    architectures: Study | None
     data: StoredRun | None
     class_examples: bytes | None  # PNG
-    best: Classifier | None
+    architectures: Study | None
+    networks: dict[str, Classifier]  # of the architectures, by name: the first that finished
+    grid: Study | None
+    leaders: list[Classifier]  # the grid's best trial, and the second configuration's
     champion: str  # a sentence
 
     @property
     def studies(self) -> list[Study]:
         return [study for study in (self.architectures, self.grid) if study]
+
+    @property
+    def best(self) -> Classifier | None:
+        return self.leaders[0] if self.leaders else None
 
 
 def gather(experiment_id: str, study: str) -> Material:
@@ -111,14 +134,18 @@ def gather(experiment_id: str, study: str) -> Material:
             f"experiment {experiment!r} has no finished study to report on; "
             "mlflow run . -e grid --env-manager local makes one"
         )
+    architectures = _read_study(architectures_run) if architectures_run else None
+    grid = _read_study(grid_run) if grid_run else None
+    leaders = grid.ranking[:2] if grid else []
     return Material(
         experiment=experiment,
-        grid=_read_study(grid_run) if grid_run else None,
-        architectures=_read_study(architectures_run) if architectures_run else None,
         data=data,
         class_examples=tracking.find_file(data.run_id, "class_examples.png") if data else None,
-        best=_read_best(grid_run) if grid_run else None,
-        champion=_read_champion(grid_run) if grid_run else "",
+        architectures=architectures,
+        networks=_read_networks(architectures) if architectures else {},
+        grid=grid,
+        leaders=[_read_classifier(run) for run in leaders],
+        champion=_read_champion(grid, leaders) if grid else "",
     )
 
 
@@ -148,12 +175,6 @@ def _read_study(run: StoredRun) -> Study:
         histories={
             key: tracking.metric_histories(child.run_id, HISTORY) for key, child in newest.items()
         },
-        layers={
-            key: layers
-            for key, child in newest.items()
-            if run.kind == "architectures"
-            and (layers := tracking.find_table(child.run_id, "layers.csv")) is not None
-        },
     )
 
 
@@ -166,23 +187,41 @@ def _with_present_key(child: StoredRun) -> StoredRun:
     return replace(child, key=config.key)
 
 
-def _read_best(grid_run: StoredRun) -> Classifier | None:
-    run = tracking.find_run(grid_run.tags.get(tracking.BEST_RUN, ""))
-    if run is None:
-        return None
+def _read_networks(study: Study) -> dict[str, Classifier]:
+    first: dict[str, StoredRun] = {}
+    for trial in study.trials:
+        run = study.runs.get(trial.key)
+        if run and run.status == "FINISHED":
+            first.setdefault(trial.architecture, run)
+    return {name: _read_classifier(run) for name, run in first.items()}
+
+
+def _read_classifier(run: StoredRun) -> Classifier:
+    """From the trial's own run, or where it has lost its artifacts from the newest evaluation."""
+    evaluations = f"tags.{tracking.MODEL_URI} = '{run.model_uri}' AND params.part = 'test'"
+    again = tracking.newest(run.experiment_id, "evaluate", where=evaluations)
+    sources = [run.run_id, *([again.run_id] if again else [])]
+
+    def table(name: str) -> pd.DataFrame | None:
+        found = (tracking.find_table(source, name) for source in sources)
+        return next((each for each in found if each is not None), None)
+
+    pictures = (tracking.find_file(source, "misclassified.png") for source in sources)
     return Classifier(
         run,
-        tracking.find_table(run.run_id, "predictions.parquet"),
-        tracking.find_file(run.run_id, "misclassified.png"),
+        predictions=table("predictions.parquet"),
+        misclassified=next((each for each in pictures if each is not None), None),
+        layers=table("layers.csv"),
     )
 
 
-def _read_champion(grid_run: StoredRun) -> str:
-    name = grid_run.parameters.get("model_name", "")
+def _read_champion(grid: Study, leaders: list[StoredRun]) -> str:
+    name = grid.run.parameters.get("model_name", "")
     champion = registry.champion(name) if name else None
     if champion is None:
-        return "The registry has no champion of this name now."
+        return "The registry has no champion of its name now."
     version = f"{name} version {champion.version}"
-    if champion.run_id == grid_run.tags.get(tracking.BEST_RUN):
+    if leaders and champion.run_id == leaders[0].run_id:
         return f"It is the champion now: {version}."
-    return f"The champion now is another model: {version}, {champion.tags.get('trial', '')}."
+    trial = champion.tags.get("trial", "of a trial that is not named")
+    return f"The champion now is another model: {version}, {trial}."

@@ -202,8 +202,9 @@ def _architectures(material: Material) -> dict[str, Any]:
     curves, missing = _curves(study, material.experiment)
     networks = []
     for curve, picture in curves:
-        layers = [study.layers[trial.key] for trial in curve.trials if trial.key in study.layers]
-        networks.append((picture, layers[0].to_dict("records") if layers else []))
+        network = material.networks.get(curve.config.architecture)
+        layers = network.layers if network else None
+        networks.append((picture, [] if layers is None else layers.to_dict("records")))
     return {"study": study, "networks": networks, "missing": missing, **_table(study)}
 
 
@@ -325,6 +326,11 @@ def _table(study: Study) -> dict[str, Any]:
         "rows": rows,
         "hidden": len(summary) - len(rows),
         "replicated": len(study.seeds) > 1,
+        "reading": [
+            f"{topic}: {text}"
+            for topic, text in results.reading(summary, study.select_by)
+            if topic == "Ranking"
+        ],
     }
 
 
@@ -362,8 +368,22 @@ def _classes(material: Material) -> dict[str, Any]:
     if best.misclassified is None:
         why = f"run {best.run.run_id} holds no misclassified.png"
         missing.append(Missing("Figure 17", why, again))
-    shown = _tables_of_classes(best.predictions, material.grid.official)
-    return {"best": best, "figure": _misclassified(best), "missing": missing, **shown}
+    return {
+        "best": best,
+        "second": _second(material),
+        "figure": _misclassified(best),
+        "missing": missing,
+        **_tables_of_classes(best, material.grid.official),
+    }
+
+
+def _second(material: Material) -> str:
+    """How the best model compares with the second, where the seeds are too few to tell."""
+    tables = [leader.predictions for leader in material.leaders]
+    if len(tables) < 2 or tables[0] is None or tables[1] is None or not _few_seeds(material):
+        return ""
+    comparison = evaluation.compare(tables[0], tables[1])
+    return f"Against the second, {material.leaders[1].run.name}, on the same images: {comparison}."
 
 
 def _misclassified(best: Classifier) -> Picture | None:
@@ -380,11 +400,11 @@ def _misclassified(best: Classifier) -> Picture | None:
     return photograph(best.misclassified, "figure-17", "Figure 17", caption, seen)
 
 
-def _tables_of_classes(predictions: pd.DataFrame | None, official: bool) -> dict[str, Any]:
+def _tables_of_classes(best: Classifier, official: bool) -> dict[str, Any]:
     """Tables 2, 3 and 4."""
-    if predictions is None:
+    predictions, result, intervals = best.predictions, best.evaluation, best.intervals
+    if predictions is None or result is None or intervals is None:
         return {"evaluation": None}
-    result = evaluation.evaluate(predictions)
     confusion = result.confusion.to_numpy()
     theirs = np.array(CONFUSION)
     matrices = [("measured", _shaded(confusion))]
@@ -403,7 +423,7 @@ def _tables_of_classes(predictions: pd.DataFrame | None, official: bool) -> dict
         "images": len(predictions),
         "matrices": matrices,
         "report": report,
-        "interval": evaluation.intervals(predictions).loc["accuracy"].to_numpy(),
+        "interval": intervals.loc["accuracy"].to_numpy(),
         "confused": _confused(result.confusion, official),
         "samples": samples.to_dict("records"),
         "samples_right": int(samples["correct"].sum()),
@@ -458,14 +478,19 @@ def _conclusions(material: Material) -> list[Conclusion]:
             "These runs were made on other data than CIFAR-10: they say nothing of it."
         )
         return [findings.conclude(claim, other) for claim in CONCLUSIONS]
-    found = {0: findings.on_architectures(architectures.table if architectures else None)}
+    predictions = {
+        name: network.predictions
+        for name, network in material.networks.items()
+        if network.predictions is not None
+    }
+    table = architectures.table if architectures else None
+    found = {0: findings.on_architectures(table, predictions)}
     if grid:
         found[1] = findings.on_epochs(_late_gains(grid))
         found[2] = findings.on_factors(grid.table, grid.factors)
-    if best and best.predictions is not None:
-        found[3] = findings.on_classes(evaluation.confusion_table(best.predictions))
-        accuracy = evaluation.intervals(best.predictions).loc["accuracy"]
-        found[4] = findings.on_level(*accuracy.to_numpy())
+    if best and best.evaluation and best.intervals is not None:
+        found[3] = findings.on_classes(best.evaluation.confusion)
+        found[4] = findings.on_level(*best.intervals.loc["accuracy"].to_numpy())
     nothing = Evidence("No finished grid with its best model's predictions to tell it from.")
     return [
         found.get(number) or findings.conclude(claim, nothing)
@@ -611,7 +636,10 @@ def _made(material: Material) -> list[tuple[str, str]]:
     facts = [
         ("Commit", tags["Commit"]),
         ("Versions", ", ".join(f"{name} {tags[name]}" for name in VERSIONS)),
-        ("Machine", f"{tags['Machine']}, {tags['cores']} cores, {tags['threads']} threads a trial"),
+        (
+            "Machine",
+            f"{tags['Machine']}, cores {tags['cores']}, threads of a trial {tags['threads']}",
+        ),
         ("Data", f"CIFAR-10's arrays, SHA-256 {tags['Data']}"),
     ]
     for study in material.studies:

@@ -28,7 +28,7 @@ def inline(figure: Figure, identity: str, title: str) -> str:
         figure.savefig(drawn, format="svg", transparent=True)
     root = ElementTree.fromstring(drawn.getvalue())
     # Who made it and when, and a style that would hold for the whole page.
-    for unwanted in root.findall("{*}metadata") + root.findall("{*}defs"):
+    for unwanted in root.findall("{*}metadata") + root.findall("{*}defs[{*}style]"):
         root.remove(unwanted)
     for element in root.iter():
         element.tag = _local(element.tag)

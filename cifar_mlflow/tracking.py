@@ -37,7 +37,6 @@ TRIAL_KEY = "trial_key"
 DATA_DIGEST = "data_digest"
 MODEL_URI = "model_uri"
 END_REASON = "end_reason"
-BEST_RUN = "best_run_id"
 PARENT = "mlflow.parentRunId"
 DESCRIPTION = "mlflow.note.content"
 DESCRIPTION_LENGTH = 8000  # characters that a tag may have; MLflow cuts off the rest
@@ -266,7 +265,7 @@ def tag_best(best: TrialRun, config: TrialConfig) -> None:
     mlflow.MlflowClient().set_tag(best.run_id, "best", "true")
     mlflow.set_tags(
         {
-            BEST_RUN: best.run_id,
+            "best_run_id": best.run_id,
             "best_trial": best.name,
             "best_architecture": config.architecture,
         }
@@ -373,11 +372,16 @@ def find_run(run_id: str) -> StoredRun | None:
         raise
 
 
-def newest(experiment_id: str, kind: str, status: str | None = "FINISHED") -> StoredRun | None:
-    """The run of a kind that started last, with this status or (None) any; None without one."""
+def newest(experiment_id: str, kind: str, where: str = "") -> StoredRun | None:
+    """The finished run of a kind that started last; None without one.
+
+    Args:
+        where: further conditions, in MLflow's filter language.
+    """
+    conditions = [f"tags.{KIND} = '{kind}'", "attributes.status = 'FINISHED'", where]
     found = mlflow.MlflowClient().search_runs(
         [experiment_id],
-        f"tags.{KIND} = '{kind}'" + (f" AND attributes.status = '{status}'" if status else ""),
+        " AND ".join(filter(None, conditions)),
         max_results=1,
         order_by=["attributes.start_time DESC"],
     )
