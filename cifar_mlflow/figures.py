@@ -55,7 +55,7 @@ def misclassified(images: npt.NDArray[np.uint8], wrong: pd.DataFrame) -> Figure:
 
 
 def _gallery(images: npt.NDArray[np.uint8], titles: Sequence[str]) -> Figure:
-    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    figure = Figure(figsize=(10, 4.8), dpi=200, layout="constrained")  # crisp on any screen
     axes = figure.subplots(2, 5)
     for axis in axes.flat:
         axis.axis("off")

@@ -317,7 +317,7 @@ def on_architectures(
     if ahead.n < FEWEST and {best, second} <= predictions.keys():
         comparison = evaluation.compare(predictions[best], predictions[second])
         certain = comparison.p_value < 1 - CONFIDENCE
-        text += f" On the same images: {comparison}."
+        text += f" On the same images: {comparison}; what other trainings would give is not known."
     return conclude(claim, Evidence(text, best == "deep" if certain else None))
 
 

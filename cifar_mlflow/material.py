@@ -39,8 +39,12 @@ class Study:
         return self.run.parameters.get("select_by", "val_accuracy")
 
     @property
+    def digest(self) -> str | None:
+        return self.run.tags.get(tracking.DATA_DIGEST)
+
+    @property
     def official(self) -> bool:
-        return self.run.tags.get(tracking.DATA_DIGEST) == CIFAR10_DIGEST
+        return self.digest == CIFAR10_DIGEST
 
     @cached_property
     def table(self) -> pd.DataFrame:

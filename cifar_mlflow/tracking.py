@@ -220,7 +220,7 @@ def log_files(
     """Artifacts of the active run, all in one go: name.png, name.csv or name.parquet, name.ext."""
     with tempfile.TemporaryDirectory() as folder:
         for name, figure in (figures or {}).items():
-            figure.savefig(Path(folder, name), dpi=100)
+            figure.savefig(Path(folder, name), dpi="figure")
         for name, table in (tables or {}).items():
             if name.endswith(".parquet"):
                 table.to_parquet(Path(folder, name))

@@ -2,7 +2,7 @@
 
 import io
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -28,7 +28,6 @@ STUDIES: dict[str, type[StudyOptions]] = {
     "architectures": ArchitecturesParameters,
 }
 EPOCHS, IMAGES = 4, 300
-Accuracy = Callable[[TrialConfig], float]
 
 
 def accuracy(trial: TrialConfig) -> float:
@@ -49,9 +48,9 @@ def write_study(
     failed: Mapping[str, str] = {},
     digest: str = CIFAR10_DIGEST,
     name: str = "",
-    accuracy: Accuracy = accuracy,
+    status: str = "FINISHED",
 ) -> str:
-    """A finished study, whose trials named in ``failed`` have failed for a reason; gives its run id."""
+    """A study, whose trials named in ``failed`` have failed for a reason; gives its run id."""
     parameters = STUDIES[kind].model_validate(given)
     environment = {
         "data_digest": digest,
@@ -62,7 +61,7 @@ def write_study(
         "cores": "2",
         "threads": "1",
     }
-    parent = client.create_run(
+    parent: str = client.create_run(
         experiment, run_name=name or kind, tags={"kind": kind, **environment}
     ).info.run_id
     fields = type(parameters).model_fields
@@ -77,7 +76,8 @@ def write_study(
         if trial.name in failed:
             client.set_tag(run, "end_reason", failed[trial.name])
         client.set_terminated(run, "FAILED" if trial.name in failed else "FINISHED")
-    client.set_terminated(parent, "FINISHED")
+    if status != "RUNNING":
+        client.set_terminated(parent, status)
     return parent
 
 
@@ -132,7 +132,7 @@ def predictions(reached: float, seed: int) -> pd.DataFrame:
 
 def write_data(client: MlflowClient, experiment: str, digest: str = CIFAR10_DIGEST) -> str:
     tags = {"kind": "data", "data_digest": digest}
-    run = client.create_run(experiment, run_name="data", tags=tags).info.run_id
+    run: str = client.create_run(experiment, run_name="data", tags=tags).info.run_id
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "class_examples.png").write_bytes(picture())
         client.log_artifacts(run, folder)

@@ -7,9 +7,11 @@ import pytest
 from mlflow import MlflowClient
 
 from cifar_mlflow import report
-from cifar_mlflow.config import UsageError
+from cifar_mlflow.config import GridParameters, UsageError, expand
+from cifar_mlflow.data import CIFAR10_DIGEST
 from cifar_mlflow.material import gather
 from cifar_mlflow.report import page
+from cifar_mlflow.report_parts import ranges, signed
 from tests import stores
 from tests.html_page import Page
 
@@ -106,13 +108,13 @@ def test_measured_and_published_stand_side_by_side_with_the_difference(
         "params.optimizer = 'adam' AND params.batch_size = '128' AND params.activation = 'relu'",
     )[0]
     accuracy, loss = (trial.data.metrics[f"test_{name}"] for name in ("accuracy", "loss"))
-    assert found[2:5] == [f"{accuracy:.3f}", "0.70", report.signed(accuracy - 0.70)]
-    assert found[5:] == [f"{loss:.3f}", "0.937", report.signed(loss - 0.937)]
+    assert found[2:5] == [f"{accuracy:.3f}", "0.70", signed(accuracy - 0.70)]
+    assert found[5:] == [f"{loss:.3f}", "0.937", signed(loss - 0.937)]
     cat = next(row for row in whole.rows("Table 2, published") if row[0] == "cat")
     assert cat[4] == "543"
     ours = next(row for row in whole.rows("Table 2, measured.") if row[0] == "cat")
     less = next(row for row in whole.rows("Table 2, measured less") if row[0] == "cat")
-    assert less[4] == report.signed(int(ours[4]) - 543, 0)
+    assert less[4] == signed(int(ours[4]) - 543, 0)
     assert next(row for row in whole.rows("Table 3.") if row[0] == "cat")[2::3] == [
         "0.50",
         "0.54",
@@ -153,7 +155,7 @@ def test_conclusions_have_verdicts_with_their_numbers(whole: Report) -> None:
 
 
 def test_one_seed_is_said_to_show_no_chance(whole: Report) -> None:
-    assert "What one seed cannot show." in whole.text
+    assert "What one seed cannot show (architectures and grid)." in whole.text
     assert "They say nothing of chance between trainings." in whole.text
     assert "Against the second, deep-relu-" in whole.text
     assert "McNemar" in whole.text
@@ -164,7 +166,7 @@ def test_how_it_was_made_and_how_to_make_it_again(whole: Report) -> None:
         "c0ffee",
         "keras 3.15.1",
         "laboratory, cores 2",
-        stores.CIFAR10_DIGEST,
+        CIFAR10_DIGEST,
         whole.grid,
     ):
         assert said in whole.text
@@ -248,7 +250,7 @@ def test_names_and_reasons_from_the_store_cannot_become_markup(store: Store) -> 
     stores.write_study(store.client, experiment, "grid", given, failed, name=HOSTILE)
     made = written(experiment)
     assert made.parsed.faults == []
-    assert "<script" not in made.page
+    assert "<script>alert" not in made.page
     assert made.text.count("<script>alert(1)</script>") >= 3
 
 
@@ -257,8 +259,10 @@ def test_the_newest_finished_grid_of_the_experiment_is_reported(
 ) -> None:
     experiment = store.experiment("several")
     given = {"activation": "relu", "batch_size": "32"}
-    runs = [stores.write_study(store.client, experiment, "grid", given) for _ in range(3)]
-    store.client.set_terminated(runs[2], "FAILED")
+    runs = [
+        stores.write_study(store.client, experiment, "grid", given, status=status)
+        for status in ("FINISHED", "FINISHED", "FAILED")
+    ]
 
     def reported(study: str) -> str:
         grid = gather(experiment, study).grid
@@ -309,6 +313,53 @@ def test_a_page_of_architectures_alone_says_what_else_there_could_be(store: Stor
     assert "There is no best model to look at." in made.text
 
 
+def test_two_seeds_are_said_to_tell_little_of_chance(store: Store) -> None:
+    experiment = store.experiment("two seeds")
+    given = {"activation": "relu", "batch_size": "32", "seed": "0,1"}
+    stores.write_study(store.client, experiment, "grid", given)
+    made = written(experiment)
+    assert made.parsed.faults == []
+    assert "What two seeds cannot show (grid)." in made.text
+    assert made.rows("Table B.")[0][2] == "– to –"
+    assert written(experiment).page == made.page  # the same store, the same page
+
+
+def test_a_grid_in_which_every_trial_failed_is_reported_too(store: Store) -> None:
+    experiment = store.experiment("failures")
+    given = {"activation": "relu", "batch_size": "32,64", "optimizer": "sgd"}
+    failed = dict.fromkeys(("deep-relu-32-sgd", "deep-relu-64-sgd"), "Diverged")
+    stores.write_study(store.client, experiment, "grid", given, failed)
+    made = written(experiment)
+    assert made.parsed.faults == []
+    assert "0 of 2 trials finished" in made.text
+    assert "Figure 17 and tables 2 to 4 – no trial of the study finished" in made.text
+    assert "nan" not in made.text.lower().split()
+    assert {row[2] for row in made.rows("What the study concluded")} == {"cannot be told"}
+
+
+def test_a_study_that_still_runs_can_be_looked_at(store: Store) -> None:
+    experiment = store.experiment("running")
+    given = {"activation": "relu", "batch_size": "32"}
+    grid = stores.write_study(store.client, experiment, "grid", given, status="RUNNING")
+    running, *_ = store.client.search_runs([experiment], "tags.kind = 'trial'")
+    store.client.update_run(running.info.run_id, "RUNNING")
+    made = Page(page(gather(experiment, grid)))
+    assert made.faults == []
+    assert f"trial {running.info.run_name} – running" in made.text
+    assert "UTC, has not ended" in made.text
+
+
+def test_more_failures_than_a_person_reads_are_counted(store: Store) -> None:
+    experiment = store.experiment("many failures")
+    given = {"activation": "relu", "batch_size": "32", "seed": ",".join(map(str, range(15)))}
+    parameters = GridParameters.model_validate(given)
+    failed = {trial.name: "Diverged" for trial in expand(parameters)}
+    stores.write_study(store.client, experiment, "grid", given, failed)
+    made = written(experiment)
+    assert made.text.count("failed, Diverged") == 24
+    assert "Missing: 6 more trials – they did not finish either" in made.text
+
+
 def test_the_template_holds_no_number_of_the_results() -> None:
     """All numbers are measured or come from published.py; the template has only those of layouts."""
     template = (Path(report.__file__).parent / "report.html.jinja").read_text()
@@ -320,4 +371,4 @@ def test_the_template_holds_no_number_of_the_results() -> None:
     ("numbers", "text"), [([5], "5"), ([7, 5, 8, 9], "5, 7 to 9"), ([1, 2], "1 to 2")]
 )
 def test_numbers_in_a_row_are_told_as_a_range(numbers: list[int], text: str) -> None:
-    assert report.ranges(numbers) == text
+    assert ranges(numbers) == text
