@@ -83,7 +83,7 @@ def pictures(
         deviations = results.accuracy_grid(summary, "val_accuracy_sd").reindex_like(means)
         title = "validation accuracy"
         if means.size < grid.size:
-            title += f", the best {len(means)} rows and {len(means.columns)} columns"
+            title += f"\nthe best {len(means)} of {len(grid):,} rows"
         made["grid.png"] = figures.grid_heatmap(means, title, deviations)
     return made
 
@@ -177,6 +177,8 @@ def choose(
             f"{trial.configuration.name}, chosen by the mean {options.select_by} of its {seeds} "
             f"seeds; the best of these is seed {trial.seed}"
         )
+    if isinstance(options, ArchitecturesOptions):
+        text = f"the {trial.architecture} network: {text}"
     if options.select_by == "test_accuracy":
         text += ", which leaks the test set into the choice"
     look = ("Look", f"mlflow ui --backend-store-uri {tracking.uri()}")

@@ -124,11 +124,14 @@ class TrialConfig(Parameters):
     @property
     def name(self) -> str:
         """A readable name, such as ``deep-relu-128-adam``; other factors where not at default."""
-        head = f"{self.architecture}-{self.activation}-{self.batch_size}-{self.optimizer}"
+        head = ("architecture", "activation", "batch_size", "optimizer")
         usual = TrialConfig(optimizer=self.optimizer)
-        rest = ("learning_rate", "epochs", "validation_fraction", "seed", "keep")
-        changed = [name for name in rest if getattr(self, name) != getattr(usual, name)]
-        return "-".join([head, *(f"{name}={getattr(self, name)}" for name in changed)])
+        changed = [
+            f"{name}={value}"
+            for name, value in self.model_dump(exclude=set(head)).items()
+            if value != getattr(usual, name)
+        ]
+        return "-".join([*(str(getattr(self, name)) for name in head), *changed])
 
     @property
     def configuration(self) -> "TrialConfig":

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ SERIES: tuple[dict[str, Any], ...] = (
 )
 # Of figures that stand in a page of text, at about their own size.
 SMALL: Any = {"font.size": 9, "legend.fontsize": 8, "lines.linewidth": 1.4, "axes.linewidth": 0.7}
+TITLE_WIDTH = 36  # characters above a panel
 
 
 def class_examples(examples: Examples) -> Figure:
@@ -100,7 +102,7 @@ def small_multiples(histories: Mapping[str, pd.DataFrame]) -> Figure:
             if deviation.notna().any():
                 edges = (mean - deviation, mean + deviation)
                 axis.fill_between(mean.index, *edges, color=style["color"], alpha=0.25, linewidth=0)
-        axis.set_title(name, fontsize=10)
+        axis.set_title(textwrap.fill(name, TITLE_WIDTH), fontsize=10)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     axes.flat[0].legend(fontsize=8)
@@ -303,9 +305,10 @@ def grid_heatmap(
     if deviations is not None:
         text += deviations.map(lambda value: "" if np.isnan(value) else f"\n± {value:.3f}")
         if deviations.notna().any(axis=None):
-            title += ", mean ± standard deviation over seeds"
+            title += "\nmean ± standard deviation over seeds"
     _heatmap(axis, accuracies, text)
-    axis.set(xlabel=accuracies.columns.name, ylabel=accuracies.index.name, title=title)
+    axis.set(xlabel=accuracies.columns.name, ylabel=accuracies.index.name)
+    figure.suptitle(title, fontsize="medium")
     return figure
 
 

@@ -9,7 +9,11 @@ import numpy as np
 from cifar_mlflow.config import Architecture, StudyOptions, TrainingOptions, TrialConfig
 
 # Multiply-adds of one forward pass over one image (a test counts them in the networks).
-MULTIPLY_ADDS: dict[Architecture, int] = {"small": 1_340_928, "wide": 4_585_472, "deep": 4_548_608}
+MULTIPLY_ADDS: dict[Architecture, int] = {
+    "small": 1_340_928,
+    "wide": 4_585_472,
+    "deep": 4_548_608,
+}
 # Training reaches this share of the speed of a large matrix product (docs/results.md, Speed).
 EFFICIENCY = 0.6
 TRAINING_IMAGES = 50_000

@@ -17,9 +17,8 @@ FACTORS = [name for name in TrialConfig.model_fields if name != "seed"]
 MEASURES = ("val_accuracy", "val_loss", "test_accuracy", "test_loss")
 # The factors that every table shows; others only where they vary.
 SHOWN = ("activation", "batch_size", "optimizer")
-# Of more configurations than these, tables and pictures for a person show the best.
+# Of more configurations than these, or rows of a grid, tables and pictures show the best.
 MOST = 24
-MOST_ROWS, MOST_COLUMNS = 40, 20  # of a grid in a picture
 HEADINGS = {
     "batch_size": "batch",
     "val_accuracy": "val acc.",
@@ -29,6 +28,7 @@ HEADINGS = {
     "published_loss": "publ. loss",
     "minutes": "min",
 }
+SPACE = "&ensp; | "
 NOTHING = Published(float("nan"), float("nan"))
 
 
@@ -195,8 +195,16 @@ def _estimate(record: Mapping[Hashable, Any], measure: str) -> str:
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    """A table for a run's description.
+
+    The UI puts nothing between columns and breaks cells anywhere, so there are spaces after each, and
+    a mean with its deviation, and an interval, are not broken.
+    """
+    lines = [SPACE.join(headings), " | ".join(["---"] * len(headings)), *map(SPACE.join, rows)]
+    table = "\n".join(f"| {line} |" for line in lines)
+    return table.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}").replace(
+        "–", "–\N{WORD JOINER}"
+    )
 
 
 def reading(summary: pd.DataFrame, select_by: str) -> list[tuple[str, str]]:
@@ -227,10 +235,10 @@ def _ranking(summary: pd.DataFrame, select_by: str) -> str:
     if len(within):
         counts[0] += f": {_few(name[within.index].tolist())}"
     if untold:
-        counts.append(f"{untold} where it cannot be told (?)")
+        counts.append(f"{untold:,} where it cannot be told (?)")
     return (
         f"{name[summary['best']].item()} has the best mean {select_by} (★); {'; '.join(counts)} "
-        f"(Welch's t-tests, Holm-adjusted, {replicates.SIGNIFICANCE:.0%})"
+        f"(Welch's t-tests, Holm-adjusted, {100 * replicates.SIGNIFICANCE:.0f} %)"
     )
 
 
@@ -275,6 +283,6 @@ def accuracy_grid(summary: pd.DataFrame, measure: str = "val_accuracy_mean") -> 
 
 def best_part(grid: pd.DataFrame) -> pd.DataFrame:
     """The grid, or of a larger one the rows and columns with the best values, in their order."""
-    rows = grid.max(axis="columns").nlargest(MOST_ROWS).index
-    columns = grid.max(axis="index").nlargest(MOST_COLUMNS).index
+    rows = grid.max(axis="columns").nlargest(MOST).index
+    columns = grid.max(axis="index").nlargest(MOST).index
     return grid.loc[grid.index.isin(rows), grid.columns.isin(columns)]

@@ -1,8 +1,10 @@
+from typing import get_args
+
 import keras
 import numpy as np
 import pytest
 
-from cifar_mlflow.architectures import ARCHITECTURES, build, classifier
+from cifar_mlflow.architectures import ARCHITECTURES, build, classifier, layer_table
 from cifar_mlflow.config import Architecture
 from cifar_mlflow.plan import MULTIPLY_ADDS
 
@@ -14,7 +16,7 @@ PARAMETERS: dict[Architecture, list[int]] = {
 }
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", PARAMETERS)
 def test_layers_have_the_published_parameters(name: Architecture) -> None:
     network = build(name, "relu")
     counts = [layer.count_params() for layer in network.layers if layer.count_params()]
@@ -24,6 +26,19 @@ def test_layers_have_the_published_parameters(name: Architecture) -> None:
 def test_totals_are_those_that_the_study_prints() -> None:
     assert build("small", "relu").count_params() == 178_506
     assert build("deep", "relu").count_params() == 122_570
+
+
+def test_the_layer_table_has_the_layers_with_shapes_and_parameters() -> None:
+    table = layer_table(classifier(build("deep", "relu")))
+    assert table["parameters"].sum() == 122_570
+    convolutions = table[table["layer"] == "Conv2D"]
+    assert convolutions["output_shape"].tolist() == ["30 x 30 x 32", "13 x 13 x 64", "4 x 4 x 64"]
+    assert convolutions["parameters"].tolist() == [896, 18_496, 36_928]
+    assert table["layer"].iloc[-1] == "Softmax"
+
+
+def test_the_networks_of_code_command_line_and_plan_are_the_same() -> None:
+    assert list(ARCHITECTURES) == list(get_args(Architecture)) == list(MULTIPLY_ADDS)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

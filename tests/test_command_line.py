@@ -5,7 +5,12 @@ from collections.abc import Callable
 import pytest
 
 from cifar_mlflow.command_line import MISUSED, parse
-from cifar_mlflow.config import DataParameters, GridParameters, TrainParameters
+from cifar_mlflow.config import (
+    ArchitecturesParameters,
+    DataParameters,
+    GridParameters,
+    TrainParameters,
+)
 
 Refuse = Callable[..., str]
 
@@ -55,7 +60,9 @@ def test_a_number_or_auto_is_asked_for(refuse: Refuse) -> None:
     assert "'auto'" in line
 
 
-@pytest.mark.parametrize("parameters", [TrainParameters, GridParameters, DataParameters])
+@pytest.mark.parametrize(
+    "parameters", [TrainParameters, GridParameters, ArchitecturesParameters, DataParameters]
+)
 def test_help_explains_every_parameter(
     parameters: type[DataParameters], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,12 +74,13 @@ def test_help_explains_every_parameter(
     assert all(field.description for field in parameters.model_fields.values())
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--dry_run=true"]])
-def test_help_and_a_dry_run_load_neither_tensorflow_nor_mlflow(arguments: list[str]) -> None:
+@pytest.mark.parametrize("entry", ["grid", "architectures"])
+@pytest.mark.parametrize("argument", ["--help", "--dry_run=true"])
+def test_help_and_a_dry_run_load_neither_tensorflow_nor_mlflow(entry: str, argument: str) -> None:
     program = (
         "import runpy, sys\n"
-        f"sys.argv = ['grid', *{arguments!r}]\n"
-        "try: runpy.run_module('entry_points.grid', run_name='__main__')\n"
+        f"sys.argv = ['{entry}', '{argument}']\n"
+        f"try: runpy.run_module('entry_points.{entry}', run_name='__main__')\n"
         "except SystemExit as end: assert not end.code\n"
         "assert not {'tensorflow', 'keras', 'mlflow'} & set(sys.modules)\n"
     )

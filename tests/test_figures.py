@@ -174,6 +174,6 @@ def test_the_legend_of_class_curves_has_the_largest_area_first() -> None:
 def test_a_grid_heatmap_of_means_tells_their_spread() -> None:
     grid = pd.DataFrame([[0.5, 0.4]], index=["relu"], columns=[32, 64])
     spread = pd.DataFrame([[0.01, np.nan]], index=["relu"], columns=[32, 64])
-    axis = figures.grid_heatmap(grid, "validation accuracy", spread).axes[0]
-    assert [text.get_text() for text in axis.texts] == ["0.500\n± 0.010", "0.400"]
-    assert axis.get_title() == "validation accuracy, mean ± standard deviation over seeds"
+    figure = figures.grid_heatmap(grid, "validation accuracy", spread)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.500\n± 0.010", "0.400"]
+    assert "validation accuracy\nmean ± standard deviation over seeds" in texts(figure)

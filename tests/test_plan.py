@@ -29,6 +29,15 @@ def test_workers_and_threads_can_be_chosen() -> None:
     assert shares(2, workers="16") == (2, 4)
 
 
+def test_a_plan_tells_configurations_and_seeds_where_there_are_several() -> None:
+    one, two = (
+        [TrialConfig(batch_size=size, seed=seed) for size in (32, 64) for seed in range(seeds)]
+        for seeds in (1, 2)
+    )
+    assert plan.outline(one, 2, 1).startswith("2 trials, 40 epochs in all")
+    assert plan.outline(two, 2, 1).startswith("4 trials (2 configurations x 2 seeds), 80 epochs")
+
+
 def test_cost_grows_with_epochs_and_network() -> None:
     once, twice = (plan.operations(TrialConfig(epochs=epochs)) for epochs in (1, 2))
     assert twice == 2 * once

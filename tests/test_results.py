@@ -134,6 +134,11 @@ def test_markdown_has_a_row_for_each_trial_and_marks_the_best() -> None:
     assert [("★" in line) for line in lines[2:]] == [False, True, False, False]
 
 
+def test_markdown_keeps_means_and_intervals_in_one_piece() -> None:
+    text = results.markdown(["a"], [["0.710 ± 0.010 (0.685–0.735)"]])
+    assert "0.710\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.010 (0.685–\N{WORD JOINER}0.735)" in text
+
+
 def test_a_table_shows_the_factors_that_tell_its_rows_apart_but_no_seed() -> None:
     assert results.shown_factors(summarise(table([0.5] * 4, [0.5] * 4))) == list(results.SHOWN)
     factors = {"activation": "relu", "seed": "0,1", "keep": "last,best", "epochs": "5"}
@@ -153,9 +158,9 @@ def test_the_accuracy_grid_has_batch_sizes_across_and_the_rest_down() -> None:
 def test_a_grid_too_large_for_a_picture_shows_its_best_rows_in_their_order() -> None:
     grid = pd.DataFrame({32: np.arange(100) % 50, 64: np.nan})
     part = results.best_part(grid)
-    assert len(part) == results.MOST_ROWS
+    assert len(part) == results.MOST
     assert part.index.is_monotonic_increasing
-    assert part[32].min() == 30
+    assert part[32].min() == 38
     pd.testing.assert_frame_equal(results.best_part(grid.head(3)), grid.head(3))
 
 
@@ -290,5 +295,10 @@ def test_layers_stand_in_a_table_for_each_network_with_their_total() -> None:
     )
     heading, text = results.layer_markdown({"small": layers})
     assert heading == "### small"
-    assert "| Conv2D | 30 x 30 x 16 | 448 |" in text.splitlines()
-    assert text.splitlines()[-1] == "| total |  | 1,438 |"
+    rows = [line.strip("| ").split(results.SPACE) for line in text.splitlines()]
+    assert rows[0] == ["layer", "output shape", "parameters"]
+    assert rows[2:] == [
+        ["Conv2D", "30 x 30 x 16", "448"],
+        ["Dense", "10", "990"],
+        ["total", "", "1,438"],
+    ]
