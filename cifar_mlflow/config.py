@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -74,6 +75,12 @@ def as_text(value: object) -> str:
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _one_or_two(models: tuple[str, ...]) -> tuple[str, ...]:
+    if len(models) > 2:
+        raise ValueError(f"input should be one model, or two to compare; these are {len(models)}")
+    return models
 
 
 class Parameters(BaseModel):
@@ -165,6 +172,17 @@ class TrainingOptions(DataOptions):
 
 class DataParameters(DataOptions):
     """Fetch and verify CIFAR-10; log class examples, class counts and the digest."""
+
+
+class EvaluateParameters(DataOptions):
+    """Evaluate any model on the test set or the validation part; compare two on the same images."""
+
+    model: Annotated[Factor, AfterValidator(_one_or_two)] = ("models:/cifar10-cnn@champion",)
+    """any model's URI in MLflow, the id of its run, or a local folder of one; two of them, with a
+    comma, are compared"""
+    part: Literal["test", "validation"] = "test"
+    """the images: the test set, or those that the model's training held out for validation (where that
+    is not known, the last fifth of the training images)"""
 
 
 class ReportParameters(Options):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -26,7 +27,7 @@ from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Run, RunStatus
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
 
 from cifar_mlflow.config import Parameters, TrialConfig, UsageError, as_text
@@ -56,7 +57,7 @@ SIGNATURE = ModelSignature(
     outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(CLASSES)))]),
 )
 # The names that MLflow makes up, such as "bright-hare-123"; a name of any other form was chosen.
-MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d{0,3}")
+MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d{1,4}")
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,13 @@ def log_environment(threads: int) -> None:
 
 
 def log_dataset(data: Cifar10, context: str) -> None:
-    """The data set, by name, origin and digest (MLflow keeps 36 digits), as an MLflow dataset."""
+    """The data set as an input of the active run."""
+    mlflow.log_input(_dataset(data), context=context)
+    mlflow.set_tag(DATA_DIGEST, data.digest)
+
+
+def _dataset(data: Cifar10) -> MetaDataset:
+    """By name, origin and digest (MLflow keeps 36 digits)."""
     schema = Schema(
         [
             TensorSpec(np.dtype(np.uint8), (-1, *IMAGE_SHAPE), "images"),
@@ -196,9 +203,7 @@ def log_dataset(data: Cifar10, context: str) -> None:
         ]
     )
     source = HTTPDatasetSource(URL)  # type: ignore[no-untyped-call]
-    dataset = MetaDataset(source, "cifar10", data.digest[:36], schema)  # type: ignore[abstract]
-    mlflow.log_input(dataset, context=context)
-    mlflow.set_tag(DATA_DIGEST, data.digest)
+    return MetaDataset(source, "cifar10", data.digest[:36], schema)  # type: ignore[abstract]
 
 
 def log_trial(config: TrialConfig) -> None:
@@ -235,22 +240,46 @@ def log_folder(folder: Path, name: str) -> None:
     mlflow.log_artifacts(str(folder), name)
 
 
+class _Keras:
+    """`mlflow.keras`, whose `log_model` crashes with an input example: it makes no folder for it.
+
+    See mlflow#16183. The example is served by a test, so MLflow need not load the model to try it.
+    """
+
+    @staticmethod
+    def save_model(path: str, validate_serving_input: bool, **options: Any) -> None:
+        Path(path).mkdir()
+        mlflow.keras.save_model(path=path, **options)
+
+
 def log_model(
-    model: object, metrics: Mapping[str, float], parameters: Mapping[str, object]
+    model: object, data: Cifar10, metrics: Mapping[str, float], parameters: Mapping[str, object]
 ) -> None:
-    """The Keras model, uint8 pixels in and probabilities out, with its metrics, on the active run."""
-    info = mlflow.keras.log_model(
-        model,
+    """The Keras model, uint8 pixels in and probabilities out, with its metrics, on the active run.
+
+    The first test image is its input example: what `mlflow models serve` takes, ready to be sent.
+    """
+    info = Model.log(
+        None,
+        _Keras,
         name="model",
+        model=model,
         signature=SIGNATURE,
+        input_example=np.array(data.examples("test").images[:1]),
+        validate_serving_input=False,
         # Given, because inferring them loads the model in another process for 15 to 22 seconds.
         pip_requirements=[f"{package}=={version(package)}" for package in MODEL_REQUIREMENTS],
         metadata={"classes": list(CLASSES)},
         params=dict(parameters),
         model_type="classifier",
     )
-    mlflow.log_metrics(dict(metrics), model_id=info.model_id)
+    log_evaluation(metrics, data, info.model_id)
     mlflow.set_tag(MODEL_URI, info.model_uri)
+
+
+def log_evaluation(metrics: Mapping[str, float], data: Cifar10, model_id: str | None) -> None:
+    """Metrics of the active run that the page of a logged model shows too, with the data set."""
+    mlflow.log_metrics(dict(metrics), model_id=model_id, dataset=_dataset(data))
 
 
 def describe(markdown: str) -> None:
@@ -335,6 +364,16 @@ def _as_trial(run: Run) -> TrialRun:
         model_uri=run.data.tags.get(MODEL_URI),
         metrics=run.data.metrics,
     )
+
+
+def predictions(run: TrialRun) -> pd.DataFrame:
+    """The prediction table of the test set that a finished trial keeps."""
+    with tempfile.TemporaryDirectory() as folder:
+        name = "predictions.parquet"
+        path = mlflow.artifacts.download_artifacts(
+            run_id=run.run_id, artifact_path=name, dst_path=folder
+        )
+        return pd.read_parquet(path)
 
 
 def epochs_done(parent: Parent, run: TrialRun) -> int:

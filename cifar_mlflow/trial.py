@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from cifar_mlflow import evaluation, figures, tracking
+from cifar_mlflow.assessment import quality
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data import Cifar10
 from cifar_mlflow.quiet import hushed
@@ -82,6 +83,7 @@ def _run(
     best = training.best(trained.history)
     tracking.log_model(
         trained.model,
+        data,
         metrics={
             **result.metrics("test"),
             "best_val_accuracy": best.val_accuracy,
@@ -97,21 +99,13 @@ def _run(
     )
     summary = io.StringIO()
     trained.model.summary(print_fn=lambda line: summary.write(line + "\n"))
-    wrong = evaluation.misclassified(predictions)
+    title = f"{config.name}, test images"
+    pictures, tables = quality(predictions, result, splits.test.images, title)
     tracking.log_files(
         figures={
             "curves.png": figures.curves(pd.DataFrame(map(asdict, trained.history)), config.name),
-            "confusion_matrix.png": figures.confusion_matrix(
-                result.confusion, f"{config.name}, test images, accuracy {result.accuracy:.3f}"
-            ),
-            "misclassified.png": figures.misclassified(splits.test.images, wrong),
+            **pictures,
         },
-        tables={
-            "confusion_matrix.csv": result.confusion,
-            "per_class.csv": result.report,
-            "sample_predictions.csv": evaluation.sample_predictions(predictions),
-            "predictions.parquet": predictions,
-            "layers.csv": architectures.layer_table(trained.model),
-        },
+        tables={**tables, "layers.csv": architectures.layer_table(trained.model)},
         texts={"model_summary.txt": summary.getvalue()},
     )

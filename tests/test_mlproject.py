@@ -10,6 +10,7 @@ import yaml
 from cifar_mlflow.config import (
     ArchitecturesParameters,
     DataParameters,
+    EvaluateParameters,
     GridParameters,
     Options,
     ReportParameters,
@@ -24,6 +25,7 @@ CODE: dict[str, type[Options]] = {
     "train": TrainParameters,
     "architectures": ArchitecturesParameters,
     "grid": GridParameters,
+    "evaluate": EvaluateParameters,
     "data": DataParameters,
     "report": ReportParameters,
 }
@@ -61,11 +63,8 @@ def test_the_readme_names_every_parameter_with_its_default() -> None:
         r"^\| `(\w+)` \| `([^`]+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE
     )
     documented = dict(rows)
-    fields = {
-        **GridParameters.model_fields,
-        **TrainParameters.model_fields,
-        **ReportParameters.model_fields,
-    }
+    classes = (GridParameters, TrainParameters, EvaluateParameters, ReportParameters)
+    fields = {name: field for each in classes for name, field in each.model_fields.items()}
     assert documented == {name: as_text(field.default) for name, field in fields.items()}
 
 

@@ -8,9 +8,19 @@ import mlflow
 import numpy as np
 import pytest
 
-from cifar_mlflow.config import UsageError
-from cifar_mlflow.data import CLASSES
-from cifar_mlflow.registry import CHALLENGER, CHAMPION, judge, load_model
+from cifar_mlflow import evaluation, tracking
+from cifar_mlflow.config import TrialConfig, UsageError
+from cifar_mlflow.data import CLASSES, Cifar10
+from cifar_mlflow.registry import (
+    CHALLENGER,
+    CHAMPION,
+    Origin,
+    describe,
+    judge,
+    load_model,
+    model_uri,
+    origin,
+)
 from tests import standin
 
 TAGS = {"data_digest": "abc", "validation_fraction": "0.2", "val_accuracy": "0.7"}
@@ -46,6 +56,44 @@ def test_a_version_from_other_data_or_another_split_is_a_challenger_however_good
 
 def test_a_champion_without_the_tags_is_not_beaten_blindly() -> None:
     assert judge(TAGS, {})[0] == CHALLENGER
+
+
+def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
+    small_cifar10: Cifar10,
+) -> None:
+    labels = small_cifar10.examples("test").labels
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.ones(10), len(labels)).astype(np.float32)
+    predictions = evaluation.prediction_table(probabilities, labels)
+    config = TrialConfig(optimizer="adam")
+    run = tracking.TrialRun(
+        run_id="1234",
+        name=config.name,
+        key=config.key,
+        status="FINISHED",
+        end_reason="",
+        model_uri="models:/m-1",
+        metrics={"kept_val_accuracy": 0.7654321},
+    )
+    text = describe("mine", "3", run, config, small_cifar10, predictions, "it was the best")
+    bounds = evaluation.intervals(predictions)
+    for name, value, low, high in bounds.itertuples(name=None):
+        row = f"| {name.replace('_', ' ')} | {value:.4f} ({low:.4f} to {high:.4f}) |"
+        assert row in text
+    for told in (
+        "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck",
+        'mlflow.pyfunc.load_model("models:/mine/3")',
+        "mlflow models serve -m models:/mine/3",
+        "uint8 (N, 32, 32, 3), RGB 0..255, to float32 (N, 10)",
+        "on 40 test images, with 95 % intervals",
+        "Validation accuracy 0.7654",
+        f"a stand-in for CIFAR-10, SHA-256 {small_cifar10.digest}",
+        "run 1234 (deep-relu-32-adam)",
+        "optimizer adam, learning_rate 0.001, epochs 20",
+        "it was the best",
+    ):
+        assert told in text
+    assert len(text) < 5000  # what the registry's database keeps
 
 
 # Loading
@@ -119,6 +167,40 @@ def test_a_logged_model_is_found_under_every_uri_that_leads_to_it(
     for uri in ("models:/mine@best", "models:/mine/7", "models:/other@champion", "models:/m-1"):
         assert "mine (@champion; newest version 1)" in refusal(uri)
     assert "Only one of suffix or alias" in refusal("models:/")
+
+
+def test_a_trials_model_is_found_by_its_run_and_carries_an_example_and_its_origin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_cifar10: Cifar10
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = TrialConfig(validation_fraction=0.25)
+    with tracking.tracked_run("trial", config.name) as run:
+        tracking.log_dataset(small_cifar10, "training")
+        tracking.log_model(network(), small_cifar10, {"test_accuracy": 0.1}, config.model_dump())
+    trained = tracking.read(run.info.run_id)
+    for given in (trained.run_id, f"runs:/{trained.run_id}", f"runs:/{trained.run_id}/"):
+        assert model_uri(given) == trained.model_uri
+    for other in ("models:/mine@champion", f"runs:/{trained.run_id}/model", str(tmp_path)):
+        assert model_uri(other) == other
+
+    assert trained.model_uri
+    loaded = load_model(trained.model_uri)
+    assert origin(loaded.model_id) == Origin(config.name, 0.25, small_cifar10.digest)
+    assert origin("m-1") is origin(None) is None
+
+    model = mlflow.pyfunc.load_model(trained.model_uri)
+    assert model.input_example.dtype == np.uint8
+    np.testing.assert_array_equal(model.input_example, small_cifar10.examples("test").images[:1])
+    assert loaded.model_id
+    (metric,) = mlflow.MlflowClient().get_logged_model(loaded.model_id).metrics or []
+    assert (metric.key, metric.dataset_digest) == ("test_accuracy", small_cifar10.digest[:36])
+
+    with pytest.raises(UsageError, match="no such run"):
+        model_uri("0" * 32)
+    with tracking.tracked_run("grid") as study:
+        mlflow.set_tag("best_run_id", trained.run_id)
+    with pytest.raises(UsageError, match="logged no model; the best trial of this study is run"):
+        model_uri(study.info.run_id)
 
 
 def test_where_nothing_is_registered_it_is_said_how_to_make_a_model() -> None:

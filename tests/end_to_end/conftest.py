@@ -107,3 +107,33 @@ def new_user(
 @pytest.fixture
 def user(new_user: Callable[[], User]) -> User:
     return new_user()
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A user who has run a small study: its model is the champion, another trial's the challenger."""
+
+    user: User
+    study: Run
+    model_id: str  # of the champion
+    trial: Run  # the challenger's
+
+
+@pytest.fixture(scope="session")
+def champion(new_user: Callable[[], User]) -> Champion:
+    """Shared by modules, which may add runs to it."""
+    user = new_user()
+    done = user.run(
+        "grid", QUICK | {"activation": "relu", "batch_size": "32,64", "optimizer": "adam"}
+    )
+    assert done.returncode == 0, done.stdout
+    study = user.runs()[0]
+    best = study.data.tags["best_run_id"]
+    (other,) = [run for run in user.children(study).values() if run.info.run_id != best]
+    other_id = other.data.tags["model_uri"].removeprefix("models:/")
+    source = user.client.get_logged_model(other_id).artifact_location
+    version = user.client.create_model_version("cifar10-cnn", source, other.info.run_id)
+    user.client.set_registered_model_alias("cifar10-cnn", "challenger", version.version)
+    outputs = user.client.get_run(best).outputs
+    assert outputs
+    return Champion(user, study, outputs.model_outputs[0].model_id, other)
