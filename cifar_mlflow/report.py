@@ -11,20 +11,18 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from cifar_mlflow import figures, findings, tracking
+from cifar_mlflow import figures, findings, results, tracking
 from cifar_mlflow import report_sections as sections
 from cifar_mlflow.data import CLASSES
 from cifar_mlflow.findings import Conclusion, Evidence
 from cifar_mlflow.material import Material, Study
 from cifar_mlflow.plan import duration
 from cifar_mlflow.published import CONCLUSIONS
-from cifar_mlflow.report_parts import NOTHING, command, command_of, number, signed, vector
+from cifar_mlflow.report_parts import NOTHING, command, command_of, number, percent, signed, vector
 from cifar_mlflow.report_sections import MEASURES
 
 # An accuracy that is no farther than this from the published one counts as reproduced.
 TOLERANCE = 0.02
-# Of the trials in one table, more would not be read.
-MOST_TRIALS = 60
 VERSIONS = ("python", "tensorflow", "keras", "mlflow", "numpy")
 COMMIT = "mlflow.source.git.commit"
 
@@ -38,7 +36,7 @@ def page(material: Material) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": signed, "duration": duration}
+    environment.filters |= {"number": number, "signed": signed, "percent": percent}
     return environment.get_template("report.html.jinja").render(content(material))
 
 
@@ -102,10 +100,14 @@ def _late_gains(study: Study) -> pd.DataFrame:
 
 
 def _epochs(material: Material) -> list[dict[str, Any]]:
-    if material.grid is None:
+    """What the last epochs brought each configuration, the mean over its seeds."""
+    study = material.grid
+    if study is None:
         return []
-    gains = _late_gains(material.grid).head(MOST_TRIALS)
-    return [{"name": name, **record} for name, record in gains.T.to_dict().items()]
+    configurations = {trial.name: trial.configuration.name for trial in study.trials}
+    gains = _late_gains(study).groupby(lambda name: configurations[name], sort=False)
+    means = gains.mean().head(results.MOST)
+    return [{"name": name, **record} for name, record in means.T.to_dict().items()]
 
 
 def _effects(material: Material) -> dict[str, Any] | None:
@@ -222,7 +224,7 @@ def _made(material: Material) -> list[tuple[str, str]]:
         ("Commit", tags[COMMIT]),
         ("Versions", ", ".join(f"{name} {tags[f'{name}_version']}" for name in VERSIONS)),
         ("Machine", f"{tags['host']}, cores {tags['cores']}, threads of a trial {tags['threads']}"),
-        ("Data", f"CIFAR-10's arrays, SHA-256 {tags[tracking.DATA_DIGEST]}"),
+        ("Data", f"SHA-256 of its arrays {tags[tracking.DATA_DIGEST]}"),
     ]
     for study in material.studies:
         run = study.run

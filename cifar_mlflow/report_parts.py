@@ -43,6 +43,10 @@ def signed(value: float, digits: int = 3) -> str:
     return NOTHING if math.isnan(value) else findings.signed(value, digits)
 
 
+def percent(share: float) -> str:
+    return NOTHING if math.isnan(share) else f"{findings.fixed(100 * share, 1)} %"
+
+
 def mean(record: Mapping[Any, Any], measure: str) -> str:
     """A configuration's mean, and its standard deviation where there are several seeds."""
     deviation = record[f"{measure}_sd"]

@@ -281,6 +281,8 @@ def _misclassified(best: Classifier) -> Picture | None:
     seen = "Ten small photographs in two rows, each titled with its predicted and its true class."
     if best.predictions is not None:
         wrong = evaluation.misclassified(best.predictions)
+        if wrong.empty:
+            return None
         pairs = [
             f"{true} taken for {taken}" for true, taken in zip(wrong["true"], wrong["predicted"])
         ]

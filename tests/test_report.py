@@ -1,5 +1,7 @@
 import re
-from dataclasses import dataclass
+import subprocess
+import sys
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -192,6 +194,7 @@ def test_several_seeds_give_means_spreads_and_a_ranking(store: Store) -> None:
     assert found[1] == "3"
     assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", found[3])
     assert "Ranking: " in made.text
+    assert len(made.rows("Table A.")) == len(made.rows("Table 1.")) == 4
     assert "each gives one mean difference over all settings" in made.text
     assert "What one seed cannot show" not in made.text
     assert "-P activation=relu -P batch_size=32,128 -P seed=0,1,2" in made.text
@@ -358,6 +361,22 @@ def test_more_failures_than_a_person_reads_are_counted(store: Store) -> None:
     made = written(experiment)
     assert made.text.count("failed, Diverged") == 24
     assert "Missing: 6 more trials – they did not finish either" in made.text
+
+
+def test_a_model_without_mistakes_has_no_gallery_of_them(store: Store) -> None:
+    experiment = store.experiment("perfect")
+    stores.write_study(store.client, experiment, "grid", {"activation": "relu", "batch_size": "32"})
+    material = gather(experiment, "latest")
+    perfect = [replace(leader, predictions=stores.predictions(1, 0)) for leader in material.leaders]
+    made = Page(page(replace(material, leaders=perfect)))
+    assert made.faults == []
+    assert "There is no figure 17: every test image was classified rightly." in made.text
+    assert "Table D." not in made.text
+
+
+def test_a_page_is_made_without_tensorflow() -> None:
+    code = "import sys, cifar_mlflow.report; print({'tensorflow', 'keras'} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 
 def test_the_template_holds_no_number_of_the_results() -> None:
