@@ -177,7 +177,7 @@ def _curve(study: Study, curve: Curve) -> Picture | None:
         caption += "; the study has none with this configuration."
     return vector(
         figures.accuracy_curves(histories, theirs.accuracy if theirs else None),
-        f"figure-{curve.number or curve.config.key}",
+        f"figure-{curve.number}" if curve.number else f"{study.run.kind}-{curve.config.key}",
         curve.label,
         caption,
         seen,
