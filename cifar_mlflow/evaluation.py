@@ -37,7 +37,7 @@ HEADLINES = (
     *(f"top_{k}_accuracy" for k in TOP),
 )
 # From this many images on which two models disagree, the chi-square distribution stands for the
-# binomial one (Siegel and Castellan, Nonparametric Statistics, 1988, take 25 too).
+# binomial one: a usual limit.
 EXACT_BELOW = 25
 
 
