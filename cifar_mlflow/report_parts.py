@@ -16,8 +16,8 @@ from cifar_mlflow.material import STUDIES
 from cifar_mlflow.tracking import StoredRun
 
 NOTHING = "–"
-# Not part of a command that makes a run again: where the data lies is the reader's own affair.
-PRIVATE = ("data_dir", "verbose", "dry_run")
+# Not part of a command that makes a run again: how it was run, and where the data lies.
+PRIVATE = ("data_dir", "verbose", "dry_run", "resume")
 
 
 class Missing(NamedTuple):
