@@ -82,7 +82,7 @@ class TrialRun:
     metrics: dict[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredRun(TrialRun):
     """A run of any kind, with everything that the store knows of it."""
 
