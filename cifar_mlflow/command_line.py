@@ -11,7 +11,7 @@ from typing import NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from cifar_mlflow.config import Options, UsageError
+from cifar_mlflow.config import Options, UsageError, as_text
 from cifar_mlflow.quiet import quieten
 
 P = TypeVar("P", bound=Options)
@@ -43,10 +43,7 @@ def parse(parameters: type[P], prog: str, argv: Sequence[str] | None = None) -> 
     """Parse ``--name value`` pairs into ``parameters``; a wrong one ends the process with code 2."""
     parser = _Parser(prog=prog, description=parameters.__doc__, allow_abbrev=False)
     for name, field in parameters.model_fields.items():
-        default = field.default
-        shown = ",".join(default) if isinstance(default, tuple) else str(default)
-        shown = shown.lower() if isinstance(default, bool) else shown
-        remark = "required" if field.is_required() else f"default: {shown}"
+        remark = "required" if field.is_required() else f"default: {as_text(field.default)}"
         description = " ".join((field.description or "").split()).replace("%", "%%")
         parser.add_argument(
             f"--{name}",

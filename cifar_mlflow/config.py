@@ -77,6 +77,13 @@ CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 Factor = Annotated[CommaList, AfterValidator(_different)]
 
 
+def as_text(value: object) -> str:
+    """A parameter's value as MLproject and a command line spell it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _one_or_two(models: tuple[str, ...]) -> tuple[str, ...]:
     if len(models) > 2:
         raise ValueError(f"input should be one model, or two to compare; these are {len(models)}")
@@ -186,6 +193,15 @@ class EvaluateParameters(DataOptions):
     part: Literal["test", "validation"] = "test"
     """the images: the test set, or those that the model's training held out for validation (where that
     is not known, the last fifth of the training images)"""
+
+
+class ReportParameters(Options):
+    """Write the whole study as one HTML page, from tracked runs alone."""
+
+    study: str = "latest"
+    """run id of the grid to report on; latest is the newest finished one of the experiment"""
+    output: str = "report.html"
+    """file to write the page to; it is an artifact of the run too"""
 
 
 class TrainParameters(TrainingOptions, TrialConfig):

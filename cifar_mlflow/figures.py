@@ -1,12 +1,15 @@
 """Every picture: tables in, matplotlib Figure out. Nothing here knows a model or a run."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
@@ -18,8 +21,20 @@ from cifar_mlflow.data import CLASSES, Examples
 Curves = Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]]
 
 # Train and validation, told apart without colour too: by their dashes.
-TRAIN = {"color": "#4477aa", "linestyle": "--", "label": "train"}
-VALIDATION = {"color": "#cc3311", "linestyle": "-", "label": "validation"}
+TRAIN: dict[str, Any] = {"color": "#4477aa", "linestyle": "--", "label": "train"}
+VALIDATION: dict[str, Any] = {"color": "#cc3311", "linestyle": "-", "label": "validation"}
+PUBLISHED: dict[str, Any] = {"color": "#228833", "linestyle": ":", "label": "published (test)"}
+# Series told apart by colour and mark (Paul Tol's bright scheme).
+SERIES: tuple[dict[str, Any], ...] = (
+    {"color": "#cc3311", "marker": "o"},
+    {"color": "#4477aa", "marker": "s"},
+    {"color": "#228833", "marker": "^"},
+    {"color": "#aa3377", "marker": "v"},
+    {"color": "#bb5500", "marker": "D"},
+    {"color": "#6b6b6b", "marker": "P"},
+)
+# Of figures that stand in a page of text, at about their own size.
+SMALL: Any = {"font.size": 9, "legend.fontsize": 8, "lines.linewidth": 1.4, "axes.linewidth": 0.7}
 TITLE_WIDTH = 36  # characters above a panel
 
 
@@ -42,7 +57,7 @@ def misclassified(images: npt.NDArray[np.uint8], wrong: pd.DataFrame) -> Figure:
 
 
 def _gallery(images: npt.NDArray[np.uint8], titles: Sequence[str]) -> Figure:
-    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    figure = Figure(figsize=(10, 4.8), dpi=200, layout="constrained")  # crisp on any screen
     axes = figure.subplots(2, 5)
     for axis in axes.flat:
         axis.axis("off")
@@ -126,6 +141,74 @@ def ranking(means: pd.DataFrame, measure: str) -> Figure:
     axis.set_xlabel(f"{measure}, mean over seeds and its 95 % interval")
     axis.grid(alpha=0.3, axis="x")
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    return figure
+
+
+def accuracy_curves(histories: Sequence[pd.DataFrame], published: float | None = None) -> Figure:
+    """Accuracy by epoch, small; a pair of lines for each of the trials that differ by seed alone.
+
+    ``published`` is the study's accuracy on the test set, drawn as a level.
+    """
+    with rc_context(SMALL):
+        figure = Figure(figsize=(3.7, 2.5), layout="constrained")
+        axis = figure.subplots()
+        if published is not None:
+            axis.axhline(published, **PUBLISHED)
+        for number, history in enumerate(histories):
+            for column, style in (("train_accuracy", TRAIN), ("val_accuracy", VALIDATION)):
+                (line,) = axis.plot(history["epoch"], history[column], **style)
+                if number > 0:  # once in the legend
+                    line.set_label(None)
+        axis.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+        axis.grid(alpha=0.4)
+        axis.legend(loc="best", frameon=False)
+    return figure
+
+
+def accuracy_levels(measured: pd.DataFrame, published: pd.DataFrame) -> Figure:
+    """Two tables of accuracies alike: a line for each row, its columns across; published hollow."""
+    with rc_context(SMALL):
+        figure = Figure(figsize=(4.4, 3.4), layout="constrained")
+        axis = figure.subplots()
+        places = range(measured.shape[1])
+        for name, style in zip(measured.index, itertools.cycle(SERIES)):
+            axis.plot(places, measured.loc[name], label=name, markersize=5, **style)
+            hollow: dict[str, Any] = {"linestyle": "none", "fillstyle": "none", "markersize": 8}
+            axis.plot(places, published.loc[name], **style, **hollow)
+        axis.set_xticks(places, [str(name) for name in measured.columns])
+        across = str(measured.columns.name).replace("_", " ")
+        axis.set(xlabel=across, ylabel="test accuracy", ylim=(0, 1))
+        axis.margins(x=0.08)
+        axis.grid(alpha=0.4)
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def intervals(table: pd.DataFrame, label: str) -> Figure:
+    """Values with intervals, a line of each; columns name, value, low, high and published or NaN."""
+    with rc_context(SMALL):
+        figure = Figure(figsize=(4.4, 1 + 0.45 * len(table)), layout="constrained")
+        axis = figure.subplots()
+        places = np.arange(len(table))
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.hlines(places, table["low"], table["high"], color=VALIDATION["color"], linewidth=1.6)
+        axis.plot(table["value"], places, "o", color=VALIDATION["color"], label="measured")
+        if table["published"].notna().any():
+            axis.plot(
+                table["published"],
+                places,
+                "D",
+                color=PUBLISHED["color"],
+                fillstyle="none",
+                markersize=8,
+                label="published",
+            )
+            figure.legend(loc="outside upper right", ncols=2, frameon=False)
+        axis.set_yticks(places, table["name"].str.replace(": ", ":\n"))
+        axis.set_ylim(len(table) - 0.4, -0.6)
+        axis.set(xlabel=label)
+        axis.grid(axis="x", alpha=0.4)
     return figure
 
 

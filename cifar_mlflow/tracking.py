@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
 
 from cifar_mlflow.checkpoint import Epoch
-from cifar_mlflow.config import Parameters, TrialConfig, UsageError
+from cifar_mlflow.config import Parameters, TrialConfig, UsageError, as_text
 from cifar_mlflow.data import CLASSES, IMAGE_SHAPE, URL, Cifar10
 
 KIND = "kind"  # of a run: its entry point's name, or "trial"
@@ -93,6 +94,18 @@ class TrialRun:
     end_time: int = 0  # milliseconds since 1970; 0 while it runs
     checkpoint: str = ""  # where its newest one is; empty where it has none
     checkpoint_lost: str = ""  # why it had to begin again
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRun(TrialRun):
+    """A run of any kind, with everything that the store knows of it."""
+
+    kind: str
+    experiment_id: str
+    started: datetime  # UTC
+    ended: datetime | None
+    parameters: dict[str, str]
+    tags: dict[str, str]
 
 
 # Writing --------------------------------------------------------------------------------------
@@ -186,11 +199,8 @@ def as_parent(run: Run) -> Parent:
 def log_parameters(parameters: Parameters) -> None:
     """Every field as a parameter, but for those that `mlflow run` has logged in its own spelling."""
     present = mlflow.get_run(active_id()).data.params
-    values = {
-        name: ",".join(value) if isinstance(value, tuple) else value
-        for name, value in parameters.model_dump().items()
-    }
-    mlflow.log_params({name: values[name] for name in values if name not in present})
+    values = parameters.model_dump()
+    mlflow.log_params({name: as_text(values[name]) for name in values if name not in present})
 
 
 def log_environment(threads: int) -> None:
@@ -263,14 +273,14 @@ def log_files(
     """Artifacts of the active run, all in one go: name.png, name.csv or name.parquet, name.ext."""
     with tempfile.TemporaryDirectory() as folder:
         for name, figure in (figures or {}).items():
-            figure.savefig(Path(folder, name), dpi=100)
+            figure.savefig(Path(folder, name), dpi="figure")
         for name, table in (tables or {}).items():
             if name.endswith(".parquet"):
                 table.to_parquet(Path(folder, name))
             else:
                 table.to_csv(Path(folder, name), index=table.index.name is not None)
         for name, text in (texts or {}).items():
-            Path(folder, name).write_text(text)
+            Path(folder, name).write_text(text, encoding="utf-8")
         mlflow.log_artifacts(folder)
 
 
@@ -402,9 +412,13 @@ def search(
 
 def children(parent: Parent, where: str = "", limit: int = 0) -> list[TrialRun]:
     """The trials under a parent, the oldest first; with ``limit``, those that ended last, backwards."""
+    return [as_trial(run) for run in _children(parent, where, limit)]
+
+
+def _children(parent: Parent, where: str = "", limit: int = 0) -> Iterator[Run]:
     condition = f"tags.`{PARENT}` = '{parent.run_id}'" + (f" and {where}" if where else "")
     order = "attributes.end_time DESC" if limit else "attributes.start_time ASC"
-    return [as_trial(run) for run in search(parent.experiment_id, condition, order, limit)]
+    return search(parent.experiment_id, condition, order, limit)
 
 
 def read(run_id: str) -> TrialRun:
@@ -460,3 +474,86 @@ def history(parent: Parent, run: TrialRun) -> pd.DataFrame:
         for name, points in columns.items()
     }
     return pd.DataFrame(series).rename_axis("epoch").reset_index()
+
+
+def find_run(run_id: str) -> StoredRun | None:
+    """Any run by its id; None where the store has none."""
+    try:
+        return _as_stored(mlflow.get_run(run_id))
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def newest(experiment_id: str, kind: str, where: str = "") -> StoredRun | None:
+    """The finished run of a kind that started last; None without one.
+
+    Args:
+        where: further conditions, in MLflow's filter language.
+    """
+    conditions = [f"tags.{KIND} = '{kind}'", "attributes.status = 'FINISHED'", where]
+    found = mlflow.MlflowClient().search_runs(
+        [experiment_id],
+        " AND ".join(filter(None, conditions)),
+        max_results=1,
+        order_by=["attributes.start_time DESC"],
+    )
+    return _as_stored(found[0]) if found else None
+
+
+def stored_children(parent: StoredRun) -> list[StoredRun]:
+    """The runs under a parent, the oldest first, with all that the store knows of them."""
+    return [
+        _as_stored(run) for run in _children(Parent(uri(), parent.experiment_id, parent.run_id))
+    ]
+
+
+def _as_stored(run: Run) -> StoredRun:
+    ended = run.info.end_time
+    return StoredRun(
+        **vars(as_trial(run)),
+        kind=run.data.tags.get(KIND, ""),
+        experiment_id=run.info.experiment_id,
+        started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+        ended=datetime.fromtimestamp(ended / 1000, UTC) if ended else None,
+        parameters=run.data.params,
+        tags=run.data.tags,
+    )
+
+
+def experiment_name(experiment_id: str) -> str:
+    name: str = mlflow.get_experiment(experiment_id).name
+    return name
+
+
+def metric_histories(run_id: str, names: Sequence[str]) -> pd.DataFrame:
+    """Metrics by epoch: the column epoch, and one for each of ``names``; NaN where not logged."""
+    client = mlflow.MlflowClient()
+    series = {
+        name: pd.Series(
+            {point.step: point.value for point in client.get_metric_history(run_id, name)},
+            dtype=float,
+        )
+        for name in names
+    }
+    return pd.DataFrame(series).rename_axis("epoch").reset_index()
+
+
+def find_file(run_id: str, name: str) -> bytes | None:
+    """An artifact's content; None where the run has none of this name."""
+    if name not in {found.path for found in mlflow.MlflowClient().list_artifacts(run_id)}:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = mlflow.artifacts.download_artifacts(
+            run_id=run_id, artifact_path=name, dst_path=folder
+        )
+        return Path(path).read_bytes()
+
+
+def find_table(run_id: str, name: str) -> pd.DataFrame | None:
+    """A table that `log_files` wrote, .csv or .parquet; None where the run has none of this name."""
+    content = find_file(run_id, name)
+    if content is None:
+        return None
+    return (pd.read_parquet if name.endswith(".parquet") else pd.read_csv)(io.BytesIO(content))

@@ -12,7 +12,7 @@ from sklearn.metrics import (
 
 from cifar_mlflow import evaluation
 from cifar_mlflow.data import CLASSES
-from tests.published_tables import TABLE_2, TABLE_3
+from cifar_mlflow.published import CONFUSION, PER_CLASS
 
 
 def predictions(seed: int = 0, count: int = 200) -> pd.DataFrame:
@@ -24,10 +24,10 @@ def predictions(seed: int = 0, count: int = 200) -> pd.DataFrame:
 
 
 def test_the_published_confusion_matrix_gives_the_published_report() -> None:
-    confusion = pd.DataFrame(TABLE_2, index=list(CLASSES), columns=list(CLASSES))
+    confusion = pd.DataFrame(CONFUSION, index=list(CLASSES), columns=list(CLASSES))
     report = evaluation.per_class(confusion)
     measured = report[["precision", "recall", "f1"]].to_numpy()
-    assert np.abs(measured - np.array(TABLE_3)).max() <= 0.0051  # printed with two digits
+    assert np.abs(measured - np.array(PER_CLASS)).max() <= 0.0051  # printed with two digits
     assert (report["support"] == 1000).all()
 
 
@@ -117,7 +117,7 @@ def test_equal_probabilities_are_no_hits_for_every_class() -> None:
 
 def test_the_most_confused_pairs_come_first_with_their_share_of_the_true_class() -> None:
     confusion = pd.DataFrame(
-        TABLE_2, index=pd.Index(CLASSES, name="true"), columns=pd.Index(CLASSES, name="predicted")
+        CONFUSION, index=pd.Index(CLASSES, name="true"), columns=pd.Index(CLASSES, name="predicted")
     )
     pairs = evaluation.most_confused(confusion)
     assert list(pairs.columns) == ["true", "predicted", "count", "share"]
@@ -127,7 +127,7 @@ def test_the_most_confused_pairs_come_first_with_their_share_of_the_true_class()
         ["bird", "deer", 122, 0.122],
     ]
     assert len(pairs) == 90  # no pair of a class with itself
-    assert pairs["count"].sum() == 10_000 - np.trace(np.array(TABLE_2))
+    assert pairs["count"].sum() == 10_000 - np.trace(np.array(CONFUSION))
 
 
 def test_pairs_that_are_never_confused_are_left_out() -> None:

@@ -177,3 +177,35 @@ def test_the_legend_of_class_curves_has_the_largest_area_first() -> None:
         shown = [text.get_text() for text in legend.get_texts()]
         assert shown == [f"ship, {area} 0.900", f"cat, {area} 0.500"]
         assert "title" in texts(figure)
+
+
+def test_small_curves_have_one_pair_of_lines_for_each_seed_and_one_legend() -> None:
+    figure = figures.accuracy_curves([HISTORY, HISTORY], published=0.5)
+    (axis,) = figure.axes
+    assert len(axis.lines) == 5  # and the published level
+    legend = axis.get_legend()
+    assert legend is not None
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown == ["published (test)", "train", "validation"]
+    assert axis.get_ylim() == (0, 1)  # alike in every figure
+
+
+def test_levels_show_measured_and_published_values_of_each_row() -> None:
+    columns = pd.Index([32, 64], name="batch_size")
+    measured = pd.DataFrame([[0.5, 0.6], [0.1, np.nan]], ["relu sgd", "sigmoid sgd"], columns)
+    published = pd.DataFrame([[0.4, 0.7], [0.1, 0.1]], measured.index, columns)
+    figure = figures.accuracy_levels(measured, published)
+    (axis,) = figure.axes
+    drawn = [np.asarray(line.get_ydata()).tolist() for line in axis.lines]
+    assert drawn[:2] == [[0.5, 0.6], [0.4, 0.7]]
+    assert {"batch size", "32", "64", "relu sgd", "sigmoid sgd"} <= set(texts(figure))
+
+
+def test_intervals_are_drawn_from_low_to_high_about_the_value() -> None:
+    rows = {"name": ["a: x less y"], "value": [0.3], "low": [0.1], "high": [0.5]}
+    figure = figures.intervals(pd.DataFrame(rows).assign(published=np.nan), "difference")
+    (axis,) = figure.axes
+    (spans,) = axis.collections
+    assert [np.asarray(path.vertices)[:, 0].tolist() for path in spans.get_paths()] == [[0.1, 0.5]]
+    assert [np.asarray(line.get_xdata()).tolist() for line in axis.lines] == [[0, 0], [0.3]]
+    assert not figure.legends  # nothing is published

@@ -1,0 +1,35 @@
+"""Write the whole study as one HTML page, from tracked runs alone."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from cifar_mlflow.command_line import DONE, main
+from cifar_mlflow.config import ReportParameters, UsageError
+
+
+def report(parameters: ReportParameters) -> int:
+    from cifar_mlflow import tracking
+    from cifar_mlflow.material import gather
+    from cifar_mlflow.report import page
+    from cifar_mlflow.terminal import say
+
+    output = Path(parameters.output).expanduser().absolute()
+    if output.is_dir() or not output.parent.is_dir():
+        raise UsageError(f"output={output}: input should be a file in a folder that exists")
+    with tracking.tracked_run("report") as run:
+        tracking.log_parameters(parameters)
+        material = gather(run.info.experiment_id, parameters.study)
+        text = page(material)
+        tracking.log_files(texts={"report.html": text})
+    partial = output.with_name(f".{output.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(output)
+    console = Console()
+    say(console, "Report", str(output))
+    say(console, "Artifact", f"report.html of run {run.info.run_id}")
+    return DONE
+
+
+if __name__ == "__main__":
+    main(ReportParameters, "report", report)

@@ -1,0 +1,60 @@
+from collections.abc import Callable
+
+import pytest
+
+from tests.end_to_end.conftest import QUICK, User
+from tests.html_page import Page
+
+GRID = QUICK | {"activation": "relu", "batch_size": "32", "optimizer": "sgd,adam", "workers": "2"}
+
+
+@pytest.fixture(scope="module")
+def reported(new_user: Callable[[], User]) -> tuple[User, str]:
+    """A user who ran a small grid and then a report, and what the terminal showed of the latter."""
+    user = new_user()
+    done = user.run("grid", GRID)
+    assert done.returncode == 0, done.stdout
+    done = user.run("report", {"output": str(user.folder / "study.html")})
+    assert done.returncode == 0, done.stdout
+    return user, done.stdout
+
+
+def test_the_page_is_a_file_and_an_artifact_and_the_terminal_says_where(
+    reported: tuple[User, str],
+) -> None:
+    user, shown = reported
+    run = user.runs("tags.kind = 'report'")[0]
+    assert (run.info.run_name, run.info.status) == ("report", "FINISHED")
+    assert user.artifacts(run) == {"report.html"}
+    page = (user.folder / "study.html").read_text()
+    assert user.read(run, "report.html").read_text() == page
+    assert f"Report    {user.folder / 'study.html'}" in shown
+    assert f"Artifact  report.html of run {run.info.run_id}" in shown
+    assert [path.name for path in user.folder.glob("*html*")] == ["study.html"]
+
+
+def test_the_page_tells_of_the_grid_and_of_what_is_missing(reported: tuple[User, str]) -> None:
+    user, _ = reported
+    page = Page((user.folder / "study.html").read_text())
+    assert page.faults == []
+    grid = user.runs("tags.kind = 'grid'")[0]
+    assert grid.info.run_id in page.text
+    best = user.client.get_run(grid.data.tags["best_run_id"])
+    assert f"The best model of the grid is {best.info.run_name}" in page.text
+    assert "Figure 5. The small network, relu, batch 32, sgd" in page.text
+    assert "These runs were not made on CIFAR-10" in page.text
+    assert "Missing: Figures 2 to 4" in page.text
+    assert "It is the champion now: cifar10-cnn version 1." in page.text
+
+
+def test_a_study_that_is_not_there_is_one_line_and_writes_nothing(
+    reported: tuple[User, str],
+) -> None:
+    user, _ = reported
+    output = user.folder / "nothing.html"
+    done = user.run("report", {"study": "0" * 32, "output": str(output)})
+    assert done.returncode == 1
+    assert f"report: study={'0' * 32}: no such run" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not output.exists()
+    assert user.runs()[-1].info.status == "FAILED"

@@ -1,0 +1,298 @@
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from cifar_mlflow import findings
+from cifar_mlflow.data import CLASSES
+from cifar_mlflow.evaluation import per_class, prediction_table
+from cifar_mlflow.findings import Conclusion, Evidence, Verdict
+from cifar_mlflow.published import CONFUSION, GRID
+
+FACTORS = ["activation", "batch_size", "optimizer"]
+PUBLISHED = pd.DataFrame(
+    [(*setting, 0, numbers.accuracy) for setting, numbers in GRID.items()],
+    columns=[*FACTORS, "seed", "test_accuracy"],
+)
+
+
+def design(accuracy: Callable[..., float], seeds: int = 1) -> pd.DataFrame:
+    """A complete 2 x 3 x 2 design, replicated, with the accuracy as a function of its levels."""
+    levels = (("relu", "sigmoid"), (32, 64, 128), ("sgd", "adam"), range(seeds))
+    rows = [(*setting, accuracy(*setting)) for setting in itertools.product(*levels)]
+    return pd.DataFrame(rows, columns=[*FACTORS, "seed", "test_accuracy"])
+
+
+def additive(activation: str, batch_size: int, optimizer: str, seed: int) -> float:
+    return 0.5 + 0.2 * (activation == "relu") + 0.1 * (optimizer == "adam") - batch_size / 3200
+
+
+def parts(conclusion: Conclusion) -> list[bool | None]:
+    return [part.holds for part in conclusion.evidence if not part.aside]
+
+
+def test_main_effects_are_the_differences_put_in_the_largest_first() -> None:
+    effects = findings.main_effects(design(additive), FACTORS)
+    found = [(e.factor, e.better, e.worse, round(e.difference.value, 9)) for e in effects]
+    assert found == [
+        ("activation", "relu", "sigmoid", 0.2),
+        ("optimizer", "adam", "sgd", 0.1),
+        ("batch_size", "32", "128", 0.03),
+    ]
+    assert [effect.difference.n for effect in effects] == [6, 6, 4]
+    assert effects[0].difference.low == pytest.approx(0.2)
+    assert effects[0].difference.high == pytest.approx(0.2)
+
+
+def test_with_one_seed_the_interval_is_over_the_other_settings() -> None:
+    def accuracy(activation: str, batch_size: int, optimizer: str, seed: int) -> float:
+        return (activation == "relu") * batch_size / 1000
+
+    effect = findings.effect(design(accuracy), FACTORS, "activation", "relu", "sigmoid")
+    differences = [0.032, 0.032, 0.064, 0.064, 0.128, 0.128]
+    expected = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert effect.difference.low == pytest.approx(expected.low)
+    assert effect.difference.high == pytest.approx(expected.high)
+    assert effect.difference.n == 6
+
+
+def test_with_several_seeds_the_interval_is_over_the_seeds() -> None:
+    def accuracy(activation: str, batch_size: int, optimizer: str, seed: int) -> float:
+        return (activation == "relu") * (batch_size / 1000 + 0.01 * seed)
+
+    effect = findings.effect(design(accuracy, seeds=3), FACTORS, "activation", "relu", "sigmoid")
+    mean = (0.032 + 0.064 + 0.128) / 3
+    expected = stats.ttest_1samp([mean, mean + 0.01, mean + 0.02], 0).confidence_interval(0.95)
+    assert effect.difference.low == pytest.approx(expected.low)
+    assert effect.difference.n == 3
+
+
+def test_two_values_make_no_interval() -> None:
+    effect = findings.effect(design(additive, seeds=2), FACTORS, "activation", "relu", "sigmoid")
+    assert effect.difference.n == 2
+    assert math.isnan(effect.difference.low)
+    assert not effect.difference.certain
+    assert str(effect.difference) == "+0.200"
+
+
+def test_a_missing_trial_costs_only_its_own_pairs() -> None:
+    table = design(additive)
+    table.loc[0, "test_accuracy"] = np.nan
+    effects = {e.factor: e.difference for e in findings.main_effects(table, FACTORS)}
+    assert effects["activation"].value == pytest.approx(0.2)
+    assert effects["activation"].n == 5
+
+
+def test_a_factor_without_two_comparable_levels_has_no_effect() -> None:
+    table = design(additive)
+    table.loc[table["activation"] == "sigmoid", "test_accuracy"] = np.nan
+    assert [e.factor for e in findings.main_effects(table, FACTORS)] == ["optimizer", "batch_size"]
+
+
+def test_an_interaction_is_the_change_of_an_effect() -> None:
+    def accuracy(activation: str, batch_size: int, optimizer: str, seed: int) -> float:
+        both = activation == "relu" and optimizer == "adam"
+        return additive(activation, batch_size, optimizer, seed) - 0.08 * both
+
+    table = design(accuracy)
+    effects = findings.main_effects(table, FACTORS)
+    first, *others = findings.interactions(table, FACTORS, effects)
+    assert (first.effect.factor, first.by) == ("activation", "optimizer")
+    assert first.simple["sgd"].value == pytest.approx(0.2)
+    assert first.simple["adam"].value == pytest.approx(0.12)
+    assert first.change.value == pytest.approx(0.08)
+    assert [round(other.change.value, 9) for other in others] == [0, 0]
+
+
+def test_the_published_interaction_is_large() -> None:
+    effects = findings.main_effects(PUBLISHED, FACTORS)
+    first = findings.interactions(PUBLISHED, FACTORS, effects)[0]
+    assert first.simple["sgd"].value == pytest.approx((0.56 + 0.53 + 0.42) / 3)
+    assert first.simple["adam"].value == pytest.approx((0.08 + 0.11 + 0.16) / 3)
+
+
+def test_shares_of_variance_are_those_of_an_analysis_of_variance() -> None:
+    shares = findings.variance_shares(design(additive), FACTORS)
+    assert shares is not None
+    assert sum(shares.values()) == pytest.approx(1)
+    between = [0.1**2, 0.05**2, float(np.var([32 / 3200, 64 / 3200, 128 / 3200]))]
+    for factor, variance in zip(("activation", "optimizer", "batch_size"), between):
+        assert shares[(factor,)] == pytest.approx(variance / sum(between))
+    assert shares[("activation", "optimizer")] == pytest.approx(0)
+
+
+def test_shares_of_variance_are_left_out_of_an_incomplete_or_constant_design() -> None:
+    table = design(additive)
+    assert findings.variance_shares(table.iloc[1:], FACTORS) is None
+    assert findings.variance_shares(table.assign(test_accuracy=0.1), FACTORS) is None
+
+
+def history(train: list[float], val: list[float], loss: list[float]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "epoch": range(1, len(val) + 1),
+            "train_accuracy": train,
+            "val_accuracy": val,
+            "val_loss": loss,
+        }
+    )
+
+
+def test_late_gains_compare_the_last_quarter_with_the_one_before() -> None:
+    rising = history([0.1] * 4 + [0.2, 0.2, 0.4, 0.4], [0.1] * 6 + [0.3, 0.2], [2.0] * 7 + [1.5])
+    fallen = history([0.1] * 8, [0.1, 0.5, *[0.3] * 4, 0.2, 0.2], [1.0, 0.5, *[1.0] * 6])
+    short = history([0.1], [0.1], [2.0])
+    gains = findings.late_gains({"rising": rising, "fallen": fallen, "short": short})
+    assert list(gains.index) == ["rising", "fallen"]
+    assert gains["train_gain"].tolist() == pytest.approx([0.2, 0])
+    assert gains["val_gain"].tolist() == pytest.approx([0.15, -0.1])
+    assert gains["best_epoch"].tolist() == [7, 2]
+    assert gains["loss_rise"].tolist() == pytest.approx([0, 0.5])
+
+
+def test_a_verdict_agrees_only_where_every_part_is_shown() -> None:
+    def verdict(*holds: bool | None) -> Verdict:
+        parts = [Evidence("part", each) for each in holds]
+        return findings.conclude("claim", *parts, Evidence("by the way", False, aside=True)).verdict
+
+    assert verdict(True, True) == Verdict.AGREES
+    assert verdict(True, None) == Verdict.IN_PART
+    assert verdict(True, False) == Verdict.IN_PART
+    assert verdict(False, None) == Verdict.DISAGREES
+    assert verdict(False) == Verdict.DISAGREES
+    assert verdict(None) == Verdict.OPEN
+
+
+def test_epochs_help_in_most_cases_or_not() -> None:
+    up = history([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4], [2.0, 1.9, 1.8, 1.7])
+    over = history([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.3], [1.0, 0.9, 0.8, 1.0])
+    agrees = findings.on_epochs(findings.late_gains({"a": up, "b": up, "c": over}))
+    assert agrees.verdict == Verdict.AGREES
+    assert "validation accuracy in 2 of 3 trials" in agrees.evidence[1].text
+    assert "In 1 of 3 trials the validation loss" in agrees.evidence[2].text
+    part = findings.on_epochs(findings.late_gains({"a": up, "b": over, "c": over}))
+    assert parts(part) == [True, False]
+    assert findings.on_epochs(findings.late_gains({})).verdict == Verdict.OPEN
+
+
+def test_the_published_grid_does_not_show_which_factor_matters_most() -> None:
+    conclusion = findings.on_factors(PUBLISHED, FACTORS)
+    assert parts(conclusion) == [True, True, None, True]
+    assert conclusion.verdict == Verdict.IN_PART
+    assert "relu is better than sigmoid by +0.310" in conclusion.evidence[0].text
+    assert "+0.503" in conclusion.evidence[4].text  # with sgd
+
+
+def test_factors_that_matter_as_claimed_agree_and_the_reverse_disagrees() -> None:
+    assert findings.on_factors(design(additive), FACTORS).verdict == Verdict.AGREES
+
+    def reverse(activation: str, batch_size: int, optimizer: str, seed: int) -> float:
+        return 0.1 * (activation == "sigmoid") + 0.2 * (optimizer == "sgd") + batch_size / 100
+
+    assert parts(findings.on_factors(design(reverse), FACTORS)) == [False, False, False, False]
+
+
+def test_factors_that_were_not_varied_tell_nothing() -> None:
+    table = design(additive).query("optimizer == 'adam'")
+    conclusion = findings.on_factors(table, ["activation", "batch_size"])
+    assert conclusion.verdict == Verdict.OPEN
+    assert "optimizer" in conclusion.evidence[0].text
+
+
+def networks(**accuracies: list[float]) -> pd.DataFrame:
+    rows = [
+        (name, seed, value)
+        for name, values in accuracies.items()
+        for seed, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows, columns=["architecture", "seed", "test_accuracy"])
+
+
+def predictions(right: int, images: int = 1000) -> pd.DataFrame:
+    labels = np.arange(images, dtype=np.uint8) % 10
+    taken = np.where(np.arange(images) < right, labels, (labels + 1) % 10)
+    return prediction_table(np.eye(10, dtype=np.float32)[taken], labels)
+
+
+def test_the_deepest_network_is_best_only_where_chance_does_not_explain_it() -> None:
+    clear = networks(small=[0.6], wide=[0.63], deep=[0.67])
+    shown = {"wide": predictions(630), "deep": predictions(670)}
+    assert findings.on_architectures(clear, shown).verdict == Verdict.AGREES
+    assert findings.on_architectures(clear, {}).verdict == Verdict.OPEN
+    close = {"wide": predictions(669), "deep": predictions(670)}
+    assert findings.on_architectures(clear, close).verdict == Verdict.OPEN
+
+
+def test_several_seeds_tell_the_best_network_by_themselves() -> None:
+    deep = networks(small=[0.6] * 3, wide=[0.63, 0.62, 0.64], deep=[0.67, 0.66, 0.68])
+    assert findings.on_architectures(deep, {}).verdict == Verdict.AGREES
+    wide = networks(small=[0.6] * 3, wide=[0.70, 0.71, 0.72], deep=[0.67, 0.66, 0.68])
+    assert findings.on_architectures(wide, {}).verdict == Verdict.DISAGREES
+    noise = networks(small=[0.6] * 3, wide=[0.63, 0.70, 0.64], deep=[0.67, 0.66, 0.68])
+    assert findings.on_architectures(noise, {}).verdict == Verdict.OPEN
+
+
+def test_networks_that_are_missing_are_named() -> None:
+    assert findings.on_architectures(None, {}).verdict == Verdict.OPEN
+    conclusion = findings.on_architectures(networks(small=[0.6], deep=[math.nan]), {})
+    assert conclusion.verdict == Verdict.OPEN
+    assert conclusion.evidence[0].text == "Not finished: deep, wide."
+
+
+def confusion(counts: object) -> pd.DataFrame:
+    index = pd.Index(CLASSES, name="true")
+    return pd.DataFrame(np.array(counts), index, pd.Index(CLASSES, name="predicted"))
+
+
+def test_the_published_tables_bear_out_the_pairs_but_not_the_classes() -> None:
+    conclusion = findings.on_classes(confusion(CONFUSION))
+    cats, birds, best, _ = conclusion.evidence
+    assert "mistaken for each other 334 times, rank 1;" in cats.text
+    assert "mistaken for each other 178 times, rank 2;" in birds.text
+    assert cats.holds is True
+    assert "Best known, by F1: automobile 0.82, ship 0.80, truck 0.79" in best.text
+    assert "worst: cat 0.52" in best.text
+    assert best.holds is not True
+
+
+def test_classes_that_are_clearly_otherwise_disagree() -> None:
+    counts = np.full((10, 10), 5) + np.diag([900] * 8 + [100] * 2)
+    counts[0, 8] += 300
+    counts[1, 9] += 300
+    counts[2, 6] += 300
+    assert parts(findings.on_classes(confusion(counts))) == [False, False, False]
+
+
+def test_resamples_have_the_images_of_the_original() -> None:
+    counts = np.array(CONFUSION)
+    again = findings.resample(counts, times=50)
+    assert again.shape == (50, 10, 10)
+    assert (again.sum(axis=(1, 2)) == 10_000).all()
+    np.testing.assert_allclose(again.mean(axis=0), counts, atol=5 * np.sqrt(counts.max() / 50))
+    np.testing.assert_array_equal(again, findings.resample(counts, times=50))
+
+
+def test_f1_scores_are_those_of_the_report() -> None:
+    counts = confusion(CONFUSION)
+    np.testing.assert_allclose(findings.f1_scores(counts.to_numpy()), per_class(counts)["f1"])
+
+
+@pytest.mark.parametrize(
+    ("interval", "holds"),
+    [((0.704, 0.695, 0.713), True), ((0.8, 0.79, 0.81), False), ((0.6, 0.59, 0.61), False)],
+)
+def test_the_level_is_compared_with_the_published_one(
+    interval: tuple[float, float, float], holds: bool
+) -> None:
+    assert parts(findings.on_level(*interval)) == [holds, None]
+
+
+def test_numbers_are_rounded_half_up_whatever_a_sum_did_to_them() -> None:
+    assert findings.fixed(0.7035) == findings.fixed(0.70349999999999) == "0.704"
+    assert findings.signed(0.7035 - 0.68) == "+0.024"
+    assert findings.signed(-0.0214) == "−0.021"
+    assert findings.signed(-0.0001) == "0.000"
