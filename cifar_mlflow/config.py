@@ -9,7 +9,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -88,6 +88,9 @@ def _one_or_two(models: tuple[str, ...]) -> tuple[str, ...]:
     if len(models) > 2:
         raise ValueError(f"input should be one model, or two to compare; these are {len(models)}")
     return models
+
+
+P = TypeVar("P", bound="Parameters")
 
 
 class Parameters(BaseModel):
@@ -258,6 +261,42 @@ class ArchitecturesOptions(StudyOptions):
     """Compare the networks: train, evaluate and track each of them; name the best."""
 
     kind = "architectures"
+
+
+class StudyParameters(GridOptions):
+    """The published study in one command: data, architectures, grid, evaluation and report."""
+
+    kind = "study"
+
+    epochs: PositiveInt = 20
+    """passes over the training part, of every training"""
+    seed: Factor = ("0",)
+    """seeds of every configuration (comma list)"""
+    output: str = "report.html"
+    """file to write the report to; it is an artifact of its run too"""
+
+    def part(self, of: type[P], **given: object) -> P:
+        """The parameters of a part of the study: those that it shares with the whole, and others."""
+        shared = {
+            name: value for name, value in self.model_dump().items() if name in of.model_fields
+        }
+        return of.model_validate(shared | given)
+
+    def architectures(self) -> StudyOptions:
+        return self.part(ArchitecturesParameters, epochs=(str(self.epochs),), resume=self.for_parts)
+
+    def grid(self, architecture: str) -> StudyOptions:
+        return self.part(
+            GridParameters,
+            architecture=(architecture,),
+            epochs=(str(self.epochs),),
+            resume=self.for_parts,
+        )
+
+    @property
+    def for_parts(self) -> str:
+        """A part finds by itself what an interrupted study left of it."""
+        return "never" if self.resume == "never" else "auto"
 
 
 # The study's first part, the three networks alike but for their layers, and its second one, 12

@@ -224,6 +224,20 @@ def adopt_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tra
     return list(kept.values())
 
 
+def adopt_parts(before: Sequence[Command]) -> list[str]:
+    """Hang the finished parts of earlier commands under the active run; gives their kinds."""
+    client, active = mlflow.MlflowClient(), tracking.active_id()
+    kinds = []
+    for command in before:
+        left = tracking.find_run(command.run_id)
+        for part in tracking.stored_children(left) if left else []:
+            if part.status == "FINISHED":
+                client.set_tag(part.run_id, tracking.PARENT, active)
+                kinds.append(part.kind)
+        supersede(command.run_id)
+    return kinds
+
+
 def go_on_from(before: Sequence[tracking.TrialRun]) -> Checkpoint | None:
     """Take over, in the active run, the newest checkpoint of earlier runs of the same trial.
 

@@ -41,13 +41,12 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Con
         tracking.log_dataset(data, "training")
         kept = resuming.adopt_trials(before, parent)
         if before:
-            finished = sum(trial.status == "FINISHED" for trial in kept)
+            count = sum(trial.status == "FINISHED" for trial in kept)
             names = " and ".join(command.run_id for command in before)
             say(
                 console,
                 "Resuming",
-                f"study {names}: {finished} of {len(trials)} finished, "
-                f"{len(kept) - finished} part-done",
+                f"study {names}: {count} of {len(trials)} finished, {len(kept) - count} part-done",
             )
         try:
             with Watch(parent, trials, console):
@@ -60,7 +59,10 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Con
             say(console, "Retrained", f"{trial.name}, whose checkpoint is lost")
         if stopped:
             say(console, "Stopped", f"after the same failure again and again: {stopped}")
-        return conclude(trials, data, options, parent, console)
+        finished = conclude(trials, data, options, parent, console)
+        if not finished:
+            tracking.tag_end_reason(stopped or "not every trial finished")
+        return finished
 
 
 def train_all(

@@ -125,8 +125,8 @@ def tracked_run(
 ) -> Iterator[Run]:
     """A run that ends FINISHED, KILLED after KeyboardInterrupt, or FAILED after another exception.
 
-    Without ``parent``: the run that `mlflow run` made, or a new one. With it: a new child. The
-    exception's traceback is kept as traceback.txt; with ``keep_failure`` a failure goes no further,
+    A new child under ``parent``, or under the run that is active in this process; without them the run
+    that `mlflow run` made, or a new one. It is FAILED too where `tag_end_reason` said why. An exception's traceback is kept as traceback.txt; with ``keep_failure`` a failure goes no further,
     but for a UsageError.
     The run is tagged with its ``kind``, which is its name too unless another is given.
 
@@ -136,6 +136,8 @@ def tracked_run(
     """
     tags = {KIND: kind, HOST: platform.node(), PROCESS: str(os.getpid()), **(tags or {})}
     name = name or kind
+    if parent is None and (active := mlflow.active_run()):
+        parent = as_parent(active)
     if parent:
         connect(parent)
         inherited = mlflow.get_run(parent.run_id).data.tags
@@ -164,7 +166,8 @@ def tracked_run(
         if killed or not keep_failure or isinstance(error, UsageError):
             raise
     else:
-        mlflow.end_run()
+        unwell = END_REASON in mlflow.get_run(run.info.run_id).data.tags
+        mlflow.end_run("FAILED" if unwell else "FINISHED")
 
 
 def cause(error: BaseException) -> str:
@@ -507,6 +510,12 @@ def stored_children(parent: StoredRun) -> list[StoredRun]:
     return [
         _as_stored(run) for run in _children(Parent(uri(), parent.experiment_id, parent.run_id))
     ]
+
+
+def parts() -> dict[str, StoredRun]:
+    """The newest run of each kind under the active run."""
+    active = find_run(active_id())
+    return {run.kind: run for run in stored_children(active)} if active else {}
 
 
 def _as_stored(run: Run) -> StoredRun:

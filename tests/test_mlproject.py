@@ -15,6 +15,7 @@ from cifar_mlflow.config import (
     Options,
     PredictParameters,
     ReportParameters,
+    StudyParameters,
     TrainParameters,
     as_text,
 )
@@ -30,6 +31,7 @@ CODE: dict[str, type[Options]] = {
     "data": DataParameters,
     "predict": PredictParameters,
     "report": ReportParameters,
+    "study": StudyParameters,
 }
 
 
