@@ -16,6 +16,7 @@ from cifar_mlflow.report import page
 from cifar_mlflow.report_parts import ranges, signed
 from entry_points.report import report as entry_point
 from tests import stores
+from tests.conftest import PROJECT
 from tests.html_page import Page
 
 CELL = r"<t[hd].*?</t[hd]>"
@@ -385,7 +386,8 @@ def test_a_page_that_could_not_be_written_is_not_begun(store: Store, tmp_path: P
 
 def test_a_page_is_made_without_tensorflow() -> None:
     code = "import sys, cifar_mlflow.report; print({'tensorflow', 'keras'} & sys.modules.keys())"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=PROJECT)
+    assert printed == "set()\n"
 
 
 def test_the_template_holds_no_number_of_the_results() -> None:

@@ -180,10 +180,3 @@ def test_a_store_that_other_machines_cannot_reach_is_refused(user: User, engine:
     assert f"grid: engine={engine}: workers on other machines cannot reach sqlite" in done.stdout
     assert "Traceback" not in done.stdout
     assert len(user.runs()) == 1
-
-
-@pytest.mark.parametrize("engine", ["dask", "ray"])
-def test_the_grid_runs_on_an_engine_of_this_machine(user: User, engine: str) -> None:
-    done = user.run("grid", GRID | {"engine": engine})
-    assert done.returncode == 0, done.stdout
-    assert len(outcomes(user, user.runs()[0])) == 2

@@ -1,0 +1,102 @@
+"""The grid on a cluster of dask, that gains and loses workers, and on ray."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from mlflow.entities import Run
+
+from tests.conftest import PROJECT
+from tests.end_to_end.conftest import QUICK, User
+from tests.end_to_end.servers import free_port, tracking_server
+
+GRID = QUICK | {"activation": "relu", "batch_size": "16,32,64", "optimizer": "adam"}
+
+
+@pytest.fixture
+def started(user: User) -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def part(stack: ExitStack, user: User, *command: str) -> subprocess.Popen[bytes]:
+    """A process of a cluster, as docs/scaling.md starts it in a clone of the project."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dask", *command],
+        cwd=PROJECT,
+        env=user.environment | {"PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+    def end() -> None:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    stack.callback(end)
+    return process
+
+
+def curves_are_whole(user: User, trials: list[Run], epochs: int) -> bool:
+    return all(
+        [point.step for point in user.client.get_metric_history(run.info.run_id, "val_accuracy")]
+        == list(range(1, epochs + 1))
+        for run in trials
+    )
+
+
+def test_a_dask_cluster_loses_a_worker_and_gains_one_and_nothing_is_lost(
+    user: User, started: ExitStack
+) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    port = address.partition(":")[2]
+    part(started, user, "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard")
+    first, _ = (
+        part(started, user, "worker", address, "--nthreads", "1", "--no-dashboard")
+        for _ in range(2)
+    )
+    database = f"sqlite:///{user.folder}/server.db"
+    remote = started.enter_context(
+        tracking_server(user, database, "--artifacts-destination", str(user.folder / "artifacts"))
+    )
+    study = remote.start(
+        "grid", GRID | {"epochs": "40", "engine": "dask", "address": address}, trials=2
+    )
+    os.killpg(first.pid, signal.SIGKILL)
+    part(started, user, "worker", address, "--nthreads", "1", "--no-dashboard")
+    shown, _ = study.communicate()
+    assert study.returncode == 0, shown
+    finished = remote.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")
+    assert len({run.info.run_name for run in finished}) == len(finished) == 3
+    assert curves_are_whole(remote, finished, 40)
+    assert not remote.runs("attributes.status = 'RUNNING'")
+    (lost,) = remote.runs("tags.end_reason LIKE 'the worker process died%'")
+    assert lost.info.status == "KILLED"
+    assert lost.data.tags["superseded_by"] in {run.info.run_id for run in finished}
+
+
+def test_a_ray_worker_that_dies_costs_its_study_nothing(user: User) -> None:
+    study = user.start("grid", GRID | {"epochs": "40", "engine": "ray", "workers": "2"}, trials=2)
+    begun = user.runs("metrics.val_accuracy >= 0")
+    os.kill(int(begun[0].data.tags["process"]), signal.SIGKILL)
+    shown, _ = study.communicate()
+    assert study.returncode == 0, shown
+    finished = user.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")
+    assert len({run.info.run_name for run in finished}) == len(finished) == 3
+    assert curves_are_whole(user, finished, 40)
+
+
+def test_a_cluster_that_is_not_there_is_one_line(user: User, started: ExitStack) -> None:
+    database = f"sqlite:///{user.folder}/server.db"
+    with tracking_server(user, database) as remote:
+        address = f"127.0.0.1:{free_port()}"
+        done = remote.run("grid", GRID | {"engine": "dask", "address": address})
+    assert done.returncode == 1
+    assert f"grid: address={address}: no dask scheduler answers" in done.stdout
+    assert "Traceback" not in done.stdout
