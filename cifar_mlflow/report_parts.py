@@ -17,7 +17,7 @@ from cifar_mlflow.tracking import StoredRun
 
 NOTHING = "–"
 # Not part of a command that makes a run again: how it was run, and where the data lies.
-PRIVATE = ("data_dir", "verbose", "dry_run", "resume")
+PRIVATE = ("data_dir", "verbose", "dry_run", "resume", "engine", "address")
 
 
 class Missing(NamedTuple):
