@@ -68,6 +68,7 @@ class Place:
         return process.returncode
 
     def runs(self) -> list[Run]:
+        os.chdir(self.store)  # where the first to open the store puts the artifacts
         return list(
             MlflowClient(self.environment["MLFLOW_TRACKING_URI"]).search_runs(
                 ["0"], order_by=["start_time ASC"]
@@ -177,8 +178,7 @@ def read_only(folder: Path) -> None:
     """The folder of the artifacts cannot be written."""
     place = Place(folder / "home")
     place.runs()
-    (folder / "home" / "mlruns").mkdir()
-    with mounted(folder / "home" / "mlruns" / "0", "ro"):
+    with mounted(folder / "home" / "mlruns", "ro"):
         place.run(STUDY)
         print(place.count())
 
