@@ -110,5 +110,8 @@ def main(parameters: type[P], prog: str, command: Callable[[P], int]) -> NoRetur
 
         if parsed.verbose or not isinstance(error, (MlflowException, OSError)):
             raise
-        print(f"{prog}: {' '.join(str(error).split())[:500]}", file=sys.stderr)
+        # Of a database's error the line that names it; elsewhere the first one.
+        lines = str(error).splitlines()
+        essence = next((line for line in lines if "Error)" in line), lines[0] if lines else "")
+        print(f"{prog}: {essence or type(error).__name__}", file=sys.stderr)
         sys.exit(FAILED)

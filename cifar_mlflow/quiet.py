@@ -9,7 +9,7 @@ from contextlib import contextmanager
 # Inherited by the workers, so that they know.
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "PYTHONWARNINGS": "ignore",
 }
 
