@@ -123,7 +123,7 @@ def kills(folder: Path) -> None:
 
 
 def memory(folder: Path) -> None:
-    """Every process of the study may have 1.6 GB of address space beyond what importing takes."""
+    """A worker may have no more address space than it has in its third epoch."""
     place = Place(folder)
     place.runs()
     process = place.start(STUDY | {"batch_size": "16"})
