@@ -115,7 +115,12 @@ def claimed(run: Run, key: str, resume: str) -> Iterator[list[Command]]:
     heart = threading.Thread(target=beat, daemon=True)
     heart.start()
     try:
-        yield _predecessors(client.get_run(run_id), key, resume)
+        try:
+            before = _predecessors(client.get_run(run_id), key, resume)
+        except UsageError:
+            client.delete_tag(run_id, PLAN_KEY)  # it computes nothing that could be gone on from
+            raise
+        yield before
     finally:
         stop.set()
         heart.join(BEAT_SECONDS)
