@@ -86,7 +86,7 @@ def _dask(options: StudyOptions, trials: int) -> Iterator[Engine]:
             )
             if options.address == "local"
             else options.address,
-            timeout="30s",
+            timeout="10s",
         )
     except (OSError, ValueError) as error:
         raise UsageError(

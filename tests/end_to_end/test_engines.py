@@ -90,13 +90,3 @@ def test_a_ray_worker_that_dies_costs_its_study_nothing(user: User) -> None:
     finished = user.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")
     assert len({run.info.run_name for run in finished}) == len(finished) == 3
     assert curves_are_whole(user, finished, 40)
-
-
-def test_a_cluster_that_is_not_there_is_one_line(user: User, started: ExitStack) -> None:
-    database = f"sqlite:///{user.folder}/server.db"
-    with tracking_server(user, database) as remote:
-        address = f"127.0.0.1:{free_port()}"
-        done = remote.run("grid", GRID | {"engine": "dask", "address": address})
-    assert done.returncode == 1
-    assert f"grid: address={address}: no dask scheduler answers" in done.stdout
-    assert "Traceback" not in done.stdout
