@@ -106,9 +106,9 @@ def main(parameters: type[P], prog: str, command: Callable[[P], int]) -> NoRetur
         print(f"{prog}: interrupted by {interruption}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        from mlflow.exceptions import MlflowException  # takes seconds to import
+        from cifar_mlflow.tracking import StoreError, Superseded  # takes seconds to import
 
-        if parsed.verbose or not isinstance(error, (MlflowException, OSError)):
+        if parsed.verbose or not isinstance(error, (StoreError, Superseded, OSError)):
             raise
         # Of a database's error the line that names it; elsewhere the first one.
         lines = str(error).splitlines()

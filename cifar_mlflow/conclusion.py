@@ -15,6 +15,7 @@ from cifar_mlflow.tracking import TrialRun
 
 # A history takes two calls of the store, so curves are drawn from this many seeds at most.
 SEEDS_DRAWN = 20
+DRAWN = ("train_accuracy", "val_accuracy")
 FAILURES_TOLD = 5
 REASON_LENGTH = 200  # characters
 
@@ -106,7 +107,7 @@ def read_histories(
     for name, label in results.labels(summary)[results.top(summary).index].items():
         finished = [run for run in replicates.get(str(name), []) if run.status == "FINISHED"]
         drawn = (finished or replicates.get(str(name), []))[:SEEDS_DRAWN]
-        history = [tracking.history(parent, run) for run in drawn]
+        history = [tracking.metric_histories(run.run_id, DRAWN) for run in drawn]
         if len(finished) > SEEDS_DRAWN:
             label += f", {SEEDS_DRAWN} of {len(finished)} seeds"
         if any(len(epochs) for epochs in history):

@@ -7,6 +7,7 @@ defaults that MLproject repeats (a test holds MLproject against them).
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -70,9 +71,29 @@ def _different(items: tuple[str, ...]) -> tuple[str, ...]:
     return items
 
 
+def _resume(value: str) -> str:
+    if value in ("auto", "never") or re.fullmatch("[0-9a-f]{32}", value):
+        return value
+    raise ValueError("input should be 'auto', 'never' or a run's id (32 hexadecimal digits)")
+
+
+def _model_name(value: str) -> str:
+    if re.fullmatch(r"[^/:\s]+", value):
+        return value
+    raise ValueError("input should be a name without spaces, slashes and colons")
+
+
+def _file_to_write(value: Path) -> Path:
+    path = value.expanduser().absolute()
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError("input should be a file in a folder that exists")
+    return value
+
+
 # MLproject has no booleans: the words true and false, and nothing else, stand for them.
 Flag = Annotated[bool, BeforeValidator(_flag)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
+FileToWrite = Annotated[Path, AfterValidator(_file_to_write)]
 # The values of one factor of a grid, as text: TrialConfig checks each when the trials are planned.
 Factor = Annotated[CommaList, AfterValidator(_different)]
 
@@ -178,7 +199,7 @@ class TrainingOptions(DataOptions):
     """threads of one trial; auto divides the cores among the trials that run at once"""
     tensorboard: Flag = False
     """write TensorBoard event files with weight histograms, as an artifact"""
-    resume: str = Field(default="auto", pattern=r"^(auto|never|[0-9a-f]{32})$")
+    resume: Annotated[str, AfterValidator(_resume)] = "auto"
     """auto goes on from unfinished runs of the same trials and data in the experiment; never starts
     afresh; a run's id goes on from that one"""
 
@@ -203,7 +224,7 @@ class ReportParameters(Options):
 
     study: str = "latest"
     """run id of the grid to report on; latest is the newest finished one of the experiment"""
-    output: str = "report.html"
+    output: FileToWrite = Path("report.html")
     """file to write the page to; it is an artifact of the run too"""
 
 
@@ -253,7 +274,7 @@ class GridOptions(StudyOptions):
 
     kind = "grid"
 
-    model_name: str = Field(default="cifar10-cnn", pattern=r"^[^/:\s]+$")
+    model_name: Annotated[str, AfterValidator(_model_name)] = "cifar10-cnn"
     """name of the registered model"""
 
 
@@ -272,7 +293,7 @@ class StudyParameters(GridOptions):
     """passes over the training part, of every training"""
     seed: Factor = ("0",)
     """seeds of every configuration (comma list)"""
-    output: str = "report.html"
+    output: FileToWrite = Path("report.html")
     """file to write the report to; it is an artifact of its run too"""
 
     def part(self, of: type[P], **given: object) -> P:

@@ -58,13 +58,8 @@ def _loky(options: StudyOptions, trials: int) -> Iterator[Engine]:
     workers, threads = share_cores(trials, options)
 
     def run(jobs: Jobs) -> None:
-        # With n_jobs=1 joblib would run the trials in this very process, and a trial that dies
-        # would take the study along: so two processes at least, though only one may be fed.
-        work = joblib.Parallel(
-            n_jobs=max(workers, 2), batch_size=1, pre_dispatch=min(workers, len(jobs))
-        )
         try:
-            work(jobs)
+            _side_by_side(jobs, workers)
         except TerminatedWorkerError as error:
             raise WorkerDied from error
 
@@ -135,19 +130,24 @@ def _ray(options: StudyOptions, trials: int) -> Iterator[Engine]:
         threads = share_threads(None, options)
 
     def run(jobs: Jobs) -> None:
-        with joblib.parallel_config("ray"):
-            work = joblib.Parallel(
-                n_jobs=max(workers, 2), batch_size=1, pre_dispatch=min(workers, len(jobs))
-            )
-            try:
-                work(jobs)
-            except ray.exceptions.RayActorError as error:
-                raise WorkerDied from error
+        try:
+            with joblib.parallel_config("ray"):
+                _side_by_side(jobs, workers)
+        except ray.exceptions.RayActorError as error:
+            raise WorkerDied from error
 
     try:
         yield Engine(workers, threads, run)
     finally:
         ray.shutdown()
+
+
+def _side_by_side(jobs: Jobs, workers: int) -> None:
+    # With n_jobs=1 joblib would run the trials in this very process, and a trial that dies would take
+    # the study along: so two processes at least, though only one may be fed.
+    joblib.Parallel(n_jobs=max(workers, 2), batch_size=1, pre_dispatch=min(workers, len(jobs)))(
+        jobs
+    )
 
 
 @contextmanager

@@ -5,8 +5,9 @@ predictions.parquet, so that every figure and number can be made again without t
 and comparisons of two models are made of such tables too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -271,9 +272,21 @@ def intervals(predictions: pd.DataFrame, resamples: int = RESAMPLES, seed: int =
         times = np.bincount((chosen + offsets).ravel(), minlength=rows * images)
         return _headlines(times.reshape(rows, images) @ sums / images)
 
-    interval = stats.bootstrap(
-        (np.arange(images),),
-        statistics,
+    interval = _bootstrap(np.arange(images), statistics, resamples, seed)
+    values = _headlines(sums.mean(axis=0, keepdims=True))[:, 0]
+    return pd.DataFrame(
+        {"value": values, "low": interval.low, "high": interval.high},
+        index=pd.Index(HEADLINES, name="metric"),
+    )
+
+
+def _bootstrap(
+    sample: npt.NDArray[Any], statistic: Callable[..., Any], resamples: int, seed: int
+) -> Any:
+    """The percentile interval, with ``low`` and ``high``; ``statistic`` takes an axis."""
+    return stats.bootstrap(
+        (sample,),
+        statistic,
         n_resamples=resamples,
         batch=RESAMPLES_AT_ONCE,
         vectorized=True,
@@ -281,11 +294,6 @@ def intervals(predictions: pd.DataFrame, resamples: int = RESAMPLES, seed: int =
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    values = _headlines(sums.mean(axis=0, keepdims=True))[:, 0]
-    return pd.DataFrame(
-        {"value": values, "low": interval.low, "high": interval.high},
-        index=pd.Index(HEADLINES, name="metric"),
-    )
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> Comparison:
@@ -308,16 +316,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> Compari
     outcomes = ["right", "wrong"]
     test, p_value = mcnemar(int(counts[0, 1]), int(counts[1, 0]))
     differences = right[0].astype(np.float64) - right[1]
-    interval = stats.bootstrap(
-        (differences,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        batch=RESAMPLES_AT_ONCE,
-        vectorized=True,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+    interval = _bootstrap(differences, np.mean, RESAMPLES, seed)
     return Comparison(
         table=pd.DataFrame(
             counts,

@@ -21,7 +21,7 @@ from cifar_mlflow import evaluation, tracking
 from cifar_mlflow.config import TrialConfig, UsageError
 from cifar_mlflow.data import CLASSES, IMAGE_SHAPE, Cifar10
 from cifar_mlflow.quiet import hushed
-from cifar_mlflow.tracking import DATA_DIGEST, TrialRun
+from cifar_mlflow.tracking import DATA_DIGEST, UNKNOWN, TrialRun
 
 if TYPE_CHECKING:
     import keras
@@ -30,7 +30,6 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 VALIDATION_FRACTION = "validation_fraction"
 VAL_ACCURACY = "val_accuracy"
 # MLflow's answers to a name that it does not know, whether of a model, a version or an alias.
-UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 LOADER = "mlflow.keras"
 ABOUT = """Image classifiers for CIFAR-10: uint8 images (N, 32, 32, 3) to probabilities of 10 classes.
 
@@ -122,9 +121,8 @@ def register(name: str, run: TrialRun, config: TrialConfig, data: Cifar10) -> Pr
             registered = mlflow.register_model(
                 run.model_uri, name, tags={**tags, "promotion": reason}
             )
-    text = describe(
-        name, str(registered.version), run, config, data, tracking.predictions(run), reason
-    )
+    predictions = tracking.read_table(run.run_id, "predictions.parquet")
+    text = describe(name, str(registered.version), run, config, data, predictions, reason)
     client.update_model_version(name, registered.version, text)
     client.update_registered_model(name, ABOUT)
     client.set_registered_model_alias(name, alias, registered.version)

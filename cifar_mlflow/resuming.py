@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import Run
+from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -36,8 +36,9 @@ RESUMED_FROM = "resumed_from"  # the run that this one went on from
 BEAT_SECONDS = 10.0
 # Longer than a tracking server is away for a restart.
 DEAD_SECONDS = 120.0
-# Longer than it takes to write a tag, and than clocks of machines differ.
-CLAIM_SECONDS = 1.0
+# A claim is seen by others so soon after the time that it names; clocks may differ by as much again.
+VISIBLE_SECONDS = 0.5
+CLAIM_SECONDS = 2 * VISIBLE_SECONDS
 FOLDER = "checkpoint"
 
 
@@ -102,9 +103,7 @@ def claimed(run: Run, key: str, resume: str) -> Iterator[list[Command]]:
         UsageError: another process is at work on the same plan, or the run named cannot be resumed.
     """
     client, run_id = mlflow.MlflowClient(), run.info.run_id
-    now = time.time()
-    for tag, value in ((LAST_SIGN, now), (CLAIMED, now), (PLAN_KEY, key)):
-        client.set_tag(run_id, tag, value)
+    _claim(run_id, key)
     stop = threading.Event()
 
     def beat() -> None:
@@ -126,13 +125,22 @@ def claimed(run: Run, key: str, resume: str) -> Iterator[list[Command]]:
         heart.join(BEAT_SECONDS)
 
 
+def _claim(run_id: str, key: str) -> None:
+    """Say when the run began to compute what; again if others could not see it soon enough."""
+    while True:
+        now = time.time()
+        claim = {LAST_SIGN: str(now), CLAIMED: str(now), PLAN_KEY: key}
+        mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(*tag) for tag in claim.items()])
+        if time.time() - now < VISIBLE_SECONDS:
+            return
+
+
 def _predecessors(run: Run, key: str, resume: str) -> list[Command]:
     kind = run.data.tags[tracking.KIND]
     if resume == "never":
         return []
-    if resume != "auto":
-        return [_named(resume, kind, key)]
-    # Two that start at once see each other, and agree who was first.
+    named = _named(resume, kind, key) if resume != "auto" else None
+    # Whoever claimed before this run can be seen by now, so of those that start at once the first goes on.
     time.sleep(CLAIM_SECONDS)
     here = _command(run)
     others = [
@@ -147,7 +155,7 @@ def _predecessors(run: Run, key: str, resume: str) -> list[Command]:
     for other in others:
         if other.alive() and (other.claimed, other.run_id) < (here.claimed, here.run_id):
             raise UsageError(_busy(other))
-    return [other for other in others if not other.alive()]
+    return [named] if named else [other for other in others if not other.alive()]
 
 
 def _named(run_id: str, kind: str, key: str) -> Command:
@@ -297,14 +305,10 @@ def save_checkpoint(checkpoint: Checkpoint) -> None:
 def load_checkpoint(trial: tracking.TrialRun) -> Checkpoint:
     """Raises CheckpointError where the newest checkpoint is missing or not as it was saved."""
     pointer = json.loads(trial.checkpoint)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            path = mlflow.artifacts.download_artifacts(
-                run_id=trial.run_id, artifact_path=pointer["file"], dst_path=folder
-            )
-            content = Path(path).read_bytes()
-        except (MlflowException, OSError) as error:
-            raise CheckpointError(f"{pointer['file']} cannot be read ({error})") from error
+    try:
+        content = tracking.read_file(trial.run_id, pointer["file"])
+    except (MlflowException, OSError) as error:
+        raise CheckpointError(f"{pointer['file']} cannot be read ({error})") from error
     if hashlib.sha256(content).hexdigest() != pointer["sha256"]:
         raise CheckpointError(f"{pointer['file']} is damaged: its SHA-256 is not as saved")
     return Checkpoint.from_bytes(content)

@@ -75,6 +75,9 @@ def train_all(
     """Run what the store does not say is finished, again and again, until nothing is worth trying.
 
     Gives the cause by which so many trials failed, one after another, that the rest was not tried.
+
+    Raises:
+        Superseded: another process thought this one dead, and has gone on from its study.
     """
     failures: Counter[str] = Counter()
     alone: set[str] = set()  # trials that ran when a worker died: each gets the workers to itself
@@ -109,6 +112,7 @@ def train_all(
                     tracking.end_run(run, "FAILED", WORKER_DIED)
             if not hit:
                 raise
+        tracking.check_wanted()
         if cause := repeated_failure(parent):
             return cause
         tried = {trial.key for trial in batch}

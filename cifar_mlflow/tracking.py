@@ -58,6 +58,8 @@ INHERITED = (
     "mlflow.source.git.repoURL",
     "mlflow.project.entryPoint",
 )
+# MLflow's codes for what the store does not have, or cannot have under such a name.
+UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 # The store cannot be reached or written, or refuses what it is asked.
 StoreError = MlflowException
 # What a process needs to load the logged model and call it.
@@ -114,6 +116,11 @@ class StoredRun(TrialRun):
 class Superseded(Exception):
     """Another run has gone on from this one, or a person or the study has ended it."""
 
+    def __init__(self, run_id: str) -> None:
+        super().__init__(
+            f"run {run_id} was ended by another process, which may have gone on from it"
+        )
+
 
 @contextmanager
 def tracked_run(
@@ -126,11 +133,12 @@ def tracked_run(
     """A run that ends FINISHED, KILLED after KeyboardInterrupt, or FAILED after another exception.
 
     A new child under ``parent``, or under the run that is active in this process; without them the run
-    that `mlflow run` made, or a new one. It is FAILED too where `tag_end_reason` said why. An exception's traceback is kept as traceback.txt; with ``keep_failure`` a failure goes no further,
-    but for a UsageError.
-    The run is tagged with its ``kind``, which is its name too unless another is given.
+    that `mlflow run` made, or a new one. It is FAILED too where `tag_end_reason` said why. An
+    exception's traceback is kept as traceback.txt; with ``keep_failure`` a failure goes no further, but
+    for a UsageError. The run is tagged with its ``kind``, which is its name too unless another is given.
 
     Raises:
+        Superseded: another process has ended the run, which is nobody's child.
         UsageError: the run that `mlflow run` made is not in the tracking store as seen from here.
         MlflowException, OSError: the store cannot be written, not even how the run ended.
     """
@@ -154,6 +162,8 @@ def tracked_run(
         yield run
     except Superseded:
         mlflow.end_run("KILLED")
+        if parent is None:
+            raise
     except BaseException as error:
         killed = isinstance(error, KeyboardInterrupt)
         status = RunStatus.KILLED if killed else RunStatus.FAILED
@@ -429,11 +439,6 @@ def read(run_id: str) -> TrialRun:
     return as_trial(mlflow.get_run(run_id))
 
 
-def read_table(run_id: str, name: str) -> pd.DataFrame:
-    """A table that `log_files` wrote as name.csv."""
-    return pd.read_csv(io.StringIO(mlflow.artifacts.load_text(f"runs:/{run_id}/{name}")))
-
-
 def as_trial(run: Run) -> TrialRun:
     return TrialRun(
         run_id=run.info.run_id,
@@ -450,33 +455,9 @@ def as_trial(run: Run) -> TrialRun:
     )
 
 
-def predictions(run: TrialRun) -> pd.DataFrame:
-    """The prediction table of the test set that a finished trial keeps."""
-    with tempfile.TemporaryDirectory() as folder:
-        name = "predictions.parquet"
-        path = mlflow.artifacts.download_artifacts(
-            run_id=run.run_id, artifact_path=name, dst_path=folder
-        )
-        return pd.read_parquet(path)
-
-
 def latest(runs: Sequence[TrialRun]) -> dict[str, TrialRun]:
     """The newest run of each trial, by its key; ``runs`` with the oldest first."""
     return {run.key: run for run in runs}
-
-
-def history(parent: Parent, run: TrialRun) -> pd.DataFrame:
-    """Accuracies by epoch: columns epoch, train_accuracy and val_accuracy."""
-    client = mlflow.MlflowClient(parent.tracking_uri)
-    columns: dict[str, list[Metric]] = {
-        name: client.get_metric_history(run.run_id, name)
-        for name in ("train_accuracy", "val_accuracy")
-    }
-    series = {
-        name: pd.Series({point.step: point.value for point in points}, dtype=float)
-        for name, points in columns.items()
-    }
-    return pd.DataFrame(series).rename_axis("epoch").reset_index()
 
 
 def find_run(run_id: str) -> StoredRun | None:
@@ -484,7 +465,7 @@ def find_run(run_id: str) -> StoredRun | None:
     try:
         return _as_stored(mlflow.get_run(run_id))
     except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        if error.error_code in UNKNOWN:
             return None
         raise
 
@@ -496,13 +477,9 @@ def newest(experiment_id: str, kind: str, where: str = "") -> StoredRun | None:
         where: further conditions, in MLflow's filter language.
     """
     conditions = [f"tags.{KIND} = '{kind}'", "attributes.status = 'FINISHED'", where]
-    found = mlflow.MlflowClient().search_runs(
-        [experiment_id],
-        " AND ".join(filter(None, conditions)),
-        max_results=1,
-        order_by=["attributes.start_time DESC"],
-    )
-    return _as_stored(found[0]) if found else None
+    condition = " AND ".join(filter(None, conditions))
+    found = search(experiment_id, condition, "attributes.start_time DESC", limit=1)
+    return next(map(_as_stored, found), None)
 
 
 def stored_children(parent: StoredRun) -> list[StoredRun]:
@@ -549,10 +526,8 @@ def metric_histories(run_id: str, names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(series).rename_axis("epoch").reset_index()
 
 
-def find_file(run_id: str, name: str) -> bytes | None:
-    """An artifact's content; None where the run has none of this name."""
-    if name not in {found.path for found in mlflow.MlflowClient().list_artifacts(run_id)}:
-        return None
+def read_file(run_id: str, name: str) -> bytes:
+    """An artifact's content."""
     with tempfile.TemporaryDirectory() as folder:
         path = mlflow.artifacts.download_artifacts(
             run_id=run_id, artifact_path=name, dst_path=folder
@@ -560,9 +535,22 @@ def find_file(run_id: str, name: str) -> bytes | None:
         return Path(path).read_bytes()
 
 
+def find_file(run_id: str, name: str) -> bytes | None:
+    """An artifact's content; None where the run has none of this name."""
+    present = {found.path for found in mlflow.MlflowClient().list_artifacts(run_id)}
+    return read_file(run_id, name) if name in present else None
+
+
+def read_table(run_id: str, name: str) -> pd.DataFrame:
+    """A table that `log_files` wrote, .csv or .parquet."""
+    return _parse(read_file(run_id, name), name)
+
+
 def find_table(run_id: str, name: str) -> pd.DataFrame | None:
-    """A table that `log_files` wrote, .csv or .parquet; None where the run has none of this name."""
+    """A table that `log_files` wrote; None where the run has none of this name."""
     content = find_file(run_id, name)
-    if content is None:
-        return None
+    return None if content is None else _parse(content, name)
+
+
+def _parse(content: bytes, name: str) -> pd.DataFrame:
     return (pd.read_parquet if name.endswith(".parquet") else pd.read_csv)(io.BytesIO(content))

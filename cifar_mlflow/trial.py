@@ -63,12 +63,14 @@ def run_child(
     """The same as a child of a study's run, on any machine; what came of it is in the store.
 
     It goes on from an earlier attempt under the same parent, if that left a checkpoint; and it does
-    nothing where another worker has finished the trial, or the study had better stop.
+    nothing where another worker has finished the trial, or the study has ended or had better stop.
 
     Raises:
         MlflowException, OSError: the tracking store cannot be written.
     """
     tracking.connect(parent)
+    if tracking.read(parent.run_id).status != "RUNNING":
+        return
     earlier = tracking.children(parent, f"tags.{tracking.TRIAL_KEY} = '{config.key}'")
     if any(run.status == "FINISHED" for run in earlier) or repeated_failure(parent):
         return

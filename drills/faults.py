@@ -1,6 +1,6 @@
 """Disturb studies of small trainings on a stand-in for CIFAR-10, and tell what became of them.
 
-    python -m drills.faults kills | memory | disk | read-only | race
+    python -m drills.faults kills | memory | outage | disk | read-only | race
 
 ``disk`` and ``read-only`` mount small file systems, and so need root on Linux.
 """
@@ -16,13 +16,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
-from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from tests import standin
+from tests.end_to_end.conftest import User
+from tests.end_to_end.servers import free_port, tracking_server
 
-PROJECT = Path(__file__).parent.parent
 STUDY = {
     "architecture": "small",
     "activation": "relu",
@@ -34,46 +35,35 @@ STUDY = {
 KILLS = 20
 
 
-class Place:
-    """A folder with its own home, data and tracking store."""
+class Place(User):
+    """A folder with its own home, data and tracking store; ``store`` may lie elsewhere."""
 
-    def __init__(self, folder: Path, store: Path | None = None):
-        data = folder / "data"
-        digest = standin.write(data, images_per_class=8)
-        self.store = store or folder
-        self.environment = os.environ | {
-            "HOME": str(folder),
-            "CIFAR10_DIR": str(data),
-            "CIFAR10_DIGEST": digest,
-            "MLFLOW_TRACKING_URI": f"sqlite:///{self.store}/mlflow.db",
-        }
-
-    def start(self, study: dict[str, str]) -> subprocess.Popen[str]:
-        given = [word for item in study.items() for word in ("-P", "=".join(item))]
-        return subprocess.Popen(
-            ["mlflow", "run", str(PROJECT), "-e", "grid", "--env-manager", "local", *given],
-            cwd=self.store,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
+    @classmethod
+    def make(cls, folder: Path, store: Path | None = None) -> Self:
+        digest = standin.write(folder / "data", images_per_class=8)
+        store = store or folder
+        place = cls(
+            store,
+            dict(os.environ)
+            | {
+                "HOME": str(folder),
+                "CIFAR10_DIR": str(folder / "data"),
+                "CIFAR10_DIGEST": digest,
+                "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
+            },
         )
+        place.make_store()
+        return place
 
-    def run(self, study: dict[str, str]) -> int:
-        process = self.start(study)
+    def tell(self, process: subprocess.Popen[str]) -> int:
+        """Wait for a study, and print what it showed."""
         shown, _ = process.communicate()
         print("\n".join(f"  | {line}" for line in shown.splitlines() if " INFO mlflow" not in line))
-        print(f"  exit code {process.returncode}")
+        print(f"  exit code {process.returncode}; {self.count()}")
         return process.returncode
 
-    def runs(self) -> list[Run]:
-        os.chdir(self.store)  # where the first to open the store puts the artifacts
-        return list(
-            MlflowClient(self.environment["MLFLOW_TRACKING_URI"]).search_runs(
-                ["0"], order_by=["start_time ASC"]
-            )
-        )
+    def past(self, epoch: int) -> list[Run]:
+        return self.runs(f"metrics.epoch >= {epoch}")
 
     def count(self) -> str:
         words = sorted(f"{run.data.tags.get('kind', '?')} {run.info.status}" for run in self.runs())
@@ -84,27 +74,25 @@ class Place:
         names = ("test_loss", "test_accuracy", "kept_val_loss", "train_loss", "kept_epoch")
         return [
             (run.info.run_name, *(repr(run.data.metrics[name]) for name in names))
-            for run in self.runs()
-            if run.data.tags.get("kind") == "trial" and run.info.status == "FINISHED"
+            for run in self.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")
         ]
 
 
 def kills(folder: Path) -> None:
     """Whole process trees killed at random moments, and the study run again until it is done."""
-    whole = Place(folder / "whole")
+    whole = Place.make(folder / "whole")
     began = time.time()
-    assert whole.run(STUDY) == 0
+    assert whole.tell(whole.begin("grid", STUDY)) == 0
     seconds = time.time() - began
     expected = sorted(whole.results())
     moments = random.Random(0)
     kill = rounds = 0
     while kill < KILLS:
         rounds += 1
-        place = Place(folder / f"round {rounds}")
-        place.runs()
+        place = Place.make(folder / f"round {rounds}")
         code = -signal.SIGKILL
         while code:
-            process = place.start(STUDY)
+            process = place.begin("grid", STUDY)
             wait = moments.uniform(0.25, 0.75) * seconds
             try:
                 process.wait(wait)
@@ -114,8 +102,7 @@ def kills(folder: Path) -> None:
             process.communicate()
             code = process.returncode
             print(f"round {rounds}, kill {kill}, after {wait:.1f} s, code {code}: {place.count()}")
-        client = MlflowClient(place.environment["MLFLOW_TRACKING_URI"])
-        versions = len(client.search_model_versions())
+        versions = len(place.client.search_model_versions())
         print(
             f"round {rounds} done: {len(place.results())} of {len(expected)} trials finished, "
             f"results equal: {sorted(place.results()) == expected}, model versions: {versions}"
@@ -124,20 +111,31 @@ def kills(folder: Path) -> None:
 
 def memory(folder: Path) -> None:
     """A worker may have no more address space than it has in its third epoch."""
-    place = Place(folder)
-    place.runs()
-    process = place.start(STUDY | {"batch_size": "16"})
-    worker = 0
-    while not worker:
-        time.sleep(0.2)
-        trials = [run for run in place.runs() if run.data.metrics.get("epoch", 0) >= 3]
-        worker = int(trials[0].data.tags["process"]) if trials else 0
+    place = Place.make(folder)
+    process = place.start("grid", STUDY | {"batch_size": "16"}, lambda: bool(place.past(3)))
+    worker = int(place.past(3)[0].data.tags["process"])
     used = int(Path(f"/proc/{worker}/statm").read_text().split()[0]) * resource.getpagesize()
     resource.prlimit(worker, resource.RLIMIT_AS, (used, used))
     print(f"worker {worker} may not have more than the {used / 1e9:.1f} GB that it has")
-    shown, _ = process.communicate()
-    print("\n".join(f"  | {line}" for line in shown.splitlines() if " INFO mlflow" not in line))
-    print(f"  exit code {process.returncode}; {place.count()}")
+    place.tell(process)
+
+
+def outage(folder: Path) -> None:
+    """The tracking server is stopped for a minute in the middle of training."""
+    place = Place.make(folder)
+    port = free_port()
+    database, artifacts = f"sqlite:///{folder}/server.db", ("--artifacts-destination", str(folder))
+    with tracking_server(place, database, *artifacts, port=port) as remote:
+        process = remote.start_trials("grid", STUDY | {"epochs": "300"}, trials=2)
+    began = time.time()
+    time.sleep(60)
+    with tracking_server(place, database, *artifacts, port=port) as remote:
+        print(f"the server was away for {time.time() - began:.0f} s")
+        remote.tell(process)
+        whole = list(range(1, 301))
+        for run in remote.runs("tags.kind = 'trial'"):
+            points = remote.client.get_metric_history(run.info.run_id, "val_accuracy")
+            print(f"{run.info.run_name}: curve whole: {[point.step for point in points] == whole}")
 
 
 @contextmanager
@@ -153,11 +151,8 @@ def mounted(point: Path, options: str) -> Iterator[Path]:
 def disk(folder: Path) -> None:
     """The store's file system gets full while trials run; then there is room again."""
     with mounted(folder / "disk", "size=24m") as point:
-        place = Place(folder / "home", store=point)
-        place.runs()
-        process = place.start(STUDY)
-        while not any(run.data.metrics.get("epoch", 0) >= 10 for run in place.runs()):
-            time.sleep(0.2)
+        place = Place.make(folder / "home", store=point)
+        process = place.start("grid", STUDY, lambda: bool(place.past(10)))
         with (point / "filler").open("wb") as file:
             try:
                 while True:
@@ -165,38 +160,36 @@ def disk(folder: Path) -> None:
                     file.flush()
             except OSError as error:
                 print(f"the disk is full: {error}")
-        shown, _ = process.communicate()
-        print("\n".join(f"  | {x}" for x in shown.splitlines() if " INFO mlflow" not in x))
-        print(f"  exit code {process.returncode}; readable: {place.count()}")
+        place.tell(process)
         (point / "filler").unlink()
         print("there is room again")
-        place.run(STUDY)
-        print(place.count())
+        place.tell(place.begin("grid", STUDY))
 
 
 def read_only(folder: Path) -> None:
     """The folder of the artifacts cannot be written."""
-    place = Place(folder / "home")
-    place.runs()
+    place = Place.make(folder / "home")
     with mounted(folder / "home" / "mlruns", "ro"):
-        place.run(STUDY)
-        print(place.count())
+        place.tell(place.begin("grid", STUDY))
 
 
 def race(folder: Path) -> None:
     """Two people start the same study at once, on a fresh database; then once more."""
-    place = Place(folder)
+    place = Place.make(folder)
+    (folder / "mlflow.db").unlink()
     for _ in range(2):
-        both = [place.start(STUDY) for _ in range(2)]
-        for number, process in enumerate(both, 1):
-            shown, _ = process.communicate()
-            print(f"command {number}, exit code {process.returncode}, its last lines:")
-            lines = [line for line in shown.splitlines() if " INFO mlflow" not in line]
-            print("\n".join(f"  | {line[:200]}" for line in lines[-3:]))
-        print(place.count())
+        for process in [place.begin("grid", STUDY) for _ in range(2)]:
+            place.tell(process)
 
 
-DRILLS = {"kills": kills, "memory": memory, "disk": disk, "read-only": read_only, "race": race}
+DRILLS = {
+    "kills": kills,
+    "memory": memory,
+    "outage": outage,
+    "disk": disk,
+    "read-only": read_only,
+    "race": race,
+}
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:

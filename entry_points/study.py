@@ -53,7 +53,8 @@ def study(parameters: StudyParameters) -> int:
         if trained and "best_run_id" in trained.tags:
             say(console, "Part", "the best model, and the report")
             best = trained.tags["best_run_id"]
-            codes.append(evaluate(parameters.part(EvaluateParameters, model=best)))
+            if "evaluate" not in done:
+                codes.append(evaluate(parameters.part(EvaluateParameters, model=best)))
             codes.append(report(parameters.part(ReportParameters, study=trained.run_id)))
         if FAILED in codes:
             tracking.tag_end_reason("not every trial finished")

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import mlflow
 import pytest
 
 from cifar_mlflow import data
@@ -44,6 +45,8 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What a test before this one connected to; None stands for what the environment says.
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
     for name in FOREIGN + OURS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

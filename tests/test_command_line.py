@@ -11,6 +11,7 @@ from cifar_mlflow.config import (
     GridParameters,
     Options,
     PredictParameters,
+    StudyParameters,
     TrainParameters,
 )
 
@@ -56,6 +57,35 @@ def test_only_true_and_false_are_flags(refuse: Refuse) -> None:
     assert (
         refuse("--tensorboard=yes") == "train: tensorboard=yes: input should be 'true' or 'false'"
     )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "argument", "line"),
+    [
+        (
+            StudyParameters,
+            "--output=/nowhere/report.html",
+            "output=/nowhere/report.html: input should be a file in a folder that exists",
+        ),
+        (
+            StudyParameters,
+            "--resume=yes",
+            "resume=yes: input should be 'auto', 'never' or a run's id (32 hexadecimal digits)",
+        ),
+        (
+            GridParameters,
+            "--model_name=a/b",
+            "model_name=a/b: input should be a name without spaces, slashes and colons",
+        ),
+    ],
+)
+def test_what_a_study_could_not_use_in_the_end_is_refused_before_it_begins(
+    parameters: type[Options], argument: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(parameters, "study", [argument])
+    assert caught.value.code == MISUSED
+    assert capsys.readouterr().err == f"study: {line}\n"
 
 
 def test_a_number_or_auto_is_asked_for(refuse: Refuse) -> None:

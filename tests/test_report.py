@@ -9,12 +9,11 @@ import pytest
 from mlflow import MlflowClient
 
 from cifar_mlflow import report
-from cifar_mlflow.config import GridParameters, ReportParameters, UsageError, expand
+from cifar_mlflow.config import GridParameters, UsageError, expand
 from cifar_mlflow.data import CIFAR10_DIGEST
 from cifar_mlflow.material import gather
 from cifar_mlflow.report import page
 from cifar_mlflow.report_parts import ranges, signed
-from entry_points.report import report as entry_point
 from tests import stores
 from tests.conftest import PROJECT
 from tests.html_page import Page
@@ -374,14 +373,6 @@ def test_a_model_without_mistakes_has_no_gallery_of_them(store: Store) -> None:
     assert made.faults == []
     assert "There is no figure 17: every test image was classified rightly." in made.text
     assert "Table D." not in made.text
-
-
-def test_a_page_that_could_not_be_written_is_not_begun(store: Store, tmp_path: Path) -> None:
-    before = len(store.client.search_runs(["0"]))
-    for output in (tmp_path, tmp_path / "no" / "report.html"):
-        with pytest.raises(UsageError, match="should be a file in a folder that exists"):
-            entry_point(ReportParameters(output=str(output)))
-    assert len(store.client.search_runs(["0"])) == before
 
 
 def test_a_page_is_made_without_tensorflow() -> None:

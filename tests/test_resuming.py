@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -16,7 +17,8 @@ import pytest
 from cifar_mlflow import resuming, tracking
 from cifar_mlflow.checkpoint import Checkpoint, Epoch
 from cifar_mlflow.config import TrialConfig, UsageError
-from cifar_mlflow.trial import repeated_failure
+from cifar_mlflow.data import Cifar10
+from cifar_mlflow.trial import repeated_failure, run_child
 
 KEY = "0123456789ab"
 
@@ -160,6 +162,34 @@ def test_of_two_that_start_at_once_the_first_goes_on(study: Start, leave: Leave)
     assert study() == []
 
 
+def test_a_claim_that_others_could_not_see_in_time_is_made_again(
+    study: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delays = [resuming.VISIBLE_SECONDS + 0.1, 0]
+    write = mlflow.MlflowClient.log_batch
+
+    def slow(*arguments: Any, **named: Any) -> object:
+        time.sleep(delays.pop(0))
+        return write(*arguments, **named)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", slow)
+    before = time.time()
+    study()
+    assert not delays
+    claim = float(mlflow.get_run(tracking.active_id()).data.tags[resuming.CLAIMED])
+    assert claim > before + resuming.VISIBLE_SECONDS
+
+
+def test_a_study_that_another_one_has_gone_on_from_starts_no_trial(
+    small_cifar10: Cifar10, leave: Leave
+) -> None:
+    left = leave()
+    mlflow.MlflowClient().set_terminated(left, "KILLED")
+    parent = tracking.Parent(tracking.uri(), "0", left)
+    run_child(TrialConfig(), small_cifar10, 1, False, 0, parent)
+    assert tracking.children(parent) == []
+
+
 def test_a_zombie_is_not_alive() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
     deadline = time.time() + 60
@@ -299,10 +329,7 @@ def test_a_run_that_was_superseded_ends_at_its_next_check() -> None:
     assert mlflow.get_run(run.info.run_id).info.status == "KILLED"
 
 
-def test_the_plan_is_the_trials_in_any_order_and_the_data(small_cifar10: object) -> None:
-    from cifar_mlflow.data import Cifar10
-
-    assert isinstance(small_cifar10, Cifar10)
+def test_the_plan_is_the_trials_in_any_order_and_the_data(small_cifar10: Cifar10) -> None:
     one, two = TrialConfig(), TrialConfig(seed=1)
     key = resuming.plan_key([one, two], small_cifar10)
     assert key == resuming.plan_key([two, one], small_cifar10)

@@ -4,8 +4,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -13,7 +15,20 @@ from mlflow.entities import Run
 
 from tests.conftest import PROJECT, StandIn
 
+HANGS_AFTER = 900  # seconds
 QUICK = {"epochs": "2", "architecture": "small"}
+
+
+def wait_until(
+    condition: Callable[[], bool], process: subprocess.Popen[Any], log: Path | None = None
+) -> None:
+    """Until it holds; fails where the process has ended before, or nothing happens for ever."""
+    patience = time.monotonic() + HANGS_AFTER
+    while not condition():
+        said = log.read_text() if log else "its output was not read"
+        assert process.poll() is None, f"the process ended too early: {said}"
+        assert time.monotonic() < patience, "the process hangs"
+        time.sleep(0.5)
 
 
 @dataclass(frozen=True)
@@ -66,12 +81,14 @@ class User:
             text=True,
         )
 
-    def start(
-        self, entry: str, parameters: Mapping[str, str], trials: int
-    ) -> subprocess.Popen[str]:
-        """A command in a process group of its own, once so many trials have finished an epoch."""
-        self.runs()  # makes the database, which two processes must not do at once
-        process = subprocess.Popen(
+    def make_store(self) -> None:
+        """Make the database, which two processes must not do at once; artifacts go to this folder."""
+        with chdir(self.folder):
+            self.runs()
+
+    def begin(self, entry: str, parameters: Mapping[str, str]) -> subprocess.Popen[str]:
+        """A command in a process group of its own, which goes on beside the caller."""
+        return subprocess.Popen(
             self.command(entry, parameters),
             cwd=self.folder,
             env=self.environment,
@@ -80,10 +97,22 @@ class User:
             text=True,
             start_new_session=True,
         )
-        while len(self.runs("metrics.val_accuracy >= 0")) < trials:
-            assert process.poll() is None, "the command ended before it could be disturbed"
-            time.sleep(0.5)
+
+    def start(
+        self, entry: str, parameters: Mapping[str, str], until: Callable[[], bool]
+    ) -> subprocess.Popen[str]:
+        """A command that goes on, once something can be seen in the store."""
+        self.make_store()
+        process = self.begin(entry, parameters)
+        wait_until(until, process)
         return process
+
+    def start_trials(
+        self, entry: str, parameters: Mapping[str, str], trials: int
+    ) -> subprocess.Popen[str]:
+        """A command that goes on, once so many trials have finished an epoch."""
+        where = "metrics.val_accuracy >= 0"
+        return self.start(entry, parameters, lambda: len(self.runs(where)) >= trials)
 
     def runs(self, where: str = "") -> list[Run]:
         """All runs of every experiment, the oldest first."""

@@ -5,15 +5,17 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-from tests.end_to_end.conftest import User
+from tests.end_to_end.conftest import User, wait_until
+
+U = TypeVar("U", bound=User)
 
 
 def free_port() -> int:
@@ -24,17 +26,24 @@ def free_port() -> int:
 
 @contextmanager
 def process(
-    command: list[str], environment: Mapping[str, str], log: Path, address: str
+    command: list[str],
+    environment: Mapping[str, str],
+    log: Path,
+    address: str,
+    folder: Path | None = None,
 ) -> Iterator[None]:
-    """A server and the processes that it starts, once it answers, until it is left."""
+    """A server and the processes that it starts in a folder, once it answers, until it is left."""
     with log.open("a") as output:
         server = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=output, start_new_session=True
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
-        while not answers(address):
-            assert server.poll() is None, log.read_text()
-            time.sleep(0.5)
+        wait_until(lambda: answers(address), server, log)
         yield
     finally:
         if server.poll() is None:
@@ -53,7 +62,7 @@ def answers(address: str) -> bool:
 
 
 @contextmanager
-def tracking_server(user: User, database: str, *options: str, port: int = 0) -> Iterator[User]:
+def tracking_server(user: U, database: str, *options: str, port: int = 0) -> Iterator[U]:
     """`mlflow server` on a database, and the user who works with it."""
     port = port or free_port()
     command = [

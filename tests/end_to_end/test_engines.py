@@ -65,7 +65,7 @@ def test_a_dask_cluster_loses_a_worker_and_gains_one_and_nothing_is_lost(
     remote = started.enter_context(
         tracking_server(user, database, "--artifacts-destination", str(user.folder / "artifacts"))
     )
-    study = remote.start(
+    study = remote.start_trials(
         "grid", GRID | {"epochs": "40", "engine": "dask", "address": address}, trials=2
     )
     os.killpg(first.pid, signal.SIGKILL)
@@ -82,7 +82,9 @@ def test_a_dask_cluster_loses_a_worker_and_gains_one_and_nothing_is_lost(
 
 
 def test_a_ray_worker_that_dies_costs_its_study_nothing(user: User) -> None:
-    study = user.start("grid", GRID | {"epochs": "40", "engine": "ray", "workers": "2"}, trials=2)
+    study = user.start_trials(
+        "grid", GRID | {"epochs": "40", "engine": "ray", "workers": "2"}, trials=2
+    )
     begun = user.runs("metrics.val_accuracy >= 0")
     os.kill(int(begun[0].data.tags["process"]), signal.SIGKILL)
     shown, _ = study.communicate()

@@ -135,6 +135,8 @@ def test_a_failing_trial_stops_no_other_and_shows_in_table_and_exit_code(user: U
     assert done.returncode == 1
     children = user.children(user.runs()[0])
     assert sorted(run.info.status for run in children.values()) == ["FAILED", "FINISHED"]
+    # What diverges once diverges again, so there was no second attempt.
+    assert len(user.runs("tags.kind = 'trial'")) == 2
     assert "Failed    small-relu-32-adam-learning_rate=1e+20-epochs=2: Diverged" in done.stdout
     assert "traceback.txt" in user.artifacts(
         next(run for run in children.values() if run.info.status == "FAILED")

@@ -2,13 +2,9 @@
 
 import itertools
 import json
-import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +19,7 @@ from cifar_mlflow.data import CLASSES
 from tests import standin
 from tests.conftest import PROJECT
 from tests.end_to_end.conftest import Champion, User
+from tests.end_to_end.servers import free_port, process
 
 GUIDE = (PROJECT / "docs" / "model.md").read_text()
 PORT = "5001"  # in the guide
@@ -69,32 +66,17 @@ class Answer(NamedTuple):
 def server(champion: Champion) -> Iterator[str]:
     """`mlflow models serve` as the guide has it, on a free port; its address, once it answers."""
     user = champion.user
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     (command,) = [code for _, _, code in BLOCKS if code.startswith("mlflow models serve")]
-    log = user.folder / "serve.log"
-    process = subprocess.Popen(
+    address = f"http://127.0.0.1:{port}"
+    with process(
         ["bash", "-c", command.replace(PORT, port)],
-        cwd=user.folder,
-        env=user.environment,
-        stdout=log.open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        address = f"http://127.0.0.1:{port}"
-        while True:
-            assert process.poll() is None, log.read_text()
-            try:
-                urllib.request.urlopen(f"{address}/ping")
-                break
-            except urllib.error.URLError:
-                time.sleep(0.5)
+        user.environment,
+        user.folder / "serve.log",
+        f"{address}/ping",
+        user.folder,
+    ):
         yield address
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
 
 
 def post(address: str, body: bytes, content_type: str = "application/json") -> Answer:

@@ -1,6 +1,7 @@
 """Studies that are disturbed, and what becomes of them."""
 
 import os
+import re
 import signal
 from collections.abc import Callable
 
@@ -29,7 +30,7 @@ def outcomes(user: User, parent: Run) -> dict[str, dict[str, float]]:
 def killed(new_user: Callable[[], User]) -> tuple[User, str]:
     """A study whose whole process tree was killed by SIGKILL, then run again, and what that showed."""
     user = new_user()
-    process = user.start("grid", GRID | EPOCHS, trials=2)
+    process = user.start_trials("grid", GRID | EPOCHS, trials=2)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert {run.info.status for run in user.runs()} == {"RUNNING"}
@@ -98,7 +99,7 @@ def test_a_finished_study_is_not_taken_apart(killed: tuple[User, str]) -> None:
 
 
 def test_an_interrupt_ends_the_running_trials_killed(user: User) -> None:
-    process = user.start("grid", GRID | ENDLESS, trials=2)
+    process = user.start_trials("grid", GRID | ENDLESS, trials=2)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
     shown, _ = process.communicate()
     assert process.returncode != 0
@@ -111,14 +112,14 @@ def test_an_interrupt_ends_the_running_trials_killed(user: User) -> None:
 
 
 def test_a_study_ends_when_mlflow_run_is_terminated(user: User) -> None:
-    process = user.start("grid", GRID | ENDLESS, trials=2)
+    process = user.start_trials("grid", GRID | ENDLESS, trials=2)
     process.terminate()
     process.communicate()  # until the study has closed its output too
     assert {run.info.status for run in user.runs()} == {"KILLED"}
 
 
 def test_a_live_study_is_not_run_twice(user: User) -> None:
-    process = user.start("grid", GRID | ENDLESS, trials=2)
+    process = user.start_trials("grid", GRID | ENDLESS, trials=2)
     second = user.run("grid", GRID | ENDLESS)
     assert second.returncode == 1
     first = user.runs()[0]
@@ -131,7 +132,7 @@ def test_a_live_study_is_not_run_twice(user: User) -> None:
 
 
 def test_a_killed_worker_costs_its_study_nothing(user: User) -> None:
-    process = user.start("grid", GRID | EPOCHS, trials=2)
+    process = user.start_trials("grid", GRID | EPOCHS, trials=2)
     begun = user.runs("metrics.val_accuracy >= 0")
     os.kill(int(begun[0].data.tags["process"]), signal.SIGKILL)
     shown, _ = process.communicate()
@@ -139,8 +140,10 @@ def test_a_killed_worker_costs_its_study_nothing(user: User) -> None:
     study = user.runs()[0]
     assert len(outcomes(user, study)) == 2
     hit = [user.client.get_run(run.info.run_id) for run in begun]
-    assert "KILLED" in {run.info.status for run in hit}
-    assert all("a worker died" in run.data.tags.get("end_reason", "a worker died") for run in hit)
+    killed = [run for run in hit if run.info.status == "KILLED"]
+    assert killed
+    # Alone, or in the company of another trial.
+    assert all(re.search("worker.* died", run.data.tags["end_reason"]) for run in killed)
     for run in user.runs("attributes.status = 'FINISHED' and tags.kind = 'trial'"):
         points = user.client.get_metric_history(run.info.run_id, "train_loss")
         assert [point.step for point in points] == list(range(1, 61))
@@ -157,7 +160,7 @@ def test_a_study_stops_when_trials_fail_again_and_again_by_the_same_cause(user: 
 
 def test_an_interrupted_training_goes_on(user: User) -> None:
     parameters = QUICK | {"epochs": "60", "keep": "best"}
-    process = user.start("train", parameters, trials=1)
+    process = user.start_trials("train", parameters, trials=1)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     done = user.run("train", parameters)

@@ -80,7 +80,7 @@ def test_artifacts_and_checkpoints_lie_in_an_s3_bucket(user: User, s3: dict[str,
     # Not proxied: the trials themselves write to S3.
     options = ("--default-artifact-root", f"s3://{BUCKET}/runs", "--no-serve-artifacts")
     with tracking_server(user, database, *options) as remote:
-        process = remote.start("grid", GRID | {"epochs": "60"}, trials=2)
+        process = remote.start_trials("grid", GRID | {"epochs": "60"}, trials=2)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         done = remote.run("grid", GRID | {"epochs": "60"})
@@ -99,7 +99,10 @@ def test_a_server_that_is_away_for_a_while_costs_nothing(user: User, postgresql:
     port = free_port()
     options = ("--artifacts-destination", str(user.folder / "artifacts"))
     with tracking_server(user, postgresql, *options, port=port) as remote:
-        study = remote.start("grid", GRID | {"epochs": "150"}, trials=2)
+        study = remote.start_trials("grid", GRID | {"epochs": "150"}, trials=2)
+        before = remote.runs("tags.kind = 'trial'")
+        assert all(run.data.metrics["epoch"] < 150 for run in before)
+    # An epoch takes a tenth of a second: both trials now wait for the server.
     time.sleep(5)
     assert study.poll() is None
     with tracking_server(user, postgresql, *options, port=port) as remote:

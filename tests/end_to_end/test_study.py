@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,19 +26,9 @@ class Resumed:
 def resumed(new_user: Callable[[], User]) -> Resumed:
     user = new_user()
     output = {"output": str(user.folder / "page.html")}
-    user.runs()
-    process = subprocess.Popen(
-        user.command("study", STUDY | output),
-        cwd=user.folder,
-        env=user.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    finished = "tags.kind = 'trial' and attributes.status = 'FINISHED'"
     # Three trials compare the networks; the fourth is the grid's.
-    while len(user.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")) < 4:
-        assert process.poll() is None, "the study ended before it could be killed"
-        time.sleep(0.2)
+    process = user.start("study", STUDY | output, lambda: len(user.runs(finished)) >= 4)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     done = user.run("study", STUDY | output)
