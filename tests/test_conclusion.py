@@ -1,5 +1,5 @@
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import pytest
@@ -20,7 +20,8 @@ def run_of(trial: TrialConfig, status: str = "FINISHED", accuracy: float = 0.5) 
     names = ("kept_val_accuracy", "kept_val_loss", "test_accuracy", "test_loss", "train_seconds")
     metrics = dict.fromkeys((*names, "parameters"), accuracy) if status == "FINISHED" else {}
     reason = "" if status == "FINISHED" else "Diverged: " + "the loss is nan " * 50
-    return TrialRun(trial.key, trial.name, trial.key, status, reason, None, metrics)
+    run_id = f"{status} {trial.name}"
+    return TrialRun(run_id, trial.name, trial.key, status, reason, None, metrics)
 
 
 def summarise(trials: list[TrialConfig], runs: Mapping[str, TrialRun]) -> pd.DataFrame:
@@ -30,16 +31,17 @@ def summarise(trials: list[TrialConfig], runs: Mapping[str, TrialRun]) -> pd.Dat
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The runs whose histories were read from the store, which has one epoch of each."""
-    names: list[str] = []
+    """The trials whose histories were read from the store, which has one epoch of each."""
+    trials: list[str] = []
 
-    def history(parent: Parent, run: TrialRun) -> pd.DataFrame:
-        names.append(run.name)
-        epochs = [] if run.status == "KILLED" else [1]
-        return pd.DataFrame({"epoch": epochs, "train_accuracy": 0.5, "val_accuracy": 0.5})
+    def histories(run_id: str, names: Sequence[str]) -> pd.DataFrame:
+        status, _, trial = run_id.partition(" ")
+        trials.append(trial)
+        epochs = [] if status == "KILLED" else [1]
+        return pd.DataFrame({"epoch": epochs, **dict.fromkeys(names, 0.5)})
 
-    monkeypatch.setattr(tracking, "history", history)
-    return names
+    monkeypatch.setattr(tracking, "metric_histories", histories)
+    return trials
 
 
 def test_of_a_large_study_only_the_curves_that_are_drawn_are_read(read: list[str]) -> None:

@@ -321,11 +321,10 @@ def test_a_missing_checkpoint_means_that_the_trial_begins_again_and_says_so() ->
 
 
 def test_a_run_that_was_superseded_ends_at_its_next_check() -> None:
-    with tracking.tracked_run("trial") as run:
+    with pytest.raises(tracking.Superseded), tracking.tracked_run("trial") as run:
         tracking.check_wanted()
         mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
         tracking.check_wanted()
-        pytest.fail("the run was not wanted any more")
     assert mlflow.get_run(run.info.run_id).info.status == "KILLED"
 
 
