@@ -41,7 +41,7 @@ def conclude(
     if layers:
         by_name = pd.concat(layers, names=["architecture"])
         tables["layers.csv"] = by_name.reset_index("architecture")
-    tracking.log_files(pictures(trials, runs, summary, options, parent), tables)
+    tracking.log_files(pictures(trials, runs, summary, options), tables)
 
     headings, rows = results.cells(summary)
     show(console, headings, rows)
@@ -70,11 +70,10 @@ def pictures(
     runs: Mapping[str, TrialRun],
     summary: pd.DataFrame,
     options: StudyOptions,
-    parent: tracking.Parent,
 ) -> dict[str, Figure]:
     """Those of a study that have something to show, by file name."""
     made = {}
-    if histories := read_histories(trials, runs, summary, parent):
+    if histories := read_histories(trials, runs, summary):
         made["curves.png"] = figures.small_multiples(histories)
     if summary["n"].gt(1).sum() > 1:
         made["ranking.png"] = figures.ranking(*results.ranking(summary, options.select_by))
@@ -93,7 +92,6 @@ def read_histories(
     trials: Sequence[TrialConfig],
     runs: Mapping[str, TrialRun],
     summary: pd.DataFrame,
-    parent: tracking.Parent,
 ) -> dict[str, pd.DataFrame]:
     """The accuracies by epoch of the configurations shown, by label: those of their seeds in one table.
 

@@ -7,9 +7,7 @@ from rich.console import Console
 
 from cifar_mlflow import conclusion, results, tracking
 from cifar_mlflow.config import GridOptions, GridParameters, TrialConfig, expand
-from cifar_mlflow.tracking import Parent, TrialRun
-
-PARENT = Parent("sqlite://", "0", "parent")
+from cifar_mlflow.tracking import TrialRun
 
 
 def plan(**factors: str) -> list[TrialConfig]:
@@ -50,7 +48,7 @@ def test_of_a_large_study_only_the_curves_that_are_drawn_are_read(read: list[str
     trials = plan(activation="relu", batch_size="32", learning_rate=rates, seed=seeds)
     assert len(trials) == 2_000
     runs = {trial.key: run_of(trial, accuracy=trial.learning_rate) for trial in trials}
-    histories = conclusion.read_histories(trials, runs, summarise(trials, runs), PARENT)
+    histories = conclusion.read_histories(trials, runs, summarise(trials, runs))
     assert len(histories) == results.MOST
     assert len(read) == results.MOST * conclusion.SEEDS_DRAWN
     assert all(name.endswith(", 20 of 25 seeds") for name in histories)
@@ -63,7 +61,7 @@ def test_curves_leave_out_seeds_that_failed_where_others_finished(read: list[str
         t.key: run_of(t, "FAILED" if t.seed or t.optimizer == "adam" else "FINISHED")
         for t in trials
     }
-    histories = conclusion.read_histories(trials, runs, summarise(trials, runs), PARENT)
+    histories = conclusion.read_histories(trials, runs, summarise(trials, runs))
     assert read == ["deep-relu-32-sgd", "deep-relu-32-adam", "deep-relu-32-adam-seed=1"]
     assert {name: len(history) for name, history in histories.items()} == {
         "relu 32 sgd": 1,
@@ -74,7 +72,7 @@ def test_curves_leave_out_seeds_that_failed_where_others_finished(read: list[str
 def test_without_a_single_epoch_there_are_no_curves(read: list[str]) -> None:
     trials = plan(activation="relu", optimizer="adam")
     runs = {trials[0].key: run_of(trials[0], "KILLED")}
-    pictures = conclusion.pictures(trials, runs, summarise(trials, runs), GridOptions(), PARENT)
+    pictures = conclusion.pictures(trials, runs, summarise(trials, runs), GridOptions())
     assert read == ["deep-relu-32-adam"]
     assert set(pictures) == {"grid.png"}
 
@@ -82,7 +80,7 @@ def test_without_a_single_epoch_there_are_no_curves(read: list[str]) -> None:
 def test_a_ranking_is_drawn_where_there_are_replicates(read: list[str]) -> None:
     trials = plan(activation="relu", optimizer="adam", seed="0,1")
     runs = {trial.key: run_of(trial) for trial in trials}
-    pictures = conclusion.pictures(trials, runs, summarise(trials, runs), GridOptions(), PARENT)
+    pictures = conclusion.pictures(trials, runs, summarise(trials, runs), GridOptions())
     assert set(pictures) == {"curves.png", "ranking.png", "grid.png"}
     assert len(read) == len(trials)
 
