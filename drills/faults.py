@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -52,7 +52,8 @@ class Place(User):
                 "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
             },
         )
-        place.make_store()
+        with chdir(store):  # where artifacts go; two processes must not begin on no store at once
+            place.runs()
         return place
 
     def tell(self, process: subprocess.Popen[str]) -> int:

@@ -1,6 +1,10 @@
 """Every test has its own home, cache and tracking store, and small data in place of CIFAR-10."""
 
 import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,15 +47,45 @@ def _one_thread() -> None:
     training.configure(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs a whole file, and all that share the studies of end_to_end/conftest.py."""
+    for item in items:
+        shared = "studies" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("studies" if shared else item.path.name))
+
+
+@pytest.fixture(scope="session")
+def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+    """Gives a folder a tracking store as MLflow makes it, and its URI.
+
+    A copy, because MLflow takes a second for its migrations, and because two processes must not begin
+    on no store at once.
+    """
+    original = tmp_path_factory.mktemp("store") / "mlflow.db"
+    mlflow.MlflowClient(f"sqlite:///{original}").search_experiments()
+
+    def make(folder: Path) -> str:
+        database = shutil.copy(original, folder)
+        with closing(sqlite3.connect(database)) as connection, connection:
+            connection.execute(
+                "UPDATE experiments SET artifact_location = ?", [f"{folder}/mlruns/0"]
+            )
+        return f"sqlite:///{database}"
+
+    return make
+
+
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_store: Callable[[Path], str]
+) -> None:
     # What a test before this one connected to; None stands for what the environment says.
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
     for name in FOREIGN + OURS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)  # artifacts go to mlruns in the working directory
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", make_store(tmp_path))
 
 
 @pytest.fixture

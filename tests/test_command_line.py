@@ -14,6 +14,7 @@ from cifar_mlflow.config import (
     StudyParameters,
     TrainParameters,
 )
+from tests.conftest import PROJECT
 
 Refuse = Callable[..., str]
 
@@ -44,9 +45,6 @@ def test_an_unknown_parameter_is_refused_and_the_known_are_listed(refuse: Refuse
     line = refuse("--typo", "3")
     assert "--typo" in line
     assert all(name in line for name in TrainParameters.model_fields)
-
-
-from tests.conftest import PROJECT
 
 
 def test_an_abbreviated_parameter_is_refused(refuse: Refuse) -> None:

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,11 +80,6 @@ class User:
             text=True,
         )
 
-    def make_store(self) -> None:
-        """Make the database, which two processes must not do at once; artifacts go to this folder."""
-        with chdir(self.folder):
-            self.runs()
-
     def begin(self, entry: str, parameters: Mapping[str, str]) -> subprocess.Popen[str]:
         """A command in a process group of its own, which goes on beside the caller."""
         return subprocess.Popen(
@@ -102,7 +96,6 @@ class User:
         self, entry: str, parameters: Mapping[str, str], until: Callable[[], bool]
     ) -> subprocess.Popen[str]:
         """A command that goes on, once something can be seen in the store."""
-        self.make_store()
         process = self.begin(entry, parameters)
         wait_until(until, process)
         return process
@@ -136,6 +129,7 @@ def new_user(
     tmp_path_factory: pytest.TempPathFactory,
     clean_environment: dict[str, str],
     standin_files: StandIn,
+    make_store: Callable[[Path], str],
 ) -> Callable[[], User]:
     def make() -> User:
         folder = tmp_path_factory.mktemp("a user")  # a space in the path is no accident
@@ -143,7 +137,7 @@ def new_user(
             "HOME": str(folder / "home"),
             # `python` in MLproject's commands is the interpreter that runs the tests.
             "PATH": f"{Path(sys.executable).parent}:{clean_environment['PATH']}",
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+            "MLFLOW_TRACKING_URI": make_store(folder),
             "CIFAR10_DIR": str(standin_files.folder),
             "CIFAR10_DIGEST": standin_files.digest,
         }
@@ -158,30 +152,40 @@ def user(new_user: Callable[[], User]) -> User:
 
 
 @dataclass(frozen=True)
-class Champion:
-    """A user who has run a small study: its model is the champion, another trial's the challenger."""
+class Studies:
+    """A user who ran the same small grid twice, and what the terminal showed of each."""
 
     user: User
-    study: Run
-    model_id: str  # of the champion
-    trial: Run  # the challenger's
+    first: Run
+    second: Run
+    shown: tuple[str, str]
+
+    @property
+    def best(self) -> Run:
+        """The first study's best trial, whose model is the champion."""
+        return self.user.client.get_run(self.first.data.tags["best_run_id"])
+
+    @property
+    def other(self) -> Run:
+        children = self.user.children(self.first).values()
+        (other,) = [run for run in children if run.info.run_id != self.best.info.run_id]
+        return other
+
+    @property
+    def champion_id(self) -> str:
+        assert self.best.outputs
+        return str(self.best.outputs.model_outputs[0].model_id)
 
 
 @pytest.fixture(scope="session")
-def champion(new_user: Callable[[], User]) -> Champion:
-    """Shared by modules, which may add runs to it."""
+def studies(new_user: Callable[[], User]) -> Studies:
+    """On two workers, then on one; the second registers the challenger. Modules may add runs."""
     user = new_user()
-    done = user.run(
-        "grid", QUICK | {"activation": "relu", "batch_size": "32,64", "optimizer": "adam"}
-    )
-    assert done.returncode == 0, done.stdout
-    study = user.runs()[0]
-    best = study.data.tags["best_run_id"]
-    (other,) = [run for run in user.children(study).values() if run.info.run_id != best]
-    other_id = other.data.tags["model_uri"].removeprefix("models:/")
-    source = user.client.get_logged_model(other_id).artifact_location
-    version = user.client.create_model_version("cifar10-cnn", source, other.info.run_id)
-    user.client.set_registered_model_alias("cifar10-cnn", "challenger", version.version)
-    outputs = user.client.get_run(best).outputs
-    assert outputs
-    return Champion(user, study, outputs.model_outputs[0].model_id, other)
+    grid = QUICK | {"activation": "relu", "batch_size": "32", "optimizer": "sgd,adam"}
+    shown = []
+    for workers in ("2", "1"):
+        done = user.run("grid", grid | {"workers": workers, "threads": "1"})
+        assert done.returncode == 0, done.stdout
+        shown.append(done.stdout)
+    first, second = user.runs("tags.kind = 'grid'")
+    return Studies(user, first, second, (shown[0], shown[1]))

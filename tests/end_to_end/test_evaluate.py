@@ -6,7 +6,7 @@ from mlflow.entities import Run
 from cifar_mlflow.data import CLASSES
 from cifar_mlflow.evaluation import HEADLINES, compare, evaluate, intervals
 from tests.conftest import StandIn
-from tests.end_to_end.conftest import Champion, User
+from tests.end_to_end.conftest import Studies, User
 
 PICTURES = {
     "confusion_matrix.png",
@@ -27,20 +27,20 @@ TABLES = {
 
 
 @pytest.fixture(scope="module")
-def evaluated(champion: Champion) -> tuple[Run, str]:
+def evaluated(studies: Studies) -> tuple[Run, str]:
     """The run of `evaluate` with nothing said, so of the champion, and what the terminal showed."""
-    done = champion.user.run("evaluate", {})
+    done = studies.user.run("evaluate", {})
     assert done.returncode == 0, done.stdout
-    return newest(champion.user, "evaluate"), done.stdout
+    return newest(studies.user, "evaluate"), done.stdout
 
 
 @pytest.fixture(scope="module")
-def compared(champion: Champion) -> tuple[Run, str]:
+def compared(studies: Studies) -> tuple[Run, str]:
     """The run that compared another trial, given by its run, with the champion, on validation."""
-    models = f"{champion.trial.info.run_id},models:/cifar10-cnn@champion"
-    done = champion.user.run("evaluate", {"model": models, "part": "validation"})
+    models = f"{studies.other.info.run_id},models:/cifar10-cnn@champion"
+    done = studies.user.run("evaluate", {"model": models, "part": "validation"})
     assert done.returncode == 0, done.stdout
-    return newest(champion.user, "comparison"), done.stdout
+    return newest(studies.user, "comparison"), done.stdout
 
 
 def newest(user: User, kind: str) -> Run:
@@ -51,10 +51,8 @@ def table(user: User, run: Run) -> pd.DataFrame:
     return pd.read_parquet(user.read(run, "predictions.parquet"))
 
 
-def test_the_run_holds_every_figure_and_table(
-    champion: Champion, evaluated: tuple[Run, str]
-) -> None:
-    user, (run, _) = champion.user, evaluated
+def test_the_run_holds_every_figure_and_table(studies: Studies, evaluated: tuple[Run, str]) -> None:
+    user, (run, _) = studies.user, evaluated
     assert (run.info.run_name, run.info.status) == ("evaluate cifar10-cnn version 1", "FINISHED")
     assert user.artifacts(run) == PICTURES | TABLES
     calibration = pd.read_csv(user.read(run, "calibration.csv"))
@@ -66,10 +64,10 @@ def test_the_run_holds_every_figure_and_table(
 
 
 def test_the_numbers_are_those_of_the_trial_that_made_the_model(
-    champion: Champion, evaluated: tuple[Run, str]
+    studies: Studies, evaluated: tuple[Run, str]
 ) -> None:
-    user, (run, _) = champion.user, evaluated
-    trial = user.client.get_run(champion.study.data.tags["best_run_id"])
+    user, (run, _) = studies.user, evaluated
+    trial = studies.best
     for name in ("test_accuracy", "test_macro_f1", "test_top_3_accuracy"):
         assert run.data.metrics[name] == trial.data.metrics[name]
     assert run.data.metrics["test_loss"] == pytest.approx(trial.data.metrics["test_loss"])
@@ -82,15 +80,15 @@ def test_the_numbers_are_those_of_the_trial_that_made_the_model(
 
 
 def test_metrics_are_linked_to_the_model_and_the_data_set(
-    champion: Champion, evaluated: tuple[Run, str], standin_files: StandIn
+    studies: Studies, evaluated: tuple[Run, str], standin_files: StandIn
 ) -> None:
-    user, (run, _) = champion.user, evaluated
+    user, (run, _) = studies.user, evaluated
     run = user.client.get_run(run.info.run_id)
     assert run.inputs
-    assert [found.model_id for found in run.inputs.model_inputs] == [champion.model_id]
+    assert [found.model_id for found in run.inputs.model_inputs] == [studies.champion_id]
     (dataset,) = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.tags[0].value) == ("cifar10", "test")
-    logged = user.client.get_logged_model(champion.model_id)
+    logged = user.client.get_logged_model(studies.champion_id)
     linked = {
         metric.key: (metric.dataset_name, metric.dataset_digest)
         for metric in logged.metrics or []
@@ -115,14 +113,14 @@ def test_the_terminal_tells_the_essence_and_nothing_else(evaluated: tuple[Run, s
 
 
 def test_two_models_are_evaluated_in_a_run_each_and_compared(
-    champion: Champion, compared: tuple[Run, str]
+    studies: Studies, compared: tuple[Run, str]
 ) -> None:
-    user, (run, shown) = champion.user, compared
-    name = champion.trial.info.run_name
+    user, (run, shown) = studies.user, compared
+    name = studies.other.info.run_name
     assert run.info.run_name == f"{name} against cifar10-cnn version 1"
     children = user.children(run)
     first, second = (children[f"evaluate {each}"] for each in (name, "cifar10-cnn version 1"))
-    assert first.data.tags["model_uri"] == champion.trial.data.tags["model_uri"]
+    assert first.data.tags["model_uri"] == studies.other.data.tags["model_uri"]
     assert second.data.params["model"] == "models:/cifar10-cnn@champion"
     for child in (first, second):
         assert child.info.status == "FINISHED"
@@ -130,7 +128,7 @@ def test_two_models_are_evaluated_in_a_run_each_and_compared(
         again = evaluate(table(user, child)).metrics("val")
         assert {each: child.data.metrics[each] for each in again} == pytest.approx(again)
     # On the images that the training of both held out.
-    kept = champion.trial.data.metrics["kept_val_accuracy"]
+    kept = studies.other.data.metrics["kept_val_accuracy"]
     assert first.data.metrics["val_accuracy"] == pytest.approx(kept)
 
     expected = compare(table(user, first), table(user, second))
@@ -148,8 +146,8 @@ def test_two_models_are_evaluated_in_a_run_each_and_compared(
     assert str(expected) in run.data.tags["mlflow.note.content"]
 
 
-def test_a_model_that_is_not_there_is_one_line(champion: Champion) -> None:
-    done = champion.user.run("evaluate", {"model": "models:/cifar10-cnn@best"})
+def test_a_model_that_is_not_there_is_one_line(studies: Studies) -> None:
+    done = studies.user.run("evaluate", {"model": "models:/cifar10-cnn@best"})
     assert done.returncode == 1
     (line,) = [each for each in done.stdout.splitlines() if each.startswith("evaluate: ")]
     assert "models:/cifar10-cnn@best" in line

@@ -18,7 +18,7 @@ from PIL import Image
 from cifar_mlflow.data import CLASSES
 from tests import standin
 from tests.conftest import PROJECT
-from tests.end_to_end.conftest import Champion, User
+from tests.end_to_end.conftest import Studies, User
 from tests.end_to_end.servers import free_port, process
 
 GUIDE = (PROJECT / "docs" / "model.md").read_text()
@@ -63,9 +63,9 @@ class Answer(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def server(champion: Champion) -> Iterator[str]:
+def server(studies: Studies) -> Iterator[str]:
     """`mlflow models serve` as the guide has it, on a free port; its address, once it answers."""
-    user = champion.user
+    user = studies.user
     port = str(free_port())
     (command,) = [code for _, _, code in BLOCKS if code.startswith("mlflow models serve")]
     address = f"http://127.0.0.1:{port}"
@@ -98,8 +98,8 @@ def run_code(user: User, language: str, code: str) -> str:
     return done.stdout
 
 
-def test_every_block_of_the_guide_runs_as_printed(champion: Champion, server: str) -> None:
-    user = champion.user
+def test_every_block_of_the_guide_runs_as_printed(studies: Studies, server: str) -> None:
+    user = studies.user
     images = standin.batch(20, seed=7).images
     np.save(user.folder / "images.npy", images)
     Image.fromarray(images[0]).resize((90, 60)).save(user.folder / "photo.png")
@@ -133,8 +133,8 @@ def test_every_block_of_the_guide_runs_as_printed(champion: Champion, server: st
     }
 
 
-def test_the_input_example_is_a_request(champion: Champion, server: str) -> None:
-    folder = Path(champion.user.client.get_logged_model(champion.model_id).artifact_location, "")
+def test_the_input_example_is_a_request(studies: Studies, server: str) -> None:
+    folder = Path(studies.user.client.get_logged_model(studies.champion_id).artifact_location, "")
     answer = post(server, (folder / "serving_input_example.json").read_bytes())
     assert answer.status == 200
     assert np.sum(answer.body["predictions"]) == pytest.approx(1, abs=1e-5)

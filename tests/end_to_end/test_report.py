@@ -1,20 +1,17 @@
-from collections.abc import Callable
-
 import pytest
 
-from tests.end_to_end.conftest import QUICK, User
+from tests.end_to_end.conftest import Studies, User
 from tests.html_page import Page
-
-GRID = QUICK | {"activation": "relu", "batch_size": "32", "optimizer": "sgd,adam", "workers": "2"}
 
 
 @pytest.fixture(scope="module")
-def reported(new_user: Callable[[], User]) -> tuple[User, str]:
-    """A user who ran a small grid and then a report, and what the terminal showed of the latter."""
-    user = new_user()
-    done = user.run("grid", GRID)
-    assert done.returncode == 0, done.stdout
-    done = user.run("report", {"output": str(user.folder / "study.html")})
+def reported(studies: Studies) -> tuple[User, str]:
+    """The user after a report of the first study, and what the terminal showed of it."""
+    user = studies.user
+    done = user.run(
+        "report",
+        {"output": str(user.folder / "study.html"), "study": studies.first.info.run_id},
+    )
     assert done.returncode == 0, done.stdout
     return user, done.stdout
 

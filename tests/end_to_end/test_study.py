@@ -78,3 +78,4 @@ def test_a_dry_run_plans_both_parts(user: User) -> None:
     assert done.returncode == 0
     assert "3 trials, 60 epochs in all" in done.stdout
     assert "12 trials, 240 epochs in all" in done.stdout
+    assert len(user.runs()) == 1

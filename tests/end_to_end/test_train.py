@@ -120,12 +120,6 @@ def test_a_wrong_value_is_one_line_and_trains_nothing(user: User) -> None:
     assert not run.data.metrics
 
 
-def test_an_unknown_parameter_is_refused(user: User) -> None:
-    done = user.run("train", QUICK | {"optimiser": "adam"})
-    assert done.returncode == 1
-    assert "train: unrecognized arguments: --optimiser adam (the parameters are" in done.stdout
-
-
 def test_a_loss_that_diverges_fails_the_run_and_keeps_the_traceback(user: User) -> None:
     done = user.run("train", QUICK | {"optimizer": "adam", "learning_rate": "1e20"})
     assert done.returncode == 1
