@@ -47,6 +47,7 @@ def _one_thread() -> None:
     training.configure(1)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process runs a whole file, and all that share the studies of end_to_end/conftest.py."""
     for item in items:

@@ -74,7 +74,7 @@ def trained(user: User, *arguments: str, **variables: str) -> Run:
 
 
 def check(user: User, name: str) -> None:
-    done = python(user, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/{name}")
+    done = python(user, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", f"tests/{name}")
     assert done.returncode == 0, done.stdout
 
 

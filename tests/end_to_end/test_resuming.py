@@ -135,7 +135,7 @@ def test_a_killed_worker_costs_its_study_nothing(user: User) -> None:
 
 
 def test_an_interrupted_training_goes_on(user: User) -> None:
-    parameters = QUICK | {"epochs": "60", "keep": "best"}
+    parameters = QUICK | {"epochs": "40", "keep": "best"}
     process = user.start_trials("train", parameters, trials=1)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
