@@ -122,7 +122,10 @@ def _ray(options: StudyOptions, trials: int) -> Iterator[Engine]:
     try:
         ray.init(**cluster, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"address={options.address}: no ray cluster answers ({error})") from error
+        raise UsageError(
+            f"address={options.address}: no ray cluster answers, or it asks for the token that "
+            f"RAY_AUTH_MODE=token sends ({error})"
+        ) from error
     register_ray()
     if options.address != "local":
         cores = int(ray.cluster_resources()["CPU"])

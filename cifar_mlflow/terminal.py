@@ -123,4 +123,4 @@ def _note(run: tracking.TrialRun) -> str:
 
 def say(console: Console, topic: str, text: str) -> None:
     """A line of a command's account; not broken, however narrow the terminal is."""
-    console.print(f"{topic:<10}{text}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{topic:<9} {text}", highlight=False, markup=False, soft_wrap=True)
