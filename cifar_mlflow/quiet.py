@@ -10,6 +10,7 @@ from contextlib import contextmanager
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines a trial; `mlflow run` prints the study's
     "PYTHONWARNINGS": "ignore",
 }
 

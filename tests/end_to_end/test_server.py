@@ -63,6 +63,7 @@ def test_the_grid_runs_on_postgresql_with_artifacts_through_the_server(
     with tracking_server(user, postgresql, "--artifacts-destination", str(artifacts)) as remote:
         done = remote.run("grid", GRID)
         assert done.returncode == 0, done.stdout
+        assert done.stdout.count("View run") == 1  # what `mlflow run` prints
         parent, *trials = remote.runs()
         assert [run.info.status for run in (parent, *trials)] == ["FINISHED"] * 3
         assert "results.csv" in remote.artifacts(parent)
