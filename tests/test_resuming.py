@@ -180,6 +180,14 @@ def test_a_claim_that_others_could_not_see_in_time_is_made_again(
     assert claim > before + resuming.VISIBLE_SECONDS
 
 
+def test_a_store_that_is_always_slow_is_used_all_the_same(
+    study: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resuming, "VISIBLE_SECONDS", 0.0)
+    assert study() == []
+    assert resuming.CLAIMED in mlflow.get_run(tracking.active_id()).data.tags
+
+
 def test_a_study_that_another_one_has_gone_on_from_starts_no_trial(
     small_cifar10: Cifar10, leave: Leave
 ) -> None:
