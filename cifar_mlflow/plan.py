@@ -37,13 +37,18 @@ def share_threads(workers: int | None, options: TrainingOptions) -> int:
 
 def outline(trials: Sequence[TrialConfig], workers: int, threads: int) -> str:
     """A plan in one line, with what it will cost."""
-    epochs = sum(trial.epochs for trial in trials)
+    epochs = counted(sum(trial.epochs for trial in trials), "epoch")
     seeds = len({trial.seed for trial in trials})
-    replicated = f" ({len(trials) // seeds} configurations x {seeds} seeds)" if seeds > 1 else ""
+    configurations = counted(len(trials) // seeds, "configuration")
+    replicated = f" ({configurations} x {seeds} seeds)" if seeds > 1 else ""
     return (
-        f"{len(trials)} trials{replicated}, {epochs} epochs in all, workers x threads {workers} x {threads}, "
+        f"{counted(len(trials), 'trial')}{replicated}, {epochs} in all, workers x threads {workers} x {threads}, "
         f"about {duration(estimate(trials))}"
     )
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def estimate(trials: Sequence[TrialConfig]) -> float:

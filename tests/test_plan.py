@@ -36,6 +36,9 @@ def test_a_plan_tells_configurations_and_seeds_where_there_are_several() -> None
     )
     assert plan.outline(one, 2, 1).startswith("2 trials, 40 epochs in all")
     assert plan.outline(two, 2, 1).startswith("4 trials (2 configurations x 2 seeds), 80 epochs")
+    alone, again = ([TrialConfig(epochs=1, seed=seed) for seed in range(seeds)] for seeds in (1, 2))
+    assert plan.outline(alone, 2, 1).startswith("1 trial, 1 epoch in all")
+    assert plan.outline(again, 2, 1).startswith("2 trials (1 configuration x 2 seeds), 2 epochs")
 
 
 def test_cost_grows_with_epochs_and_network() -> None:
