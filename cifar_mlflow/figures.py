@@ -107,8 +107,9 @@ def small_multiples(histories: Mapping[str, pd.DataFrame]) -> Figure:
         axis.grid(alpha=0.3)
     axes.flat[0].legend(fontsize=8)
     banded = any(axis.collections for axis in axes.flat)
-    figure.supxlabel("epoch")
-    figure.supylabel("accuracy" + (" (mean ± standard deviation over seeds)" if banded else ""))
+    figure.supxlabel("epoch", fontsize=10)
+    label = "accuracy" + ("\n(mean ± standard deviation over seeds)" if banded else "")
+    figure.supylabel(label, fontsize=10, multialignment="center")
     return figure
 
 

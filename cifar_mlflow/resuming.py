@@ -39,7 +39,7 @@ DEAD_SECONDS = 120.0
 # A claim is seen by others so soon after the time that it names; clocks may differ by as much again.
 VISIBLE_SECONDS = 0.5
 CLAIM_SECONDS = 2 * VISIBLE_SECONDS
-CLAIMS = 10
+CLAIM_TRIES = 10
 FOLDER = "checkpoint"
 
 
@@ -132,7 +132,7 @@ def _claim(run_id: str, key: str) -> None:
     On a store that is always so slow two that start at once may both go on. The one that is superseded
     finds out at its next epoch.
     """
-    for _ in range(CLAIMS):
+    for _ in range(CLAIM_TRIES):
         now = time.time()
         claim = {LAST_SIGN: str(now), CLAIMED: str(now), PLAN_KEY: key}
         mlflow.MlflowClient().log_batch(run_id, tags=[RunTag(*tag) for tag in claim.items()])

@@ -247,6 +247,13 @@ def test_a_truncated_file_is_named(files: StandIn) -> None:
     assert f"{path}: not a CIFAR-10 batch, or damaged" in refusal(files.folder)
 
 
+def test_a_file_that_is_missing_from_an_archive_is_named(files: StandIn, tmp_path: Path) -> None:
+    (files.folder / "data_batch_4").unlink()
+    archive = archive_of(files.folder, tmp_path / "cifar-10-python.tar.gz")
+    line = f"{archive}: {data.FOLDER}/data_batch_4 is missing from this archive"
+    assert line in refusal(archive)
+
+
 def test_a_truncated_archive_is_named(files: StandIn, tmp_path: Path) -> None:
     archive = archive_of(files.folder, tmp_path / "cifar-10-python.tar.gz")
     archive.write_bytes(archive.read_bytes()[:20000])

@@ -62,6 +62,17 @@ def test_curves_show_train_and_validation_by_epoch() -> None:
     assert "deep-relu-32-sgd" in texts(figure)
 
 
+def test_a_single_panel_is_large_enough_for_its_labels() -> None:
+    figure = figures.small_multiples({"relu 32 sgd": pd.concat([HISTORY, HISTORY])})
+    figure.canvas.draw()
+    drawn = figure.get_tightbbox()  # inches
+    width, height = figure.get_size_inches()
+    pixel = 0.01
+    assert min(drawn.x0, drawn.y0) >= -pixel
+    assert drawn.x1 <= width + pixel
+    assert drawn.y1 <= height + pixel
+
+
 def test_small_multiples_have_a_panel_for_each_trial() -> None:
     figure = figures.small_multiples({f"trial {n}": HISTORY for n in range(5)})
     shown = [axis.get_title() for axis in figure.axes if axis.lines]
@@ -83,7 +94,7 @@ def test_several_histories_are_drawn_as_their_mean_in_a_band() -> None:
     edges = np.asarray(axis.collections[1].get_paths()[0].vertices)
     deviation = 0.2 / np.sqrt(2)
     assert edges[:, 1].max() == pytest.approx(0.25 + 0.1 + deviation)
-    assert "accuracy (mean ± standard deviation over seeds)" in texts(figure)
+    assert "accuracy\n(mean ± standard deviation over seeds)" in texts(figure)
 
 
 def test_an_epoch_that_one_history_has_alone_is_drawn_without_a_band() -> None:

@@ -110,8 +110,8 @@ def test_the_same_study_on_one_worker_gives_the_same_numbers_and_no_new_champion
 
 def test_a_failing_trial_stops_no_other_and_shows_in_table_and_exit_code(user: User) -> None:
     given = {"activation": "relu", "batch_size": "32", "optimizer": "adam"}
-    rates = {"learning_rate": "1e20,0.001", "select_by": "test_accuracy"}
-    done = user.run("grid", QUICK | given | rates)
+    given |= {"learning_rate": "1e20,0.001", "select_by": "test_accuracy"}
+    done = user.run("grid", QUICK | given)
     assert done.returncode == 1
     parent = user.runs()[0]
     children = user.children(parent)
