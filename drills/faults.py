@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -56,12 +57,13 @@ class Place(User):
             place.runs()
         return place
 
-    def tell(self, process: subprocess.Popen[str]) -> int:
-        """Wait for a study, and print what it showed."""
-        shown, _ = process.communicate()
-        print("\n".join(f"  | {line}" for line in shown.splitlines() if " INFO mlflow" not in line))
-        print(f"  exit code {process.returncode}; {self.count()}")
-        return process.returncode
+    def tell(self, *processes: subprocess.Popen[str]) -> int:
+        """Wait for studies, and print what they showed; gives the exit code of the last."""
+        for shown, process in [(process.communicate()[0], process) for process in processes]:
+            lines = [line for line in shown.splitlines() if " INFO mlflow" not in line]
+            print("\n".join(f"  | {line}" for line in lines), f"\n  exit code {process.returncode}")
+        print(f"  {self.count()}")
+        return processes[-1].returncode
 
     def past(self, epoch: int) -> list[Run]:
         return self.runs(f"metrics.epoch >= {epoch}")
@@ -177,10 +179,10 @@ def read_only(folder: Path) -> None:
 def race(folder: Path) -> None:
     """Two people start the same study at once, on a fresh database; then once more."""
     place = Place.make(folder)
-    (folder / "mlflow.db").unlink()
+    fresh = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/fresh.db"}
+    place = replace(place, environment=place.environment | fresh)
     for _ in range(2):
-        for process in [place.begin("grid", STUDY) for _ in range(2)]:
-            place.tell(process)
+        place.tell(*(place.begin("grid", STUDY) for _ in range(2)))
 
 
 DRILLS = {
