@@ -7,6 +7,7 @@ defaults that MLproject repeats (a test holds MLproject against them).
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,8 +84,23 @@ def _model_name(value: str) -> str:
     raise ValueError("input should be a name without spaces, slashes and colons")
 
 
+def user_path(text: str | Path) -> Path:
+    """``text`` as a path, with `~` and `~user` as home folders; as it is where such a file exists.
+
+    Raises:
+        UsageError: it begins with `~` and a name that has no home folder.
+    """
+    path = Path(text)
+    if os.path.lexists(path):
+        return path  # a file's own name may begin with ~
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UsageError(f"no home folder is known for {printable(path.parts[0])}") from None
+
+
 def _file_to_write(value: Path) -> Path:
-    path = value.expanduser().absolute()
+    path = user_path(value).absolute()
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError("input should be a file in a folder that exists")
     return value
@@ -96,6 +112,16 @@ CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 FileToWrite = Annotated[Path, AfterValidator(_file_to_write)]
 # The values of one factor of a grid, as text: TrialConfig checks each when the trials are planned.
 Factor = Annotated[CommaList, AfterValidator(_different)]
+
+
+def printable(text: str) -> str:
+    """``text`` as any terminal, file and run takes it, without the passwords in its addresses.
+
+    What cannot be printed, such as control characters and bytes of a file's name that are not UTF-8,
+    becomes U+FFFD; an address loses its ``user:password@``.
+    """
+    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", shown)
 
 
 def as_text(value: object) -> str:

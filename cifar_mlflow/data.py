@@ -30,7 +30,7 @@ from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from cifar_mlflow.config import UsageError
+from cifar_mlflow.config import UsageError, user_path
 from cifar_mlflow.quiet import hushed
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -145,7 +145,7 @@ def load(data_dir: str = "auto", digest: str | None = None) -> Cifar10:
     expected = digest or os.environ.get("CIFAR10_DIGEST", CIFAR10_DIGEST)
     given = data_dir if data_dir != "auto" else os.environ.get("CIFAR10_DIR", "")
     if given:
-        path = Path(given).expanduser()
+        path = user_path(given)
         arrays = read_path(path)
         found = content_digest(arrays)
         if found != expected:

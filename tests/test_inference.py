@@ -107,6 +107,14 @@ def test_few_pictures_are_told_one_by_one() -> None:
     assert lines[-1].split() == ["Results", "/out/contact_sheet.png"]
 
 
+def test_names_of_classes_are_shown_as_they_are() -> None:
+    few, many = made_up(1), made_up(30)
+    for found in (few, many):
+        found.predictions.replace({"b": "[link=x]b[/link]", "c": "[/c] :cat:"}, inplace=True)
+    assert "[link=x]b[/link]  0.60         [/c] :cat: 0.30" in shown(few)
+    assert "[link=x]b[/link]  30" in shown(many)
+
+
 def test_a_long_name_keeps_its_end() -> None:
     found = made_up(1)
     found.predictions.loc[0, "file"] = "x" * 200 + "/end.png"
