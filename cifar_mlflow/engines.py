@@ -15,6 +15,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from cifar_mlflow.config import StudyOptions, UsageError
 from cifar_mlflow.plan import share_cores, share_threads
+from cifar_mlflow.processes import end_with, this_process
 
 Jobs = Sequence[Any]  # of joblib.delayed
 
@@ -59,7 +60,8 @@ def _loky(options: StudyOptions, trials: int) -> Iterator[Engine]:
 
     def run(jobs: Jobs) -> None:
         try:
-            _side_by_side(jobs, workers)
+            with joblib.parallel_config("loky", initializer=end_with, initargs=(this_process(),)):
+                _side_by_side(jobs, workers)
         except TerminatedWorkerError as error:
             raise WorkerDied from error
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import joblib
 from rich.console import Console
 
-from cifar_mlflow import engines, resuming, tracking
+from cifar_mlflow import claims, engines, resuming, tracking
 from cifar_mlflow.conclusion import conclude
 from cifar_mlflow.config import StudyOptions, TrialConfig
 from cifar_mlflow.data import Cifar10, load
@@ -31,7 +31,12 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Con
     say(console, "Data", str(data))
     with (
         tracking.tracked_run(options.kind) as run,
-        resuming.claimed(run, resuming.plan_key(trials, data), options.resume) as before,
+        claims.claimed(
+            run,
+            claims.plan_key(trials, data),
+            options.resume,
+            tell=lambda topic, text: say(console, topic, text),
+        ) as before,
         engines.started(options, len(trials), tracking.uri()) as engine,
     ):
         parent = tracking.as_parent(run)
@@ -54,7 +59,7 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Con
         finally:
             # Those of an interrupted study, and of workers that it was cut off from.
             for trial in tracking.children(parent, tracking.RUNNING):
-                tracking.end_run(trial, "KILLED", "the study was interrupted")
+                tracking.end_run(trial.run_id, "KILLED", "the study was interrupted")
         for trial in tracking.children(parent, f"tags.{tracking.CHECKPOINT_LOST} != ''"):
             say(console, "Retrained", f"{trial.name}, whose checkpoint is lost")
         if stopped:
@@ -106,10 +111,10 @@ def train_all(
             hit = tracking.children(parent, tracking.RUNNING)
             for run in hit:
                 if len(hit) > 1:
-                    tracking.end_run(run, "KILLED", BESIDE)
+                    tracking.end_run(run.run_id, "KILLED", BESIDE)
                     alone.add(run.key)
                 else:
-                    tracking.end_run(run, "FAILED", WORKER_DIED)
+                    tracking.end_run(run.run_id, "FAILED", WORKER_DIED)
             if not hit:
                 raise
         tracking.check_wanted()

@@ -34,15 +34,18 @@ from mlflow.types.schema import Schema, TensorSpec
 from cifar_mlflow.checkpoint import Epoch
 from cifar_mlflow.config import Parameters, TrialConfig, UsageError, as_text
 from cifar_mlflow.data import CLASSES, IMAGE_SHAPE, URL, Cifar10
+from cifar_mlflow.processes import Process, this_process
 
 KIND = "kind"  # of a run: its entry point's name, or "trial"
 TRIAL_KEY = "trial_key"
+PLAN_KEY = "plan_key"  # of what a command computes: its trials and its data
 DATA_DIGEST = "data_digest"
 MODEL_URI = "model_uri"
 END_REASON = "end_reason"
 CHECKPOINT = "checkpoint"  # where the newest one is, its epoch and SHA-256, as JSON
 CHECKPOINT_LOST = "checkpoint_lost"  # why a trial had to begin again
-HOST, PROCESS = "host", "process"
+# Whose run it is: the host's name, the process's id, and what makes the id unique.
+HOST, PROCESS, MACHINE, PROCESS_STARTED = "host", "process", "machine", "process_started"
 METRICS_IN_A_BATCH = 1000  # MLflow's limit
 RUNNING = "attributes.status = 'RUNNING'"
 PAGE = 1000  # runs in one answer, MLflow's limit
@@ -142,7 +145,7 @@ def tracked_run(
         UsageError: the run that `mlflow run` made is not in the tracking store as seen from here.
         MlflowException, OSError: the store cannot be written, not even how the run ended.
     """
-    tags = {KIND: kind, HOST: platform.node(), PROCESS: str(os.getpid()), **(tags or {})}
+    tags = {KIND: kind, HOST: platform.node(), **process_tags(this_process()), **(tags or {})}
     name = name or kind
     if parent is None and (active := mlflow.active_run()):
         parent = as_parent(active)
@@ -158,6 +161,7 @@ def tracked_run(
         )
     else:
         run = _start_outermost(name, tags)
+        _end_killed(run.info.experiment_id)
     try:
         yield run
     except Superseded:
@@ -180,6 +184,20 @@ def tracked_run(
         mlflow.end_run("FAILED" if unwell else "FINISHED")
 
 
+def process_tags(process: Process) -> dict[str, str]:
+    return {
+        MACHINE: process.machine,
+        PROCESS: str(process.id),
+        PROCESS_STARTED: process.started,
+    }
+
+
+def process_of(run: Run) -> Process:
+    """The process that a run's tags name; of no machine where they name none."""
+    tags = run.data.tags
+    return Process(tags.get(MACHINE, ""), int(tags.get(PROCESS, 0)), tags.get(PROCESS_STARTED, ""))
+
+
 def cause(error: BaseException) -> str:
     """An exception in one line, as runs have it in ``end_reason``."""
     return f"{type(error).__name__}: {error}".partition("\n")[0][:500]
@@ -198,6 +216,15 @@ def _start_outermost(name: str, tags: Mapping[str, str]) -> Run:
         ) from error
     kept = None if MADE_UP_NAME.fullmatch(present) is None else name
     return mlflow.start_run(run_name=kept, tags=dict(tags))
+
+
+def _end_killed(experiment_id: str) -> None:
+    """End the runs of this machine whose process is gone, but for those that can be resumed."""
+    for run in search(experiment_id, RUNNING):
+        process = process_of(run)
+        resumable = {PLAN_KEY, TRIAL_KEY} & run.data.tags.keys()
+        if process.is_local and not process.is_alive and not resumable:
+            end_run(run.info.run_id, "KILLED", "its process was killed")
 
 
 def connect(parent: Parent) -> None:
@@ -384,11 +411,11 @@ def tag_best(best: TrialRun, config: TrialConfig) -> None:
     )
 
 
-def end_run(run: TrialRun, status: str, reason: str) -> None:
+def end_run(run_id: str, status: str, reason: str) -> None:
     """End a run whose process cannot do it itself."""
     client = mlflow.MlflowClient()
-    client.set_tag(run.run_id, END_REASON, reason)
-    client.set_terminated(run.run_id, status)
+    client.set_tag(run_id, END_REASON, reason)
+    client.set_terminated(run_id, status)
 
 
 def check_wanted() -> None:

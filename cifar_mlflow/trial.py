@@ -3,14 +3,14 @@
 import io
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 from mlflow.entities import Run
 
-from cifar_mlflow import evaluation, figures, resuming, tracking
+from cifar_mlflow import claims, evaluation, figures, resuming, tracking
 from cifar_mlflow.assessment import quality
 from cifar_mlflow.checkpoint import Checkpoint, best
 from cifar_mlflow.config import TrainingOptions, TrialConfig
@@ -27,7 +27,7 @@ def run_trial(
     data: Cifar10,
     options: TrainingOptions,
     threads: int,
-    tell: Callable[[str, str], None],
+    tell: claims.Tell,
 ) -> tracking.TrialRun:
     """The run of this process itself: train, evaluate and track one configuration.
 
@@ -41,11 +41,11 @@ def run_trial(
             tracking store.
         MlflowException: the tracking store cannot be written.
     """
-    key = resuming.plan_key([config], data)
+    key = claims.plan_key([config], data)
     tags = {tracking.TRIAL_KEY: config.key}
     with (
         tracking.tracked_run("trial", config.name, tags=tags, keep_failure=True) as run,
-        resuming.claimed(run, key, options.resume) as before,
+        claims.claimed(run, key, options.resume, tell) as before,
     ):
         earlier = [tracking.read(command.run_id) for command in before]
         _run(config, data, threads, options.tensorboard, earlier, tell)
@@ -77,7 +77,7 @@ def run_child(
     # Dask starts a trial again by itself, without a word to the study, if its worker died.
     for attempt in earlier:
         if attempt.status == "RUNNING":
-            tracking.end_run(attempt, "FAILED", WORKER_DIED)
+            tracking.end_run(attempt.run_id, "FAILED", WORKER_DIED)
             if sum(other.end_reason == WORKER_DIED for other in earlier) >= retries:
                 return
     tags = {tracking.TRIAL_KEY: config.key}
@@ -117,7 +117,7 @@ def _run(
     threads: int,
     tensorboard: bool,
     earlier: Sequence[tracking.TrialRun],
-    tell: Callable[[str, str], None],
+    tell: claims.Tell,
 ) -> None:
     with hushed():
         from cifar_mlflow import architectures, training

@@ -24,15 +24,17 @@ def study(parameters: StudyParameters) -> int:
         # The grid is of the network that the comparison will find the best.
         return max(grid(networks), grid(usual))
 
-    from cifar_mlflow import resuming, tracking
+    from cifar_mlflow import claims, resuming, tracking
     from cifar_mlflow.data import load
     from cifar_mlflow.terminal import say
 
     console = Console()
-    key = resuming.plan_key([*expand(networks), *expand(usual)], load(parameters.data_dir))
+    key = claims.plan_key([*expand(networks), *expand(usual)], load(parameters.data_dir))
     with (
         tracking.tracked_run("study") as run,
-        resuming.claimed(run, key, parameters.resume) as before,
+        claims.claimed(
+            run, key, parameters.resume, tell=lambda topic, text: say(console, topic, text)
+        ) as before,
     ):
         tracking.log_parameters(parameters)
         done = resuming.adopt_parts(before)
