@@ -9,7 +9,6 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import shutil
 import socket
 import subprocess
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, ClassVar, Literal, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +29,7 @@ from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from cifar_mlflow import batch_pickle
 from cifar_mlflow.config import UsageError
 from cifar_mlflow.quiet import hushed
 
@@ -224,37 +224,30 @@ def _store(cache: Path, arrays: Arrays, digest: str, source: str) -> Cifar10:
 # Files ----------------------------------------------------------------------------------------
 
 
-class _BatchUnpickler(pickle.Unpickler):
-    """Admits what the official files consist of, plain values and NumPy arrays, and no other code."""
-
-    ADMITTED: ClassVar = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ADMITTED:
-            raise pickle.UnpicklingError(f"it wants to run {module}.{name}, which is refused")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
 def _read_batch(file: IO[bytes], name: str) -> Examples:
     """One official batch file: rows of 3,072 bytes, a plane each of red, green and blue."""
     try:
-        batch = _BatchUnpickler(file, encoding="bytes").load()
-        data, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
+        batch = batch_pickle.read(file.read())
+        data = batch_pickle.rows(batch[b"data"], 3072)
+        labels = batch[b"labels"]
     except (OSError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{name}: cannot be read ({error})") from error
-    except Exception as error:  # unpickling damaged bytes can raise anything
+    except MemoryError:
+        raise
+    except Exception as error:  # reading damaged bytes can raise anything
         raise DataError(f"{name}: not a CIFAR-10 batch, or damaged ({error})") from error
-    if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
-        raise DataError(f"{name}: holds {data.dtype} {data.shape}, not uint8 (N, 3072)")
-    if labels.shape != (len(data),) or not np.isin(labels, range(len(CLASSES))).all():
-        raise DataError(f"{name}: labels are not {len(data)} numbers from 0 to 9")
+    if not _are_labels(labels, len(data)):
+        raise DataError(f"{name}: labels are not a list of {len(data)} numbers from 0 to 9")
     images = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Examples(np.ascontiguousarray(images), labels.astype(np.uint8))
+    return Examples(np.ascontiguousarray(images), np.array(labels, np.uint8))
+
+
+def _are_labels(labels: object, count: int) -> bool:
+    return (
+        isinstance(labels, list)
+        and len(labels) == count
+        and all(type(label) is int and 0 <= label < len(CLASSES) for label in labels)
+    )
 
 
 def _read_batches(read: Callable[[str], Examples]) -> Arrays:
@@ -306,12 +299,14 @@ def _read_archive(path: Path) -> Arrays:
 
 
 def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    """A regular file of the archive, never a link: that may lead to itself."""
     try:
-        file = archive.extractfile(name)
+        member = archive.getmember(name)
     except KeyError:
-        file = None
+        raise DataError(f"{archive.name!s}: {name} is missing from this archive") from None
+    file = archive.extractfile(member) if member.isfile() else None
     if file is None:
-        raise DataError(f"{archive.name!s}: {name} is missing from this archive")
+        raise DataError(f"{archive.name!s}: {name} is not a regular file in this archive")
     return file
 
 

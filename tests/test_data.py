@@ -4,10 +4,13 @@ import json
 import os
 import pickle
 import pickletools
+import struct
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +21,8 @@ from cifar_mlflow import data
 from cifar_mlflow.config import UsageError
 from tests import standin
 from tests.conftest import PROJECT, StandIn
+
+PLANES = np.zeros((2, 3072), np.uint8)  # two black images
 
 
 @pytest.fixture
@@ -262,13 +267,28 @@ def test_a_truncated_archive_is_named(files: StandIn, tmp_path: Path) -> None:
     assert f"{archive}: not a readable tar archive, or cut off" in refusal(archive)
 
 
+def test_a_member_that_links_to_itself_is_named(files: StandIn, tmp_path: Path) -> None:
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    member = tarfile.TarInfo(f"{data.FOLDER}/data_batch_1")
+    member.type, member.linkname = tarfile.LNKTYPE, member.name
+    with tarfile.open(archive, "w:gz") as written:
+        written.addfile(member)
+    assert f"{archive}: {member.name} is not a regular file in this archive" in refusal(archive)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         ({b"data": np.zeros((2, 3072), np.float32), b"labels": [0, 1]}, "not uint8 (N, 3072)"),
         ({b"data": np.zeros((2, 100), np.uint8), b"labels": [0, 1]}, "not uint8 (N, 3072)"),
-        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 10]}, "0 to 9"),
-        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0]}, "not 2 numbers"),
+        ({b"data": np.asfortranarray(PLANES), b"labels": [0, 1]}, "in C order"),
+        ({b"data": b"\0" * 6144, b"labels": [0, 1]}, "not uint8 (N, 3072)"),
+        ({b"data": PLANES, b"labels": [0, 10]}, "0 to 9"),
+        ({b"data": PLANES, b"labels": [0, -1]}, "0 to 9"),
+        ({b"data": PLANES, b"labels": [0, True]}, "0 to 9"),
+        ({b"data": PLANES, b"labels": [0, b"1"]}, "0 to 9"),
+        ({b"data": PLANES, b"labels": [0]}, "not a list of 2 numbers"),
+        ({b"data": PLANES, b"labels": np.array([0, 1])}, "not a list of 2 numbers"),
         ({b"images": 1}, "not a CIFAR-10 batch"),
         ([1, 2], "not a CIFAR-10 batch"),
     ],
@@ -297,8 +317,51 @@ def test_a_pickle_that_would_run_code_is_refused(files: StandIn, tmp_path: Path)
 
     (files.folder / "data_batch_1").write_bytes(pickle.dumps({b"data": Malicious()}))
     message = refusal(files.folder)
-    assert "system, which is refused" in message
+    assert "system', which is refused" in message
     assert not (tmp_path / "was_run").exists()
+
+
+class Crafted:
+    """An object of which a pickle says what the file's author likes."""
+
+    def __init__(self, make: Callable[..., object], arguments: object, state: object) -> None:
+        self.said = make, arguments, state
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.said
+
+
+def crafted_array(kind: str, flags: int, shape: tuple[object, ...], content: bytes) -> Crafted:
+    dtype = Crafted(np.dtype, (kind, False, True), (3, "|", None, None, None, -1, -1, flags))
+    make: Any = PLANES.__reduce__()[0]
+    return Crafted(make, (np.ndarray, (0,), b"b"), (1, shape, dtype, False, content))
+
+
+ADDRESSES = struct.pack("<4Q", *[0x4141414141414141] * 4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "reason"),
+    [
+        # Without its flags a dtype of objects takes the file's bytes for their addresses.
+        ({b"data": crafted_array("O", 0, (4,), ADDRESSES), b"labels": [0] * 4}, "not uint8"),
+        ({b"data": PLANES, b"labels": crafted_array("O", 0, (2,), ADDRESSES)}, "not a list"),
+        ({b"data": crafted_array("u1", 0, (2, 3072), ADDRESSES), b"labels": [0, 0]}, "not uint8"),
+        ({b"data": crafted_array("u1", 0, (-2, -3072), bytes(6144))}, "not uint8"),
+        ({b"data": crafted_array("u1", 0, (2.0, 3072), bytes(6144))}, "BINFLOAT, which is refused"),
+        ({b"data": Crafted(np.dtype, ("u1",), {"name": "x"})}, "not bytes"),
+        ({(((),),): 1}, "EMPTY_TUPLE, which is refused"),
+        ({(1,): 1}, "not bytes"),
+        ({b"data": {1}}, "which is refused"),
+        ({b"data": np.ndarray, b"labels": []}, "not uint8"),
+    ],
+)
+def test_a_crafted_pickle_is_refused(files: StandIn, batch: object, reason: str) -> None:
+    path = files.folder / "data_batch_1"
+    path.write_bytes(pickle.dumps(batch, protocol=4))
+    message = refusal(files.folder)
+    assert str(path) in message
+    assert reason in message
 
 
 def test_the_form_of_the_official_pickles_is_admitted() -> None:
