@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import io
 import json
@@ -10,7 +11,7 @@ import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -167,17 +168,118 @@ def test_a_download_that_breaks_off_leaves_nothing_behind(
     assert [path.name for path in cache.iterdir()] == ["lock"]
 
 
+# The digest to expect
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("value", ["{home}/.cache/own", "..", "../own", "{digest:.63}", "{upper}"])
+def test_only_a_sha256_names_data_and_nothing_outside_the_cache_is_touched(
+    value: str, files: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = data.load(str(files.folder)).folder
+    own = tmp_path / "home" / ".cache" / "own" / "file"
+    own.parent.mkdir(parents=True)
+    own.write_text("precious")
+    value = value.format(home=tmp_path / "home", digest=files.digest, upper="A" * 64)
+    monkeypatch.setenv("CIFAR10_DIGEST", value)
+    message = refusal("auto")
+    assert f"CIFAR10_DIGEST={value!r}: input should be a SHA-256" in message
+    assert own.read_text() == "precious"
+    assert cached.exists()
+
+
+@pytest.mark.usefixtures("no_network")
+def test_an_empty_digest_is_one_that_is_not_set(
+    files: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = data.load(str(files.folder)).folder
+    monkeypatch.setenv("CIFAR10_DIGEST", "")
+    assert "train images should be 5,000 of each class" in refusal(files.folder)
+    assert "could not be fetched" in refusal("auto")
+    assert cached.exists()
+
+
+@pytest.mark.usefixtures("no_network")
+def test_the_digest_unknown_asks_for_that_of_the_data_given(
+    files: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIFAR10_DIGEST", "unknown")
+    assert f"SHA-256 of the content is {files.digest}, not unknown" in refusal(files.folder)
+    message = refusal("auto")
+    assert message.startswith("CIFAR10_DIGEST=unknown")
+    assert "data_dir" in message
+    assert not user_cache_path("cifar_mlflow").exists()
+
+
 # The cache
 
 
 @pytest.mark.usefixtures("no_network")
-def test_a_damaged_cache_is_made_again(files: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1] + b"\x99",
+        lambda content: content + b"\0",
+        lambda content: content[:-1],
+        lambda content: content[:40],
+        lambda content: b"",
+        lambda content: content.replace(b"'descr'", b"(descr'"),
+        lambda content: content.replace(b"'|u1'", b"'|i1'"),
+        lambda content: content.replace(b"False", b"True "),
+        None,
+    ],
+)
+def test_a_damaged_cache_is_made_again(
+    damage: Callable[[bytes], bytes] | None,
+    files: StandIn,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     loaded = data.load(str(files.folder))
     path = loaded.folder / "test_images.npy"
-    path.write_bytes(path.read_bytes()[:-1] + b"\x99")
+    content = path.read_bytes()
+    path.unlink()
+    if damage:
+        path.write_bytes(damage(content))
     again = data.load(str(files.folder))
     assert "was damaged" in capsys.readouterr().out
     assert data.content_digest(again.arrays()) == files.digest
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_a_passing_fault_while_the_cache_is_read_leaves_it_as_it_is(
+    fault: Exception, named: str, files: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.load(str(files.folder))
+
+    def fail() -> NoReturn:
+        raise fault
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hashlib, "sha256", fail)
+        assert named in refusal("auto")
+    assert data.load().source == "cache"
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_cache_that_cannot_be_written_can_be_read(
+    files: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.load(str(files.folder))
+
+    def read_only(path: Path) -> NoReturn:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(data, "FileLock", read_only)
+    assert data.load().source == "cache"
+    assert data.load(str(files.folder)).source == str(files.folder)
 
 
 def test_arrays_are_mapped_from_the_cache_not_read(small_cifar10: data.Cifar10) -> None:
