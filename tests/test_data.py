@@ -9,12 +9,14 @@ import struct
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 from platformdirs import user_cache_path
 
@@ -282,6 +284,43 @@ def test_a_cache_that_cannot_be_written_can_be_read(
     assert data.load(str(files.folder)).source == str(files.folder)
 
 
+def test_what_killed_commands_left_in_the_cache_is_removed(files: StandIn) -> None:
+    cache = user_cache_path("cifar_mlflow")
+    for name in ("partial-1", "download-2", "other"):
+        (cache / name / "folder").mkdir(parents=True)
+        (cache / name / "folder" / "file").write_text("left")
+    data.load(str(files.folder))
+    assert {path.name for path in cache.iterdir()} == {files.digest, "lock", "other"}
+
+
+def test_a_command_that_waits_for_another_says_so_once(
+    files: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = user_cache_path("cifar_mlflow")
+    cache.mkdir(parents=True)
+    held, said = threading.Event(), threading.Event()
+
+    def other_command() -> None:
+        with FileLock(cache / "lock"):
+            held.set()
+            said.wait(60)
+
+    lines: list[str] = []
+
+    def note(line: str, flush: bool) -> None:
+        assert flush
+        lines.append(line)
+        said.set()
+
+    monkeypatch.setattr(data, "print", note, raising=False)
+    other = threading.Thread(target=other_command)
+    other.start()
+    held.wait()
+    assert data.load(str(files.folder)).digest == files.digest
+    other.join()
+    assert lines == [f"Waiting for another command, which is storing data in {cache}"]
+
+
 def test_arrays_are_mapped_from_the_cache_not_read(small_cifar10: data.Cifar10) -> None:
     splits = small_cifar10.split(0.2)
     for images in (splits.train.images, splits.validation.images, splits.test.images):
@@ -310,7 +349,8 @@ def test_processes_that_load_at_once_do_not_spoil_each_other(
     processes = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT) for _ in range(3)
     ]
-    assert [process.communicate()[0].strip() for process in processes] == [files.digest] * 3
+    shown = [process.communicate()[0].splitlines() for process in processes]
+    assert [lines[-1] for lines in shown] == [files.digest] * 3  # some say before that they wait
     assert data.load(str(files.folder)).digest == files.digest
 
 
