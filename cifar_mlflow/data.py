@@ -375,7 +375,9 @@ def _read_archive(path: Path) -> Arrays:
                 return _read_batch(_member(archive, f"{FOLDER}/{name}"), f"{path}: {name}")
 
             return _read_batches(read)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # decompressing damaged bytes can raise anything
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path}: not a readable tar archive, or cut off ({reason})") from error
 

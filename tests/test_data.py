@@ -409,6 +409,18 @@ def test_a_truncated_archive_is_named(files: StandIn, tmp_path: Path) -> None:
     assert f"{archive}: not a readable tar archive, or cut off" in refusal(archive)
 
 
+@pytest.mark.parametrize("compression", ["gz", "bz2", "xz"])
+def test_a_damaged_archive_is_named(compression: str, files: StandIn, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    with tarfile.open(archive, f"w:{compression}") as written:  # type: ignore[call-overload]
+        written.add(files.folder, arcname=data.FOLDER)
+    content = bytearray(archive.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 100] = bytes(100)
+    archive.write_bytes(content)
+    assert f"{archive}: " in refusal(archive)
+
+
 def test_a_member_that_links_to_itself_is_named(files: StandIn, tmp_path: Path) -> None:
     archive = tmp_path / "cifar-10-python.tar.gz"
     member = tarfile.TarInfo(f"{data.FOLDER}/data_batch_1")
