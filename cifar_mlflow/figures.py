@@ -39,9 +39,12 @@ TITLE_WIDTH = 36  # characters above a panel
 
 
 def class_examples(examples: Examples) -> Figure:
-    """The first image of each class, 2 x 5, titled with the class name (the study's figure 1)."""
-    first = [int(np.argmax(examples.labels == index)) for index in range(len(CLASSES))]
-    return _gallery(examples.images[first], CLASSES)
+    """The first image of each class, 2 x 5, titled with the class name (the study's figure 1).
+
+    A class without images has an empty cell that says so.
+    """
+    of_class = (examples.images[examples.labels == index] for index in range(len(CLASSES)))
+    return _gallery([images[0] if len(images) else None for images in of_class], CLASSES)
 
 
 def misclassified(images: npt.NDArray[np.uint8], wrong: pd.DataFrame) -> Figure:
@@ -53,17 +56,20 @@ def misclassified(images: npt.NDArray[np.uint8], wrong: pd.DataFrame) -> Figure:
         f"predicted {predicted}\ntrue {true}"
         for predicted, true in zip(wrong["predicted"], wrong["true"])
     ]
-    return _gallery(images[wrong.index.to_numpy()], titles)
+    return _gallery(list(images[wrong.index.to_numpy()]), titles)
 
 
-def _gallery(images: npt.NDArray[np.uint8], titles: Sequence[str]) -> Figure:
+def _gallery(images: Sequence[npt.NDArray[np.uint8] | None], titles: Sequence[str]) -> Figure:
     figure = Figure(figsize=(10, 4.8), dpi=200, layout="constrained")  # crisp on any screen
     axes = figure.subplots(2, 5)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles):
-        axis.imshow(image, interpolation="nearest")
         axis.set_title(title, fontsize=11)
+        if image is None:
+            axis.text(0.5, 0.5, "no image", ha="center", va="center")
+        else:
+            axis.imshow(image, interpolation="nearest")
     return figure
 
 

@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from cifar_mlflow import evaluation, figures
-from cifar_mlflow.data import CLASSES
+from cifar_mlflow.data import CLASSES, Examples
 from tests import standin
 
 HISTORY = pd.DataFrame(
@@ -35,6 +35,17 @@ def test_class_examples_title_an_image_of_each_class() -> None:
     for index, axis in enumerate(figure.axes):
         first = examples.images[int(np.argmax(examples.labels == index))]
         np.testing.assert_array_equal(axis.images[0].get_array(), first)
+
+
+def test_a_class_without_an_image_has_an_empty_cell_that_says_so() -> None:
+    whole = standin.batch(3, seed=1)
+    others = whole.labels != CLASSES.index("cat")
+    figure = figures.class_examples(Examples(whole.images[others], whole.labels[others]))
+    shown = {axis.get_title(): [text.get_text() for text in axis.texts] for axis in figure.axes}
+    assert shown == {name: ["no image"] if name == "cat" else [] for name in CLASSES}
+    pictured = [axis.get_title() for axis in figure.axes if axis.images]
+    assert pictured == [name for name in CLASSES if name != "cat"]
+    assert "no image" in texts(figure)
 
 
 def test_misclassified_images_are_titled_with_predicted_and_true_class() -> None:
