@@ -200,6 +200,7 @@ def _table(study: Study) -> dict[str, Any]:
         {
             **record,
             "settings": [str(record[name]) for name in factors],
+            "mark": results.mark(record),
             "val": mean(record, "val_accuracy"),
             "test": mean(record, "test_accuracy"),
             "loss": mean(record, "test_loss"),
