@@ -261,7 +261,7 @@ def _ranking(summary: pd.DataFrame, select_by: str) -> str:
             counts.append(f"{len(found):,} {text}" + (f": {_few(found)}" if named else ""))
     if summary["p_value"].notna().any():
         level = f"{100 * replicates.SIGNIFICANCE:.0f} %"
-        counts[-1] += f" (Welch's t-tests, Holm-adjusted, {level})"
+        counts.append(f"by Welch's t-tests, Holm-adjusted, at {level}")
     return "; ".join(counts)
 
 

@@ -219,7 +219,7 @@ def test_a_better_mean_that_lacks_a_seed_is_never_called_worse() -> None:
     (_, ranking) = results.reading(summary, "val_accuracy")[-1]
     assert ranking == (
         "relu 64 adam has the best mean val_accuracy of those with all their seeds (★); 1 worse; "
-        "1 with a seed missing, not compared (†): relu 32 adam (Welch's t-tests, Holm-adjusted, 5 %)"
+        "1 with a seed missing, not compared (†): relu 32 adam; by Welch's t-tests, Holm-adjusted, at 5 %"
     )
     _, rows = results.cells(summary)
     assert [row[3] for row in rows] == ["†", "★", ""]
@@ -323,7 +323,7 @@ def test_names_of_many_within_noise_are_cut_short() -> None:
     noisy = {trial.name: 0.5 + 0.01 * (-1) ** k for k, trial in enumerate(trials)}
     (_, ranking) = results.reading(summarise(tabulate(factors, noisy)), "val_accuracy")[-1]
     assert "23 within noise of it (≈): relu 32 nadam, relu 64 adam" in ranking
-    assert ", 18 more (Welch's t-tests" in ranking
+    assert ", 18 more; by Welch's t-tests" in ranking
 
 
 def test_the_picture_of_a_ranking_has_the_best_first() -> None:
