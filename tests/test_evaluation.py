@@ -266,7 +266,9 @@ def test_two_models_are_compared_on_the_same_images() -> None:
     spread = np.sqrt((0.3 - 0.1**2) / 100)
     assert comparison.high - comparison.low == pytest.approx(2 * 1.96 * spread, rel=0.1)
     assert str(comparison).startswith("accuracy +10.00 points (95 % interval ")
-    assert "which the choice of images alone may explain (McNemar's test, chi-square" in str(comparison)
+    assert "which the choice of images alone may explain (McNemar's test, chi-square" in str(
+        comparison
+    )
 
 
 def test_one_image_makes_no_interval() -> None:

@@ -159,7 +159,9 @@ def test_conclusions_have_verdicts_with_their_numbers(whole: Report) -> None:
 
 def test_one_seed_is_said_to_show_no_chance(whole: Report) -> None:
     assert "What one seed cannot show (architectures and grid)." in whole.text
-    assert "They say nothing of chance between trainings." in whole.text
+    assert "not what this one seed does to all of them alike." in whole.text
+    verdicts = [row[2] for row in whole.rows("What the study concluded")]
+    assert verdicts[0] == verdicts[4] == "cannot be told"
     assert "Against the second, deep-relu-" in whole.text
     assert "McNemar" in whole.text
 
@@ -199,6 +201,31 @@ def test_several_seeds_give_means_spreads_and_a_ranking(store: Store) -> None:
     assert "each gives one mean difference over all settings" in made.text
     assert "What one seed cannot show" not in made.text
     assert "-P activation=relu -P batch_size=32,128 -P seed=0,1,2" in made.text
+
+
+def test_a_configuration_that_lacks_a_seed_has_its_mark(store: Store) -> None:
+    experiment = store.experiment("lost seed")
+    given = {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "seed": "0,1,2"}
+    failed = {"deep-relu-32-adam": "Diverged"}
+    stores.write_study(store.client, experiment, "grid", given, failed)
+    made = written(experiment)
+    assert [row[0] for row in made.rows("Table 1.")] == [
+        "relu · 32 · adam † failed",
+        "relu · 64 · adam ★",
+    ]
+    assert "of those with all their seeds (★); 1 with a seed missing, not compared (†)" in made.text
+
+
+def test_an_accuracy_that_differs_by_the_tolerance_is_within_it(store: Store) -> None:
+    experiment = store.experiment("tolerance")
+    stores.write_study(
+        store.client, experiment, "grid", {"activation": "relu", "batch_size": "128"}
+    )
+    material = gather(experiment, "latest")
+    assert material.grid is not None
+    material.grid.summary["difference"] = [0.52 - 0.50, 0.7201 - 0.70]
+    facts = dict(report.content(material)["facts"])
+    assert facts["Table 1"].startswith("1 of 2 test accuracies within 0.02")
 
 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(store: Store) -> None:
