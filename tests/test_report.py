@@ -9,11 +9,13 @@ import pytest
 from mlflow import MlflowClient
 
 from cifar_mlflow import report
-from cifar_mlflow.config import GridParameters, UsageError, expand
+from cifar_mlflow.command_line import DONE
+from cifar_mlflow.config import GridParameters, ReportParameters, UsageError, expand
 from cifar_mlflow.data import CIFAR10_DIGEST
 from cifar_mlflow.material import gather
 from cifar_mlflow.report import page
 from cifar_mlflow.report_parts import ranges, signed
+from entry_points.report import report as write_report
 from tests import stores
 from tests.conftest import PROJECT
 from tests.html_page import Page
@@ -400,6 +402,19 @@ def test_a_model_without_mistakes_has_no_gallery_of_them(store: Store) -> None:
     assert made.faults == []
     assert "There is no figure 17: every test image was classified rightly." in made.text
     assert "Table D." not in made.text
+
+
+def test_a_report_is_written_through_a_link(
+    whole: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", whole.experiment)
+    target, link = tmp_path / "target.html", tmp_path / "link.html"
+    target.write_text("of yesterday")
+    link.symlink_to(target.name)
+    assert write_report(ReportParameters(output=link)) == DONE
+    assert link.is_symlink()
+    assert target.read_text().startswith("<!DOCTYPE html>")
+    assert sorted(tmp_path.glob("*.html*")) == [link, target]
 
 
 def test_a_page_is_made_without_tensorflow() -> None:
