@@ -7,6 +7,7 @@ defaults that MLproject repeats (a test holds MLproject against them).
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -83,10 +84,16 @@ def _model_name(value: str) -> str:
     raise ValueError("input should be a name without spaces, slashes and colons")
 
 
+def written_to(path: Path) -> Path:
+    """The file that is written for ``path``: its home spelled out, its links followed."""
+    return Path(os.path.realpath(os.path.expanduser(path)))
+
+
 def _file_to_write(value: Path) -> Path:
-    path = value.expanduser().absolute()
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError("input should be a file in a folder that exists")
+    path = written_to(value)
+    # A file replaces what was there: a device, a pipe or a link in a circle would be lost.
+    if not path.parent.is_dir() or (os.path.lexists(path) and not path.is_file()):
+        raise ValueError("input should be a new or a regular file in a folder that exists")
     return value
 
 

@@ -122,21 +122,21 @@ def small_multiples(histories: Mapping[str, pd.DataFrame]) -> Figure:
 def ranking(means: pd.DataFrame, measure: str) -> Figure:
     """Means of a measure with their 95 % intervals, as dots and lines, the first row on top.
 
-    ``means``: by name, the columns mean, low and high (NaN: no interval), n, and within_noise_of_best,
-    a nullable boolean: empty where it cannot be told.
+    ``means``: by name, the columns mean, low and high (NaN: no interval), n, and verdict: "best",
+    "within noise", "worse", "cannot be told" or "lacks a seed".
     """
     figure = Figure(figsize=(8, 1.8 + 0.32 * len(means)), layout="constrained")
     axis = figure.subplots()
     colour = VALIDATION["color"]
     heights = np.arange(len(means))
     axis.hlines(heights, means["low"], means["high"], color=colour, linewidth=2)
-    within = means["within_noise_of_best"]
-    for chosen, marker, fill, label in (
-        (within.eq(True), "o", colour, "the best, and within noise of it"),
-        (within.eq(False), "o", "white", "worse"),
-        (within.isna(), "x", colour, "cannot be told"),
+    for verdicts, marker, fill, label in (
+        (("best", "within noise"), "o", colour, "the best, and within noise of it"),
+        (("worse",), "o", "white", "worse"),
+        (("cannot be told",), "x", colour, "cannot be told"),
+        (("lacks a seed",), "D", "white", "lacks a seed: not compared"),
     ):
-        mask = chosen.fillna(False).to_numpy(bool)
+        mask = means["verdict"].isin(verdicts).to_numpy()
         if mask.any():
             (dots,) = axis.plot(
                 means["mean"][mask], heights[mask], marker, color=colour, label=label
@@ -145,9 +145,10 @@ def ranking(means: pd.DataFrame, measure: str) -> Figure:
     axis.axvline(means["mean"].iloc[0], color="black", linewidth=0.8, linestyle=":")
     axis.set_yticks(heights, [f"{name} (n = {n})" for name, n in means["n"].items()])
     axis.invert_yaxis()
-    axis.set_xlabel(f"{measure}, mean over seeds and its 95 % interval")
+    interval = " and its 95 % interval" if means["low"].notna().any() else ""
+    axis.set_xlabel(f"{measure}, mean over seeds{interval}")
     axis.grid(alpha=0.3, axis="x")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 

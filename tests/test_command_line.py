@@ -65,7 +65,7 @@ def test_only_true_and_false_are_flags(refuse: Refuse) -> None:
         (
             StudyParameters,
             "--output=/nowhere/report.html",
-            "output=/nowhere/report.html: input should be a file in a folder that exists",
+            "output=/nowhere/report.html: input should be a new or a regular file in a folder that exists",
         ),
         (
             StudyParameters,

@@ -1,3 +1,7 @@
+import os
+import socket
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -6,10 +10,12 @@ from cifar_mlflow.config import (
     DEFAULT_LEARNING_RATES,
     GridParameters,
     PredictParameters,
+    ReportParameters,
     StudyOptions,
     TrialConfig,
     UsageError,
     expand,
+    written_to,
 )
 
 
@@ -117,6 +123,34 @@ def test_an_empty_value_in_a_list_is_refused() -> None:
     with pytest.raises(ValidationError) as caught:
         PredictParameters.model_validate({"images": "a.png,,b.png"})
     assert one_line(caught.value).startswith("images=a.png,,b.png: one value of the list is empty")
+
+
+def test_what_is_no_regular_file_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    Path("folder").mkdir()
+    Path("circle").symlink_to("circle")
+    Path("link").symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket")
+        for output in ("pipe", "folder", "circle", "link", "socket", os.devnull, "~nobody/a.html"):
+            with pytest.raises(ValidationError) as caught:
+                ReportParameters.model_validate({"output": output})
+            allowed = "input should be a new or a regular file in a folder that exists"
+            assert one_line(caught.value) == f"output={output}: {allowed}"
+
+
+def test_a_file_is_written_where_its_link_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("link.html").symlink_to("folder/new.html")
+    parameters = ReportParameters.model_validate({"output": "link.html"})
+    assert parameters.output == Path("link.html")  # as it was given
+    assert written_to(parameters.output) == tmp_path.resolve() / "folder" / "new.html"
 
 
 def test_an_image_may_be_named_twice() -> None:

@@ -113,6 +113,6 @@ def test_spread_and_ranking_are_shown_and_explained(seeded: Studied) -> None:
     description = parent.data.tags["mlflow.note.content"]
     for text in (shown, description):
         assert "±" in text
-        assert "mean ± standard deviation over seeds (95 % interval of the mean)" in text
-        assert "has the best mean val_accuracy (★)" in text
-        assert "which cannot show" not in text
+        assert "mean ± standard deviation over seeds (95 % interval of the mean, from" in text
+        assert "has the best mean val_accuracy (★); 1 where it cannot be told (?)" in text
+        assert "two, which make no interval and cannot show" in text
