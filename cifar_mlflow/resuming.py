@@ -32,7 +32,6 @@ PLAN_KEY = "plan_key"  # of what a command computes: its trials and its data
 CLAIMED = "claimed"  # when a command said what it computes; seconds since 1970
 LAST_SIGN = "last_sign_of_life"  # seconds since 1970
 SUPERSEDED_BY = "superseded_by"  # the run that went on from this one
-RESUMED_FROM = "resumed_from"  # the run that this one went on from
 BEAT_SECONDS = 10.0
 # Longer than a tracking server is away for a restart.
 DEAD_SECONDS = 120.0
@@ -218,7 +217,8 @@ def supersede(run_id: str) -> None:
 def adopt_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tracking.TrialRun]:
     """Hang what earlier runs of the study had under the active one; they end KILLED.
 
-    Gives the newest run of each trial: one that is FINISHED, else one with a checkpoint.
+    Gives the run of each trial that is kept: one that is FINISHED, else one with a checkpoint, else one
+    that failed, so that the study knows what it has tried. Of several the newest.
     """
     client = mlflow.MlflowClient()
     kept: dict[str, tracking.TrialRun] = {}
@@ -228,10 +228,8 @@ def adopt_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tra
         ):
             if trial.status == "RUNNING":
                 tracking.end_run(trial, "KILLED", f"its study, run {command.run_id}, was killed")
-            better = kept.get(trial.key)
-            if trial.status == "FINISHED" or (
-                trial.checkpoint and (better is None or better.status != "FINISHED")
-            ):
+            present = kept.get(trial.key)
+            if any(_worth(trial)) and (present is None or _worth(trial) >= _worth(present)):
                 kept[trial.key] = trial
     for trial in kept.values():
         client.set_tag(trial.run_id, tracking.PARENT, parent.run_id)
@@ -242,6 +240,10 @@ def adopt_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tra
     for command in before:
         supersede(command.run_id)
     return list(kept.values())
+
+
+def _worth(trial: tracking.TrialRun) -> tuple[bool, bool, bool]:
+    return trial.status == "FINISHED", bool(trial.checkpoint), bool(trial.failure)
 
 
 def adopt_parts(before: Sequence[Command]) -> list[str]:
@@ -275,7 +277,7 @@ def go_on_from(before: Sequence[tracking.TrialRun]) -> Checkpoint | None:
         except CheckpointError as error:
             mlflow.set_tag(tracking.CHECKPOINT_LOST, f"run {newest.run_id}: {error}")
         else:
-            mlflow.set_tag(RESUMED_FROM, newest.run_id)
+            mlflow.set_tag(tracking.RESUMED_FROM, newest.run_id)
             tracking.log_epochs(checkpoint.history[:-1])
             save_checkpoint(checkpoint)
     for trial in before:
