@@ -246,18 +246,39 @@ def _worth(trial: tracking.TrialRun) -> tuple[bool, bool, bool]:
     return trial.status == "FINISHED", bool(trial.checkpoint), bool(trial.failure)
 
 
-def adopt_parts(before: Sequence[Command]) -> list[str]:
-    """Hang the finished parts of earlier commands under the active run; gives their kinds."""
+def adopt_parts(before: Sequence[Command]) -> dict[str, tracking.StoredRun]:
+    """Hang the finished parts of earlier commands under the active run; gives them by their kinds.
+
+    Of each kind the newest; a grid only if it is of the network that the comparison found the best, and
+    an evaluation only if it is of the grid's best model.
+    """
     client, active = mlflow.MlflowClient(), tracking.active_id()
-    kinds = []
+    finished = [
+        part
+        for command in before
+        if (left := tracking.find_run(command.run_id))
+        for part in tracking.stored_children(left)
+        if part.status == "FINISHED"
+    ]
+    kept: dict[str, tracking.StoredRun] = {}
+
+    def keep(kind: str, **made_of: str | None) -> None:
+        for part in finished:
+            if part.kind == kind and made_of.items() <= part.parameters.items():
+                kept[kind] = part
+
+    def found(kind: str, tag: str) -> str | None:
+        return kept[kind].tags.get(tag) if kind in kept else None
+
+    keep("data")
+    keep("architectures")
+    keep("grid", architecture=found("architectures", "best_architecture"))
+    keep("evaluate", model=found("grid", "best_run_id"))
+    for part in kept.values():
+        client.set_tag(part.run_id, tracking.PARENT, active)
     for command in before:
-        left = tracking.find_run(command.run_id)
-        for part in tracking.stored_children(left) if left else []:
-            if part.status == "FINISHED":
-                client.set_tag(part.run_id, tracking.PARENT, active)
-                kinds.append(part.kind)
         supersede(command.run_id)
-    return kinds
+    return kept
 
 
 def go_on_from(before: Sequence[tracking.TrialRun]) -> Checkpoint | None:

@@ -480,6 +480,12 @@ def latest(runs: Sequence[R]) -> dict[str, R]:
     return {run.key: run for run in ranked}
 
 
+def unfinished(study: StoredRun, trials: Sequence[TrialConfig]) -> list[str]:
+    """The names of a study's trials that did not finish."""
+    runs = latest(stored_children(study))
+    return [t.name for t in trials if t.key not in runs or runs[t.key].status != "FINISHED"]
+
+
 def find_run(run_id: str) -> StoredRun | None:
     """Any run by its id; None where the store has none."""
     try:
