@@ -79,9 +79,11 @@ def _resume(value: str) -> str:
 
 
 def _model_name(value: str) -> str:
-    if re.fullmatch(r"[^/:\s]+", value):
+    if re.fullmatch(r"[\w-][\w.-]{0,249}", value):
         return value
-    raise ValueError("input should be a name without spaces, slashes and colons")
+    raise ValueError(
+        "input should be up to 250 letters, digits, '_', '-' and '.', and not begin with '.'"
+    )
 
 
 def written_to(path: Path) -> Path:

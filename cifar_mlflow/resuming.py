@@ -20,7 +20,6 @@ from cifar_mlflow import tracking
 from cifar_mlflow.checkpoint import Checkpoint, CheckpointError
 from cifar_mlflow.claims import SUPERSEDED_BY, Command
 
-RESUMED_FROM = "resumed_from"  # the run that this one resumed
 FOLDER = "checkpoint"
 
 
@@ -34,7 +33,8 @@ def supersede(run_id: str) -> None:
 def adopt_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tracking.TrialRun]:
     """Hang what earlier runs of the study had under the active one; they end KILLED.
 
-    Gives the newest run of each trial: one that is FINISHED, else one with a checkpoint.
+    Gives the run of each trial that is kept: one that is FINISHED, else one with a checkpoint, else one
+    that failed, so that the study knows what it has tried. Of several the newest.
     """
     client = mlflow.MlflowClient()
     kept: dict[str, tracking.TrialRun] = {}
@@ -46,10 +46,8 @@ def adopt_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tra
                 tracking.end_run(
                     trial.run_id, "KILLED", f"its study, run {command.run_id}, was killed"
                 )
-            better = kept.get(trial.key)
-            if trial.status == "FINISHED" or (
-                trial.checkpoint and (better is None or better.status != "FINISHED")
-            ):
+            present = kept.get(trial.key)
+            if any(_worth(trial)) and (present is None or _worth(trial) >= _worth(present)):
                 kept[trial.key] = trial
     for trial in kept.values():
         client.set_tag(trial.run_id, tracking.PARENT, parent.run_id)
@@ -62,18 +60,43 @@ def adopt_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tra
     return list(kept.values())
 
 
-def adopt_parts(before: Sequence[Command]) -> list[str]:
-    """Hang the finished parts of earlier commands under the active run; gives their kinds."""
+def _worth(trial: tracking.TrialRun) -> tuple[bool, bool, bool]:
+    return trial.status == "FINISHED", bool(trial.checkpoint), bool(trial.failure)
+
+
+def adopt_parts(before: Sequence[Command]) -> dict[str, tracking.StoredRun]:
+    """Hang the finished parts of earlier commands under the active run; gives them by their kinds.
+
+    Of each kind the newest; a grid only if it is of the network that the comparison found the best, and
+    an evaluation only if it is of the grid's best model.
+    """
     client, active = mlflow.MlflowClient(), tracking.active_id()
-    kinds = []
+    finished = [
+        part
+        for command in before
+        if (left := tracking.find_run(command.run_id))
+        for part in tracking.stored_children(left)
+        if part.status == "FINISHED"
+    ]
+    kept: dict[str, tracking.StoredRun] = {}
+
+    def keep(kind: str, **made_of: str | None) -> None:
+        for part in finished:
+            if part.kind == kind and made_of.items() <= part.parameters.items():
+                kept[kind] = part
+
+    def found(kind: str, tag: str) -> str | None:
+        return kept[kind].tags.get(tag) if kind in kept else None
+
+    keep("data")
+    keep("architectures")
+    keep("grid", architecture=found("architectures", "best_architecture"))
+    keep("evaluate", model=found("grid", "best_run_id"))
+    for part in kept.values():
+        client.set_tag(part.run_id, tracking.PARENT, active)
     for command in before:
-        left = tracking.find_run(command.run_id)
-        for part in tracking.stored_children(left) if left else []:
-            if part.status == "FINISHED":
-                client.set_tag(part.run_id, tracking.PARENT, active)
-                kinds.append(part.kind)
         supersede(command.run_id)
-    return kinds
+    return kept
 
 
 def go_on_from(before: Sequence[tracking.TrialRun]) -> Checkpoint | None:
@@ -93,7 +116,7 @@ def go_on_from(before: Sequence[tracking.TrialRun]) -> Checkpoint | None:
         except CheckpointError as error:
             mlflow.set_tag(tracking.CHECKPOINT_LOST, f"run {newest.run_id}: {error}")
         else:
-            mlflow.set_tag(RESUMED_FROM, newest.run_id)
+            mlflow.set_tag(tracking.RESUMED_FROM, newest.run_id)
             tracking.log_epochs(checkpoint.history[:-1])
             save_checkpoint(checkpoint)
     for trial in before:

@@ -10,12 +10,11 @@ from cifar_mlflow import claims, engines, resuming, tracking
 from cifar_mlflow.conclusion import conclude
 from cifar_mlflow.config import StudyOptions, TrialConfig
 from cifar_mlflow.data import Cifar10, load
-from cifar_mlflow.plan import outline
+from cifar_mlflow.plan import outline, remainder
 from cifar_mlflow.terminal import Watch, say
-from cifar_mlflow.trial import WORKER_DIED, repeated_failure, run_child
+from cifar_mlflow.trial import DIVERGED, WORKER_DIED, repeated_failure, run_child
 
 BESIDE = "a worker died, of this trial or of one beside it; it goes on alone"
-HOPELESS = "Diverged"  # a trial is a function of its configuration: it would diverge again
 
 
 def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Console) -> bool:
@@ -46,12 +45,15 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Con
         tracking.log_dataset(data, "training")
         kept = resuming.adopt_trials(before, parent)
         if before:
-            count = sum(trial.status == "FINISHED" for trial in kept)
+            whole = [trial for trial in kept if trial.status == "FINISHED"]
+            part_done = [trial for trial in kept if trial.checkpoint and trial not in whole]
+            done = {trial.key: trial.epochs for trial in (*whole, *part_done)}
             names = " and ".join(command.run_id for command in before)
             say(
                 console,
                 "Resuming",
-                f"study {names}: {count} of {len(trials)} finished, {len(kept) - count} part-done",
+                f"study {names}: {len(whole)} of {len(trials)} finished, "
+                f"{len(part_done)} part-done; {remainder(trials, done)}",
             )
         try:
             with Watch(parent, trials, console):
@@ -79,6 +81,8 @@ def train_all(
 ) -> str | None:
     """Run what the store does not say is finished, again and again, until nothing is worth trying.
 
+    What failed before the study was resumed comes last, so that it cannot keep the rest from being tried.
+
     Gives the cause by which so many trials failed, one after another, that the rest was not tried.
 
     Raises:
@@ -96,6 +100,7 @@ def train_all(
         ]
         if not pending:
             return None
+        pending.sort(key=lambda trial: trial.key in runs and runs[trial.key].failure != "")
         together = [trial for trial in pending if trial.key not in alone]
         batch = together or pending[:1]
         try:
@@ -114,7 +119,7 @@ def train_all(
                     tracking.end_run(run.run_id, "KILLED", BESIDE)
                     alone.add(run.key)
                 else:
-                    tracking.end_run(run.run_id, "FAILED", WORKER_DIED)
+                    tracking.end_run(run.run_id, "FAILED", WORKER_DIED, failure="WorkerDied")
             if not hit:
                 raise
         tracking.check_wanted()
@@ -123,4 +128,4 @@ def train_all(
         tried = {trial.key for trial in batch}
         for key, run in tracking.latest(tracking.children(parent)).items():
             if key in tried and run.status == "FAILED":
-                failures[key] += options.retries + 1 if run.end_reason.startswith(HOPELESS) else 1
+                failures[key] += options.retries + 1 if run.failure == DIVERGED else 1

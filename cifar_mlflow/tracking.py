@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlflow
 import numpy as np
@@ -42,7 +42,10 @@ PLAN_KEY = "plan_key"  # of what a command computes: its trials and its data
 DATA_DIGEST = "data_digest"
 MODEL_URI = "model_uri"
 END_REASON = "end_reason"
+FAILURE = "failure"  # the class of the exception that a run ended by
+BEST = "best"  # on one child of a study
 CHECKPOINT = "checkpoint"  # where the newest one is, its epoch and SHA-256, as JSON
+RESUMED_FROM = "resumed_from"  # the run that this one went on from
 CHECKPOINT_LOST = "checkpoint_lost"  # why a trial had to begin again
 # Whose run it is: the host's name, the process's id, and what makes the id unique.
 HOST, PROCESS, MACHINE, PROCESS_STARTED = "host", "process", "machine", "process_started"
@@ -99,6 +102,8 @@ class TrialRun:
     end_time: int = 0  # milliseconds since 1970; 0 while it runs
     checkpoint: str = ""  # where its newest one is; empty where it has none
     checkpoint_lost: str = ""  # why it had to begin again
+    failure: str = ""  # the class of its exception, if it failed
+    resumed_from: str = ""  # the run that it went on from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +117,8 @@ class StoredRun(TrialRun):
     parameters: dict[str, str]
     tags: dict[str, str]
 
+
+R = TypeVar("R", bound=TrialRun)
 
 # Writing --------------------------------------------------------------------------------------
 
@@ -175,6 +182,7 @@ def tracked_run(
         with suppress(MlflowException, OSError):
             mlflow.set_tag(END_REASON, "interrupted" if killed else cause(error))
             if not killed:
+                mlflow.set_tag(FAILURE, type(error).__name__)
                 mlflow.log_text(traceback.format_exc(), "traceback.txt")
         mlflow.end_run(RunStatus.to_string(status))
         if killed or not keep_failure or isinstance(error, UsageError):
@@ -397,7 +405,10 @@ def describe(markdown: str) -> None:
 
 def tag_best(best: TrialRun, config: TrialConfig) -> None:
     """Mark the best child, and on the active run, its parent, which one it is and what it reached."""
-    mlflow.MlflowClient().set_tag(best.run_id, "best", "true")
+    client = mlflow.MlflowClient()
+    for before in children(as_parent(client.get_run(active_id())), f"tags.{BEST} = 'true'"):
+        client.delete_tag(before.run_id, BEST)  # of the study that this one went on from
+    client.set_tag(best.run_id, BEST, "true")
     mlflow.set_tags(
         {
             "best_run_id": best.run_id,
@@ -411,10 +422,12 @@ def tag_best(best: TrialRun, config: TrialConfig) -> None:
     )
 
 
-def end_run(run_id: str, status: str, reason: str) -> None:
+def end_run(run_id: str, status: str, reason: str, failure: str = "") -> None:
     """End a run whose process cannot do it itself."""
     client = mlflow.MlflowClient()
     client.set_tag(run_id, END_REASON, reason)
+    if failure:
+        client.set_tag(run_id, FAILURE, failure)
     client.set_terminated(run_id, status)
 
 
@@ -479,12 +492,25 @@ def as_trial(run: Run) -> TrialRun:
         end_time=run.info.end_time or 0,
         checkpoint=run.data.tags.get(CHECKPOINT, ""),
         checkpoint_lost=run.data.tags.get(CHECKPOINT_LOST, ""),
+        failure=run.data.tags.get(FAILURE, ""),
+        resumed_from=run.data.tags.get(RESUMED_FROM, ""),
     )
 
 
-def latest(runs: Sequence[TrialRun]) -> dict[str, TrialRun]:
-    """The newest run of each trial, by its key; ``runs`` with the oldest first."""
-    return {run.key: run for run in runs}
+def latest(runs: Sequence[R]) -> dict[str, R]:
+    """The run of each trial that tells what became of it, by its key; ``runs`` with the oldest first.
+
+    That is a finished one before all others, and one that another has followed (KILLED) after them: each
+    worker dates its runs by its own clock, so an earlier attempt may look newer.
+    """
+    ranked = sorted(runs, key=lambda run: (run.status == "FINISHED", run.status != "KILLED"))
+    return {run.key: run for run in ranked}
+
+
+def unfinished(study: StoredRun, trials: Sequence[TrialConfig]) -> list[str]:
+    """The names of a study's trials that did not finish."""
+    runs = latest(stored_children(study))
+    return [t.name for t in trials if t.key not in runs or runs[t.key].status != "FINISHED"]
 
 
 def find_run(run_id: str) -> StoredRun | None:

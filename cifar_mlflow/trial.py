@@ -19,6 +19,9 @@ from cifar_mlflow.quiet import hushed
 
 # So many failures one after another with the same cause are no accident.
 SAME_FAILURES = 3
+# The class of an exception that a configuration causes: a trial is a function of its configuration, so
+# it would diverge again, and another one need not.
+DIVERGED = "Diverged"
 WORKER_DIED = "the worker process died: out of memory, or killed"
 
 
@@ -77,7 +80,7 @@ def run_child(
     # Dask starts a trial again by itself, without a word to the study, if its worker died.
     for attempt in earlier:
         if attempt.status == "RUNNING":
-            tracking.end_run(attempt.run_id, "FAILED", WORKER_DIED)
+            tracking.end_run(attempt.run_id, "FAILED", WORKER_DIED, failure="WorkerDied")
             if sum(other.end_reason == WORKER_DIED for other in earlier) >= retries:
                 return
     tags = {tracking.TRIAL_KEY: config.key}
@@ -94,13 +97,19 @@ def _found(data: Cifar10) -> Cifar10:
 
 
 def repeated_failure(parent: tracking.Parent) -> str | None:
-    """The cause that the last trials to end all failed by, where a study had better stop."""
+    """The cause that the last trials to end all failed by, where a study had better stop.
+
+    Trials that diverged are no sign of one: each has its own cause.
+    """
     # An attempt that was followed by another has ended KILLED.
     done = "attributes.status != 'RUNNING' and attributes.status != 'KILLED'"
     last = tracking.children(parent, done, limit=SAME_FAILURES)
-    outcomes = {(run.status, run.end_reason) for run in last}
-    status, cause = outcomes.pop() if last else ("", "")
-    return cause if len(last) == SAME_FAILURES and not outcomes and status == "FAILED" else None
+    if len(last) < SAME_FAILURES or any(run.failure == DIVERGED for run in last):
+        return None
+    # A path in the message may be of the run itself.
+    outcomes = {(run.status, run.end_reason.replace(run.run_id, "…")) for run in last}
+    status, cause = outcomes.pop()
+    return cause if status == "FAILED" and not outcomes else None
 
 
 def _ended(run: Run) -> tracking.TrialRun:

@@ -1,5 +1,7 @@
 """The published study in one command: data, architectures, grid, evaluation and report."""
 
+import sys
+
 from rich.console import Console
 
 from cifar_mlflow.command_line import DONE, FAILED, main
@@ -47,12 +49,19 @@ def study(parameters: StudyParameters) -> int:
         if "architectures" not in done:
             say(console, "Part", "the networks compared")
             codes.append(grid(networks))
-        winner = tracking.parts()["architectures"].tags.get("best_architecture")
-        if winner and "grid" not in done:
+        compared = tracking.parts()["architectures"]
+        if compared.status != "FINISHED":
+            missing = ", ".join(tracking.unfinished(compared, expand(networks)))
+            reason = f"the comparison of the networks lacks {missing}"
+            tracking.tag_end_reason(reason)
+            print(f"study: {reason}; run the same command again", file=sys.stderr)
+            return FAILED
+        winner = compared.tags["best_architecture"]
+        if "grid" not in done:
             say(console, "Part", f"the grid, of the network {winner}")
             codes.append(grid(parameters.grid(winner)))
-        trained = tracking.parts().get("grid")
-        if trained and "best_run_id" in trained.tags:
+        trained = tracking.parts()["grid"]
+        if "best_run_id" in trained.tags:
             say(console, "Part", "the best model, and the report")
             best = trained.tags["best_run_id"]
             if "evaluate" not in done:

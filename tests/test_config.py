@@ -169,3 +169,19 @@ def test_one_trial_under_two_spellings_is_refused() -> None:
         expand(grid(optimizer="adam", learning_rate="0.1,1e-1"))
     with pytest.raises(UsageError, match="more than once in the study"):
         expand(grid(optimizer="adam", learning_rate="auto,0.001"))
+
+
+@pytest.mark.parametrize("name", ["cifar10-cnn", "v1.2", "_", "-a", "Größe", "n" * 250])
+def test_a_name_that_the_registry_takes_is_taken(name: str) -> None:
+    options = GridParameters.model_validate({"model_name": name})
+    assert options.model_dump()["model_name"] == name
+
+
+@pytest.mark.parametrize(
+    "name", ["o'brien", ".", "..", ".hidden", "", "a b", "a/b", "a:b", "a\n", "n" * 251]
+)
+def test_a_name_that_the_registry_would_refuse_is_refused_before_any_training(name: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        grid(model_name=name)
+    allowed = "input should be up to 250 letters, digits, '_', '-' and '.', and not begin with '.'"
+    assert one_line(caught.value) == f"model_name={name}: {allowed}"

@@ -71,3 +71,10 @@ def test_an_epoch_of_the_deep_network_costs_about_a_teraflop() -> None:
 )
 def test_durations_are_in_units_that_a_person_plans_with(seconds: float, text: str) -> None:
     assert plan.duration(seconds) == text
+
+
+def test_what_is_left_counts_only_the_epochs_that_are_not_done() -> None:
+    trials = [TrialConfig(seed=seed) for seed in range(3)]
+    done = {trials[0].key: 20, trials[1].key: 5}
+    assert plan.remainder(trials, done).startswith("2 trials, 35 epochs left, about ")
+    assert plan.remainder(trials[:2], done).startswith("1 trial, 15 epochs left, about ")
