@@ -86,9 +86,24 @@ def _model_name(value: str) -> str:
     )
 
 
+def user_path(text: str | Path) -> Path:
+    """``text`` as a path, with `~` and `~user` as home folders; as it is where such a file exists.
+
+    Raises:
+        UsageError: it begins with `~` and a name that has no home folder.
+    """
+    path = Path(text)
+    if os.path.lexists(path):
+        return path  # a file's own name may begin with ~
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UsageError(f"no home folder is known for {printable(path.parts[0])}") from None
+
+
 def written_to(path: Path) -> Path:
     """The file that is written for ``path``: its home spelled out, its links followed."""
-    return Path(os.path.realpath(os.path.expanduser(path)))
+    return Path(os.path.realpath(user_path(path)))
 
 
 def _file_to_write(value: Path) -> Path:
@@ -105,6 +120,16 @@ CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 FileToWrite = Annotated[Path, AfterValidator(_file_to_write)]
 # The values of one factor of a grid, as text: TrialConfig checks each when the trials are planned.
 Factor = Annotated[CommaList, AfterValidator(_different)]
+
+
+def printable(text: str) -> str:
+    """``text`` as any terminal, file and run takes it, without the passwords in its addresses.
+
+    What cannot be printed, such as control characters and bytes of a file's name that are not UTF-8,
+    becomes U+FFFD; an address loses its ``user:password@``.
+    """
+    shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    return re.sub(r"(?<=://)[^/?#\s]*@", "", shown)
 
 
 def as_text(value: object) -> str:

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cifar_mlflow import batch_pickle
-from cifar_mlflow.config import UsageError
+from cifar_mlflow.config import UsageError, user_path
 from cifar_mlflow.quiet import hushed
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -157,7 +157,7 @@ def load(data_dir: str = "auto", digest: str | None = None) -> Cifar10:
     given = data_dir if data_dir != "auto" else os.environ.get("CIFAR10_DIR", "")
     try:
         if given:
-            return _load_path(Path(given).expanduser(), expected)
+            return _load_path(user_path(given), expected)
         if expected == UNKNOWN:
             raise DataError(
                 f"CIFAR10_DIGEST={UNKNOWN} asks for the SHA-256 of your data; give data_dir=FOLDER, "

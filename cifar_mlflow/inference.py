@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_mlflow import pictures, prediction_files, registry, tracking
-from cifar_mlflow.config import PredictParameters, UsageError
+from cifar_mlflow.config import PredictParameters, UsageError, printable, user_path
 from cifar_mlflow.contact_sheet import PER_PAGE, Cell
 from cifar_mlflow.pictures import Picture, Skipped
 from cifar_mlflow.quiet import hushed
@@ -54,7 +54,7 @@ def run_inference(parameters: PredictParameters, console: Console) -> bool:
     Raises:
         UsageError: no picture could be read, there is no such model, or the folder has other files.
     """
-    output = parameters.output.expanduser().resolve()
+    output = user_path(parameters.output).resolve()
     replaced = prediction_files.former(output)
     names, lost = pictures.find(parameters.images, leave_out=[output / name for name in replaced])
     if not names:
@@ -77,7 +77,7 @@ def run_inference(parameters: PredictParameters, console: Console) -> bool:
         skipped = lost + inference.skipped
         if inference.predictions.empty:
             raise _none_read(skipped, console)
-        known = {"uri": model.uri, "model_id": model.model_id, "classes": model.classes}
+        known = {"uri": printable(model.uri), "model_id": model.model_id, "classes": model.classes}
         prediction_files.write(
             Path(scratch),
             str(model),
@@ -181,11 +181,13 @@ def tell(inference: Inference, skipped: Sequence[Skipped], output: Path, console
         for file, name, probability, *others in predictions.itertuples(index=False):
             rest = [f"{name} {share:.2f}" for name, share in zip(others[::2], others[1::2])]
             short = file if len(file) <= room else f"…{file[1 - room :]}"
-            table.add_row(Text(short, no_wrap=True), name, f"{probability:.2f}", *rest)
+            # Texts, because names of files and classes are no markup.
+            words = map(Text, [name, f"{probability:.2f}", *rest])
+            table.add_row(Text(short, no_wrap=True), *words)
     else:
         table = Table("class", "pictures", "mean probability", **PLAIN)
         for name, count, probability in by_class(predictions).itertuples():
-            table.add_row(name, f"{count:,}", f"{probability:.2f}")
+            table.add_row(Text(name), f"{count:,}", f"{probability:.2f}")
     console.print(table)
     for line in _account(skipped):
         say(console, "Skipped", line)

@@ -5,23 +5,33 @@ A file that cannot be read becomes a `Skipped` with its reason, and never an exc
 
 import glob
 import io
+import ipaddress
+import math
+import multiprocessing
 import os
+import socket
 import time
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import urlsplit
+from threading import Lock
+from typing import Any, BinaryIO
 
 import joblib
 import numpy as np
 import numpy.typing as npt
 import requests
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ProtocolError, ReadTimeoutError
+from urllib3.util import parse_url
 
+from cifar_mlflow.config import UsageError, printable, user_path
 from cifar_mlflow.data import IMAGE_SHAPE
 
 SIDE = IMAGE_SHAPE[0]
@@ -46,9 +56,17 @@ SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if 
 LARGE = 2 * THUMBNAIL
 BATCH = 64  # pictures that are in memory at once
 
+# A file of some kilobytes can hold gigabytes of pixels. Decoding and cropping take 4 to 16 bytes a
+# pixel, a gigabyte at the most; pictures over BIG are read one at a time.
+PIXELS = 64_000_000
+BIG = 16_000_000
+JPEG_PIXELS = 200_000_000  # which are decoded at an eighth of the size
+Image.MAX_IMAGE_PIXELS = PIXELS // 2  # Pillow warns from here, and refuses from twice as many
+_one_big = Lock()
+
 DOWNLOAD_BYTES = 50_000_000
 SILENCE_SECONDS = 10  # without a byte
-DOWNLOAD_SECONDS = 60
+DOWNLOAD_SECONDS = 60  # from the first step of connecting to the last byte
 
 
 class Unreadable(Exception):
@@ -102,20 +120,25 @@ def _is_address(name: str) -> bool:
 
 
 def _expand(item: str) -> Iterator[str | Skipped]:
-    path = Path(item).expanduser()
     if _is_address(item):
-        if urlsplit(item).scheme in ("http", "https"):
+        if item.partition("://")[0].lower() in ("http", "https"):
             yield item
         else:
-            yield Skipped(_printable(item), "only http and https addresses can be read")
-    elif os.path.isdir(path):
+            yield Skipped(printable(item), "only http and https addresses can be read")
+        return
+    try:
+        path = user_path(item)
+    except UsageError as error:
+        yield Skipped(printable(item), str(error))
+        return
+    if os.path.isdir(path):
         yield from _folder(path)
     elif not os.path.lexists(path) and glob.has_magic(item):
         yield from _pattern(path)
     elif os.path.lexists(path):
         yield str(path)
     else:
-        yield Skipped(_printable(str(path)), f"no such file or folder{_whence(path)}")
+        yield Skipped(printable(str(path)), f"no such file or folder{_whence(path)}")
 
 
 def _folder(folder: Path) -> Iterator[str | Skipped]:
@@ -134,9 +157,9 @@ def _folder(folder: Path) -> Iterator[str | Skipped]:
                 empty = False
                 yield str(Path(root, name))
     for error in denied:
-        yield Skipped(_printable(error.filename), _reason(error))
+        yield Skipped(printable(error.filename), _reason(error))
     if empty and not denied:
-        yield Skipped(_printable(str(folder)), "no picture in this folder")
+        yield Skipped(printable(str(folder)), "no picture in this folder")
 
 
 def _pattern(pattern: Path) -> Iterator[str | Skipped]:
@@ -145,7 +168,7 @@ def _pattern(pattern: Path) -> Iterator[str | Skipped]:
     try:
         found = sorted(anchor.glob(str(pattern.relative_to(anchor))))
     except (ValueError, OSError) as error:
-        yield Skipped(_printable(str(pattern)), _reason(error))
+        yield Skipped(printable(str(pattern)), _reason(error))
         return
     # As in a shell, what is hidden is matched only by what begins with a dot itself.
     dotted = [part for part in pattern.parts if part.startswith(".")]
@@ -164,7 +187,7 @@ def _pattern(pattern: Path) -> Iterator[str | Skipped]:
         else:
             yield str(path)
     if not matches:
-        yield Skipped(_printable(str(pattern)), f"no file matches this pattern{_whence(pattern)}")
+        yield Skipped(printable(str(pattern)), f"no file matches this pattern{_whence(pattern)}")
 
 
 def _whence(path: Path) -> str:
@@ -177,23 +200,21 @@ def _whence(path: Path) -> str:
 
 def read_all(names: Sequence[str]) -> Iterator[list[Picture | Skipped]]:
     """Read the pictures on all cores, in order, in batches of at most 64."""
-    pool = ThreadPoolExecutor(joblib.cpu_count())
-    try:
+    # Its threads are daemons: neither an interruption nor the end of the process waits for them.
+    with ThreadPool(joblib.cpu_count()) as pool:
         for start in range(0, len(names), BATCH):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Pillow's, about oddities of files that it reads
-                batch = list(pool.map(read, names[start : start + BATCH]))
+                batch = pool.map(read, names[start : start + BATCH], chunksize=1)
             yield batch
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interruption does not wait for what has not begun
 
 
 def read(name: str) -> Picture | Skipped:
     """The picture in a file or at an address."""
     try:
-        return Picture(_printable(name), *_read(name))
+        return Picture(printable(name), *_read(name))
     except Unreadable as error:
-        return Skipped(_printable(name), str(error))
+        return Skipped(printable(name), printable(str(error)))
 
 
 def _read(name: str) -> tuple[npt.NDArray[np.uint8], Image.Image]:
@@ -215,34 +236,86 @@ def _open(name: str) -> BinaryIO:
 
 
 def _download(address: str) -> BinaryIO:
+    # In a thread of its own, because names, redirects and headers can come slowly without an end too.
+    with ThreadPool(1) as pool:
+        return pool.apply_async(_fetch, (address,)).get(DOWNLOAD_SECONDS)
+
+
+def _fetch(address: str) -> BinaryIO:
     content = io.BytesIO()
     deadline = time.monotonic() + DOWNLOAD_SECONDS
-    # Some sites refuse programs that do not say their name.
-    headers = {"User-Agent": "cifar_mlflow"}
-    with requests.get(address, stream=True, timeout=SILENCE_SECONDS, headers=headers) as response:
-        if not response.ok:
-            raise Unreadable(f"HTTP status {response.status_code} {response.reason}")
-        for part in response.iter_content(2**16):
-            content.write(part)
-            if content.tell() > DOWNLOAD_BYTES:
-                raise Unreadable(f"larger than {DOWNLOAD_BYTES / 1e6:.0f} MB")
-            if time.monotonic() > deadline:
-                raise Unreadable(f"not here within {DOWNLOAD_SECONDS} s")
+    with requests.Session() as session:
+        session.headers["User-Agent"] = "cifar_mlflow"  # some sites refuse what has no name
+        adapter = _Guarded()
+        session.mount("http://", adapter)
+        session.mount("https://", adapter)
+        with session.get(address, stream=True, timeout=SILENCE_SECONDS) as response:
+            if not response.ok:
+                raise Unreadable(f"HTTP status {response.status_code} {response.reason}")
+            # What is there, at most 64 KiB: iter_content would wait until they are full.
+            while part := response.raw.read1(2**16, decode_content=True):
+                content.write(part)
+                if content.tell() > DOWNLOAD_BYTES:
+                    raise Unreadable(f"larger than {DOWNLOAD_BYTES / 1e6:.0f} MB")
+                if time.monotonic() > deadline:
+                    raise Unreadable(_too_late())
     content.seek(0)
     return content
 
 
-def _decoded(file: BinaryIO) -> Image.Image:
-    """The first frame; a large JPEG is decoded at an eighth, a quarter or half of its size."""
+class _Guarded(HTTPAdapter):
+    """Follows no redirect from the internet into the network that this machine is in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside: bool | None = None  # whether the first address is in it
+
+    def send(
+        self, request: requests.PreparedRequest, *args: Any, **options: Any
+    ) -> requests.Response:
+        inside = _is_inside(parse_url(request.url or "").host or "")
+        if self.inside is None:
+            self.inside = inside
+        if inside and not self.inside:
+            raise Unreadable("it redirects to an address of this machine or its network")
+        return super().send(request, *args, **options)
+
+
+def _is_inside(host: str) -> bool:
+    """Whether a host is this machine or in a private network, by name or by address."""
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), None)
+    except (OSError, UnicodeError):
+        return False  # connecting to it says what is wrong, unless a proxy knows it
+    addresses = [ipaddress.ip_address(address[0]) for *_, address in found]
+    return any(not (getattr(each, "ipv4_mapped", None) or each).is_global for each in addresses)
+
+
+@contextmanager
+def _decoded(file: BinaryIO) -> Iterator[Image.Image]:
+    """The first frame; a large JPEG is decoded at an eighth, a quarter or half of its size.
+
+    While it is in use, no other big picture is.
+    """
     head = file.read(12)
     file.seek(0)
     if not head:
         raise Unreadable("the file is empty")
     if head[4:11] in (b"ftyphei", b"ftyphev"):
         raise Unreadable("a HEIC photo, which cannot be read here; save it as JPEG")
-    image = Image.open(file, formats=FORMATS)
-    image.draft(image.mode, (LARGE, LARGE))
-    return image
+    # Opened so, a JPEG is not under Pillow's limit.
+    jpeg = head.startswith(b"\xff\xd8\xff")
+    with JpegImageFile(file) if jpeg else Image.open(file, formats=FORMATS) as image:
+        pixels = math.prod(image.size)
+        # A progressive JPEG is in memory as a whole, whatever size it is decoded at.
+        whole = "progressive" in image.info
+        most = JPEG_PIXELS if jpeg and not whole else PIXELS
+        if pixels > most:
+            raise Unreadable(f"{pixels:,} pixels; more than {most:,} cannot be read")
+        image.draft(image.mode, (LARGE, LARGE))
+        big = (pixels if whole else math.prod(image.size)) > BIG
+        with _one_big if big else nullcontext():
+            yield image
 
 
 def _square(image: Image.Image) -> Image.Image:
@@ -285,21 +358,24 @@ def _reduced(square: Image.Image) -> tuple[npt.NDArray[np.uint8], Image.Image]:
 # Words ----------------------------------------------------------------------------------------
 
 
+def _too_late() -> str:
+    return f"not here within {DOWNLOAD_SECONDS} s"
+
+
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
+    if isinstance(error, (UnidentifiedImageError, SyntaxError)):  # the latter for a JPEG
         return "not a picture in a format that can be read here"
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, multiprocessing.TimeoutError):
+        return _too_late()
+    if isinstance(error, requests.exceptions.InvalidURL):
+        return "not a valid address"
+    if isinstance(error, (requests.Timeout, ReadTimeoutError)):
         return f"no answer within {SILENCE_SECONDS} s"
     if isinstance(error, requests.exceptions.SSLError):
         return "the host's certificate cannot be verified"
-    if isinstance(error, (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+    if isinstance(error, (requests.ConnectionError, ProtocolError)):
         return "the connection failed"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0]
-
-
-def _printable(name: str) -> str:
-    """A name as text that any terminal and any file takes."""
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)

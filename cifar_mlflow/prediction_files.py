@@ -31,13 +31,16 @@ def write(
 ) -> None:
     """Write table, record and contact sheet into an empty folder.
 
+    In the table, a name that a spreadsheet would take for a formula has an apostrophe in front.
+
     Args:
         heading: of each page of the contact sheet.
         model: what the record says of the model.
         predictions: columns file, class, probability, and class_2, probability_2 and so on.
         cells: what the contact sheet shows, 100 on a page.
     """
-    predictions.to_csv(folder / CSV, index=False, float_format="%.6f")
+    table = predictions.apply(lambda column: column.map(_cell))
+    table.to_csv(folder / CSV, index=False, float_format="%.6f")
     pages = range(0, len(cells), PER_PAGE)
     for number, start in enumerate(pages, 1):
         name = f"{SHEET}.png" if number == 1 else f"{SHEET}_{number:02}.png"
@@ -52,6 +55,12 @@ def write(
     }
     text = json.dumps(record, indent=1, ensure_ascii=False)
     (folder / RECORD).write_text(text, encoding="utf-8")
+
+
+def _cell(value: object) -> object:
+    """What a spreadsheet shows as it is, whatever the names of files and classes are."""
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if formula else value
 
 
 def _nested(row: Mapping[Any, Any]) -> dict[str, object]:

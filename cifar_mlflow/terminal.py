@@ -9,9 +9,10 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
 from cifar_mlflow import tracking
-from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.config import TrialConfig, printable
 from cifar_mlflow.plan import duration
 
 POLL_SECONDS = 2.0
@@ -150,5 +151,8 @@ def _note(run: tracking.TrialRun) -> str:
 
 
 def say(console: Console, topic: str, text: str) -> None:
-    """A line of a command's account; not broken, however narrow the terminal is."""
-    console.print(f"{topic:<9} {text}", highlight=False, markup=False, soft_wrap=True)
+    """A line of a command's account; not broken, however narrow the terminal is.
+
+    ``text`` is shown as it is, whatever names it holds: no markup, no emoji, no control characters.
+    """
+    console.print(Text(printable(f"{topic:<9} {text}")), soft_wrap=True)

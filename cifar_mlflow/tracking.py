@@ -32,7 +32,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
 
 from cifar_mlflow.checkpoint import Epoch
-from cifar_mlflow.config import Parameters, TrialConfig, UsageError, as_text
+from cifar_mlflow.config import Parameters, TrialConfig, UsageError, as_text, printable
 from cifar_mlflow.data import CLASSES, IMAGE_SHAPE, URL, Cifar10
 from cifar_mlflow.processes import Process, this_process
 
@@ -248,7 +248,8 @@ def log_parameters(parameters: Parameters) -> None:
     """Every field as a parameter, but for those that `mlflow run` has logged in its own spelling."""
     present = mlflow.get_run(active_id()).data.params
     values = parameters.model_dump()
-    mlflow.log_params({name: as_text(values[name]) for name in values if name not in present})
+    texts = {name: printable(as_text(values[name])) for name in values if name not in present}
+    mlflow.log_params(texts)
 
 
 def log_environment(threads: int) -> None:

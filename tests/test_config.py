@@ -15,6 +15,8 @@ from cifar_mlflow.config import (
     TrialConfig,
     UsageError,
     expand,
+    printable,
+    user_path,
     written_to,
 )
 
@@ -185,3 +187,25 @@ def test_a_name_that_the_registry_would_refuse_is_refused_before_any_training(na
         grid(model_name=name)
     allowed = "input should be up to 250 letters, digits, '_', '-' and '.', and not begin with '.'"
     assert one_line(caught.value) == f"model_name={name}: {allowed}"
+
+
+def test_a_tilde_stands_for_a_home_unless_a_file_is_named_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert user_path("~/a.png") == Path("/home/me/a.png")
+    Path("~no-such-user").touch()
+    assert user_path("~no-such-user") == Path("~no-such-user")
+    with pytest.raises(UsageError, match="no home folder is known for ~nobody-else$"):
+        user_path("~nobody-else/a.png")
+    with pytest.raises(ValidationError) as caught:
+        ReportParameters.model_validate({"output": "~nobody-else/a.html"})
+    expected = "output=~nobody-else/a.html: no home folder is known for ~nobody-else"
+    assert one_line(caught.value) == expected
+
+
+def test_printable_text_has_no_control_characters_and_no_passwords() -> None:
+    assert printable("caf\udce9\x1b[31m\n é 猫") == "caf\ufffd\ufffd[31m\ufffd é 猫"
+    for address in ("http://me:secret@host/a@b.png", "http://me@secret@host/a@b.png"):
+        assert printable(f"{address}: gone") == "http://host/a@b.png: gone"
+    assert printable("http://host/a@b.png") == "http://host/a@b.png"

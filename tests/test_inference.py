@@ -13,6 +13,7 @@ from cifar_mlflow.contact_sheet import Cell
 from cifar_mlflow.inference import Inference
 from cifar_mlflow.pictures import Skipped
 from cifar_mlflow.registry import LoadedModel
+from cifar_mlflow.terminal import say
 
 CLASSES = ("dark", "middle", "bright", "other")
 
@@ -105,6 +106,22 @@ def test_few_pictures_are_told_one_by_one() -> None:
         *("b", "0.60", "c", "0.30", "a", "0.10"),
     ]
     assert lines[-1].split() == ["Results", "/out/contact_sheet.png"]
+
+
+def test_names_of_classes_are_shown_as_they_are() -> None:
+    few, many = made_up(1), made_up(30)
+    for found in (few, many):
+        found.predictions.replace({"b": "[link=x]b[/link]", "c": "[/c] :cat:"}, inplace=True)
+    assert "[link=x]b[/link]  0.60         [/c] :cat: 0.30" in shown(few)
+    assert "[link=x]b[/link]  30" in shown(many)
+
+
+def test_a_line_is_said_as_it_is() -> None:
+    console = Console(file=io.StringIO(), width=20, force_terminal=True)
+    say(console, "Skipped", "[red]x[/red]:cat:\x1b[31m http://me:secret@host/a.png")
+    assert console.file.getvalue() == (  # type: ignore[attr-defined]
+        "Skipped   [red]x[/red]:cat:\ufffd[31m http://host/a.png\n"
+    )
 
 
 def test_a_long_name_keeps_its_end() -> None:

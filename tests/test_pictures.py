@@ -1,8 +1,11 @@
+import gzip
 import io
 import os
+import signal
 import struct
+import subprocess
+import sys
 import threading
-import time
 import zlib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +19,7 @@ from PIL import Image
 
 from cifar_mlflow import pictures
 from cifar_mlflow.pictures import Picture, Skipped
+from tests.conftest import PROJECT
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 RED, BLUE = np.array([255, 0, 0]), np.array([0, 0, 255])
@@ -238,10 +242,57 @@ def test_damaged_bytes_never_raise(tmp_path: Path) -> None:
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
-    rows = png_chunk(b"IDAT", zlib.compress(bytes(10_000_000)))
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + rows)
+    (tmp_path / "a.png").write_bytes(bomb(50_000))
     assert "2500000000 pixels" in reason(str(tmp_path / "a.png"))
+
+
+def bomb(side: int) -> bytes:
+    """A PNG that claims to be a square of this many pixels."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    rows = png_chunk(b"IDAT", zlib.compress(bytes(10_000_000)))
+    return b"\x89PNG\r\n\x1a\n" + header + rows
+
+
+def test_more_pixels_than_memory_is_meant_for_are_refused(tmp_path: Path) -> None:
+    png = bomb(8_001)
+    entry = struct.pack("<BBBBHHII", 32, 32, 0, 0, 1, 32, len(png), 22)
+    for name, content in (("a.png", png), ("a.ico", b"\0\0\1\0\1\0" + entry + png)):
+        (tmp_path / name).write_bytes(content)
+        assert "exceeds limit of 64000000 pixels" in reason(str(tmp_path / name))
+
+
+def test_a_photo_of_a_hundred_megapixels_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = put(tmp_path / "a.jpg", Image.new("L", (11_600, 8_700), 200), quality=50)
+    assert picture(name).pixels.min() == 200
+    monkeypatch.setattr(pictures, "JPEG_PIXELS", 100_000_000)
+    assert reason(name) == "100,920,000 pixels; more than 100,000,000 cannot be read"
+
+
+def test_a_progressive_jpeg_counts_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "PIXELS", 300_000)
+    image = Image.new("RGB", (2000, 2000), "red")
+    picture(put(tmp_path / "baseline.jpg", image))
+    assert "4,000,000 pixels" in reason(put(tmp_path / "a.jpg", image, progressive=True))
+
+
+@pytest.mark.parametrize(("limit", "alone"), [(0, True), (pictures.BIG, False)])
+def test_big_pictures_are_in_memory_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, alone: bool
+) -> None:
+    square = pictures._square
+
+    def watched(image: Image.Image) -> Image.Image:
+        assert pictures._one_big.locked() == alone
+        return square(image)
+
+    monkeypatch.setattr(pictures, "_square", watched)
+    monkeypatch.setattr(pictures, "BIG", limit)
+    picture(put(tmp_path / "a.png", Image.fromarray(PIXELS)))
+    assert not pictures._one_big.locked()
 
 
 def test_pixels_without_a_known_white_are_refused(tmp_path: Path) -> None:
@@ -332,6 +383,18 @@ def test_home_is_understood(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert found("~/b.png") == [str(tree / "b.png")]
 
 
+def test_a_tilde_without_a_home_is_a_files_own_name_or_skipped(tree: Path) -> None:
+    (tree / "b.png").rename("~backup.png")
+    names, (skipped,) = pictures.find(["~no-such-user/a.png", "~backup.png"])
+    assert names == ["~backup.png"]
+    assert skipped == Skipped("~no-such-user/a.png", "no home folder is known for ~no-such-user")
+
+
+def test_an_address_that_is_none_leaves_the_others(tree: Path) -> None:
+    assert found("http://[::1", "b.png") == ["http://[::1", "b.png"]
+    assert reason("http://[::1") == "not a valid address"
+
+
 def test_what_stands_for_nothing_is_named_with_a_reason(tree: Path) -> None:
     (tree / "nothing").mkdir()
     folder, pattern, wrong, address, absent, long = lost(
@@ -377,6 +440,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A web site on this machine."""
     png = io.BytesIO()
     Image.fromarray(PIXELS).save(png, "PNG")
+    left = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -391,13 +455,33 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
             elif self.path == "/cut":
                 self.answer(200, png.getvalue()[:500], len(png.getvalue()))
             elif self.path == "/silent":
-                time.sleep(1)
-            elif self.path == "/slow":
+                left.wait()
+            elif self.path == "/stops":
                 self.send_response(200)
                 self.end_headers()
-                for byte in png.getvalue()[:40]:
-                    self.wfile.write(bytes([byte]))
-                    time.sleep(0.05)
+                self.wfile.write(png.getvalue()[:500])
+                left.wait()
+            elif self.path in ("/slow", "/slow-headers"):
+                if self.path == "/slow":
+                    self.send_response(200)
+                    self.end_headers()
+                while not left.wait(0.05):
+                    self.wfile.write(b"a")
+            elif self.path == "/chunks":
+                self.protocol_version = "HTTP/1.1"
+                self.send_response(200)
+                self.send_header("Transfer-Encoding", "chunked")
+                self.send_header("Content-Encoding", "gzip")
+                self.send_header("Connection", "close")
+                self.end_headers()
+                for byte in gzip.compress(png.getvalue()):
+                    self.wfile.write(b"1\r\n%c\r\n" % byte)
+                self.wfile.write(b"0\r\n\r\n")
+            elif self.path == "/inside":
+                self.send_response(302)
+                port = self.connection.getsockname()[1]
+                self.send_header("Location", f"http://localhost:{port}/a.png?size=1")
+                self.end_headers()
             else:
                 self.answer(404, b"gone")
 
@@ -413,18 +497,17 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(pictures, "SILENCE_SECONDS", 0.5)
-    monkeypatch.setattr(pictures, "DOWNLOAD_SECONDS", 1)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(pictures, "DOWNLOAD_BYTES", 10_000)
     yield f"http://127.0.0.1:{server.server_port}"
+    left.set()
     server.shutdown()
     thread.join()
     server.server_close()
 
 
 def test_a_picture_is_read_from_its_address(site: str) -> None:
-    for path in ("a.png?size=1", "moved"):
+    for path in ("a.png?size=1", "moved", "chunks", "inside"):
         read = picture(f"{site}/{path}")
         assert read.file == f"{site}/{path}"
         np.testing.assert_array_equal(read.pixels, PIXELS)
@@ -435,13 +518,74 @@ def test_a_picture_is_read_from_its_address(site: str) -> None:
     [
         ("gone.png", "HTTP status 404 Not Found"),
         ("large", "larger than"),
-        ("silent", "no answer within"),
-        ("slow", "not here within"),
         ("cut", "the connection failed"),
     ],
 )
 def test_an_address_that_fails_is_skipped_with_its_reason(site: str, path: str, why: str) -> None:
     assert why in reason(f"{site}/{path}")
+
+
+@pytest.mark.parametrize("path", ["silent", "stops"])
+def test_silence_has_a_limit(site: str, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(pictures, "SILENCE_SECONDS", 0.5)
+    assert reason(f"{site}/{path}") == "no answer within 0.5 s"
+
+
+@pytest.mark.parametrize("path", ["slow", "slow-headers"])
+def test_a_download_has_a_deadline_however_its_bytes_come(
+    site: str, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(pictures, "DOWNLOAD_SECONDS", 0.5)
+    assert reason(f"{site}/{path}") == "not here within 0.5 s"  # the site never ends by itself
+
+
+def test_an_interruption_does_not_wait_for_downloads(site: str) -> None:
+    program = f"""
+from cifar_mlflow import pictures
+fetch = pictures._fetch
+pictures._fetch = lambda address: print("begins", flush=True) or fetch(address)
+list(pictures.read_all(["{site}/slow", "{site}/silent", "{site}/stops"]))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "begins\n"
+        process.send_signal(signal.SIGINT)
+        # Only a download's end, and there is none before the deadline, could come between.
+        _, errors = process.communicate(timeout=pictures.DOWNLOAD_SECONDS / 2)
+    assert process.returncode == -signal.SIGINT
+    assert errors.endswith("KeyboardInterrupt\n")
+
+
+def test_a_redirect_from_outside_is_not_followed_inside(
+    site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "_is_inside", lambda host: host == "localhost")
+    assert "redirects to an address of this machine" in reason(f"{site}/inside")
+
+
+@pytest.mark.parametrize(
+    ("host", "inside"),
+    [
+        *((host, True) for host in ("localhost", "127.0.0.1", "[::1]", "2130706433", "10.1.2.3")),
+        *((host, True) for host in ("169.254.169.254", "[::ffff:192.168.0.1]", "[fe80::1]")),
+        *((host, False) for host in ("8.8.8.8", "[2606:4700::1111]", "a..b")),
+    ],
+)
+def test_addresses_of_this_network_are_known(host: str, inside: bool) -> None:
+    assert pictures._is_inside(host) == inside
+
+
+def test_passwords_in_addresses_are_used_and_not_shown(site: str) -> None:
+    secret = site.replace("://", "://me:se%20cret@")
+    assert picture(f"{secret}/a.png?size=1").file == f"{site}/a.png?size=1"
+    assert "secret" not in repr(pictures.read("http://me:secret@[::1"))
+    assert "secret" not in repr(pictures.find(["ftp://me:secret@host/a.png"]))
 
 
 def test_a_host_that_cannot_be_reached_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:

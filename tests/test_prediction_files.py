@@ -73,6 +73,18 @@ def test_results_are_a_table_a_record_and_a_contact_sheet(leave: Leave) -> None:
     assert record["skipped"] == [{"file": "d.png", "reason": "the file is empty"}]
 
 
+def test_no_cell_of_the_table_is_a_formula(tmp_path: Path) -> None:
+    names = ['=HYPERLINK("x").png', "+1.png", "-1.png", "@SUM(1).png", "\ta.png", "a=1.png"]
+    table = pd.DataFrame({"file": names, "class": "=1+1", "probability": -0.5})
+    prediction_files.write(tmp_path, "a model", {}, table, [], [CELL])
+    written = pd.read_csv(tmp_path / "predictions.csv")
+    assert written["file"].tolist() == [*(f"'{name}" for name in names[:5]), "a=1.png"]
+    assert set(written["class"]) == {"'=1+1"}
+    assert set(written["probability"]) == {-0.5}
+    record = json.loads((tmp_path / "predictions.json").read_text())
+    assert [each["file"] for each in record["predictions"]] == names
+
+
 def test_a_hundred_pictures_fill_a_page(leave: Leave) -> None:
     sheets = [name for name in names(leave(201)) if name.endswith(".png")]
     assert sheets == ["contact_sheet.png", "contact_sheet_02.png", "contact_sheet_03.png"]

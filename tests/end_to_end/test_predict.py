@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -156,6 +157,23 @@ def test_any_model_and_address_will_do_and_a_skipped_one_gives_1(owner: User, si
     assert f"Skipped   {site}/none.png: HTTP status 404" in done.stdout
     # Its results are whole; `mlflow run` says FAILED of every command that does not exit with 0.
     assert owner.runs("tags.kind = 'predict'")[-1].info.status == "FAILED"
+
+
+def test_an_odd_name_leaves_the_other_pictures_and_no_password_is_kept(owner: User) -> None:
+    odd = os.fsdecode(b"caf\xe9.png")
+    Image.fromarray(IMAGES[0]).save(owner.folder / odd)
+    wrong = "http://me:secret@[::1"
+    done = script(owner, f"--images=photos/01.png,{odd},{wrong},~nobody-else/a.png")
+    assert (done.returncode, done.stderr) == (1, "")
+    output = owner.folder / "predictions"
+    table = pd.read_csv(output / "predictions.csv")
+    assert table["file"].tolist() == ["photos/01.png", "caf\ufffd.png"]
+    skipped = json.loads((output / "predictions.json").read_text())["skipped"]
+    assert {each["file"] for each in skipped} == {"http://[::1", "~nobody-else/a.png"}
+    run = owner.runs("tags.kind = 'predict'")[-1]
+    expected = "photos/01.png,caf\ufffd.png,http://[::1,~nobody-else/a.png"
+    assert run.data.params["images"] == expected
+    assert "secret" not in done.stdout + run.data.tags["mlflow.note.content"]
 
 
 def test_where_nothing_can_be_read_the_exit_code_is_2_and_nothing_is_written(owner: User) -> None:
