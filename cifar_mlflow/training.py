@@ -28,7 +28,7 @@ TENSOR_ALIGNMENT = 64  # bytes
 
 
 class Diverged(ArithmeticError):
-    """The loss is no longer a finite number; the message says in which epoch."""
+    """A loss or a weight is no longer a finite number; the message says which, and in which epoch."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def train(
         tensorboard: folder for event files with scalars and weight histograms of the epochs trained.
 
     Raises:
-        Diverged: the loss became NaN or infinite.
+        Diverged: a loss or a weight became NaN or infinite.
         CheckpointError: ``start`` is not of this network and optimizer.
     """
     keras.backend.clear_session()
@@ -119,18 +119,14 @@ def train(
             learning_rate=float(optimizer.learning_rate.numpy()),
             epoch_seconds=time.perf_counter() - began,
         )
-        if not math.isfinite(epoch.train_loss):
-            raise Diverged(f"the training loss is {epoch.train_loss} in epoch {number}")
+        weights = values(network.variables)
+        check_finite(epoch, weights)
         history.append(epoch)
         if config.keep == "best" and epoch is best(history):
             best_weights = network.get_weights()
         if writer:
             write_summaries(writer, network, epoch)
-        on_epoch(
-            Checkpoint(
-                tuple(history), values(network.variables), values(optimizer.variables), best_weights
-            )
-        )
+        on_epoch(Checkpoint(tuple(history), weights, values(optimizer.variables), best_weights))
 
     if config.keep == "best":
         network.set_weights(best_weights)
@@ -147,6 +143,15 @@ def assign(variables: Sequence[keras.Variable], arrays: Arrays) -> None:
         raise CheckpointError("it is of another network or optimizer")
     for variable, array in zip(variables, arrays):
         variable.assign(array)
+
+
+def check_finite(epoch: Epoch, weights: Arrays) -> None:
+    """Raises Diverged. The training loss is from before the epoch's last step, so it does not suffice."""
+    for name, loss in (("training", epoch.train_loss), ("validation", epoch.val_loss)):
+        if not math.isfinite(loss):
+            raise Diverged(f"the {name} loss is {loss} in epoch {epoch.epoch}")
+    if not all(np.isfinite(array).all() for array in weights):  # max pooling drops NaN
+        raise Diverged(f"a weight is not finite after epoch {epoch.epoch}")
 
 
 def predict(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:

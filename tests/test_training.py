@@ -117,8 +117,22 @@ def test_of_equally_good_epochs_the_first_is_the_best() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(small_cifar10: Cifar10) -> None:
-    with pytest.raises(training.Diverged, match="nan in epoch 1"):
+    with pytest.raises(training.Diverged, match="training loss is nan in epoch 1"):
         run(quick(learning_rate=1e20), small_cifar10.split(0.2))
+
+
+def test_weights_that_the_last_step_spoils_stop_the_training(small_cifar10: Cifar10) -> None:
+    # One step: the training loss is from before it.
+    config = quick(architecture="deep", optimizer="sgd", batch_size=160, learning_rate=1e30)
+    with pytest.raises(training.Diverged, match="validation loss is nan in epoch 1"):
+        run(config, small_cifar10.split(0.2))
+
+
+def test_a_weight_that_is_not_finite_is_found_where_the_losses_are() -> None:
+    epoch = Epoch(2, 2.3, 0.1, 2.3, 0.1, 0.01, 1.0)
+    training.check_finite(epoch, [np.zeros(3)])
+    with pytest.raises(training.Diverged, match="after epoch 2"):
+        training.check_finite(epoch, [np.zeros(3), np.array([0, np.inf])])
 
 
 def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
