@@ -13,7 +13,7 @@ import platform
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,13 +258,17 @@ def adopt_parts(before: Sequence[Command]) -> list[str]:
     return kinds
 
 
-def go_on_from(before: Sequence[tracking.TrialRun]) -> Checkpoint | None:
+def go_on_from(
+    before: Sequence[tracking.TrialRun], check: Callable[[Checkpoint], None]
+) -> Checkpoint | None:
     """Take over, in the active run, the newest checkpoint of earlier runs of the same trial.
-
-    ``before`` has the oldest first; those that others have superseded are left as they are.
 
     The history until then is logged again, so that the curves of the active run are whole. Where a
     checkpoint is lost the trial begins again, and the tag ``checkpoint_lost`` says why.
+
+    Args:
+        before: the oldest first; those that others have superseded are left as they are.
+        check: raises CheckpointError for a checkpoint of another training, which counts as lost.
     """
     checkpoint = None
     with_one = [trial for trial in before if trial.checkpoint]
@@ -272,7 +276,9 @@ def go_on_from(before: Sequence[tracking.TrialRun]) -> Checkpoint | None:
         newest = with_one[-1]
         try:
             checkpoint = load_checkpoint(newest)
+            check(checkpoint)
         except CheckpointError as error:
+            checkpoint = None
             mlflow.set_tag(tracking.CHECKPOINT_LOST, f"run {newest.run_id}: {error}")
         else:
             mlflow.set_tag(RESUMED_FROM, newest.run_id)

@@ -56,7 +56,8 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Con
             for trial in tracking.children(parent, tracking.RUNNING):
                 tracking.end_run(trial, "KILLED", "the study was interrupted")
         for trial in tracking.children(parent, f"tags.{tracking.CHECKPOINT_LOST} != ''"):
-            say(console, "Retrained", f"{trial.name}, whose checkpoint is lost")
+            lost = f"{trial.name}; the checkpoint is lost: {trial.checkpoint_lost}"
+            say(console, "Retrained", lost)
         if stopped:
             say(console, "Stopped", f"after the same failure again and again: {stopped}")
         finished = conclude(trials, data, options, parent, console)

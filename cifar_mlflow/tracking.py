@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +34,8 @@ from mlflow.types.schema import Schema, TensorSpec
 from cifar_mlflow.checkpoint import Epoch
 from cifar_mlflow.config import Parameters, TrialConfig, UsageError, as_text
 from cifar_mlflow.data import CLASSES, IMAGE_SHAPE, URL, Cifar10
+from cifar_mlflow.devices import cpu_instructions
+from cifar_mlflow.origin import OF_A_CHECKPOINT, Origin, environment
 
 KIND = "kind"  # of a run: its entry point's name, or "trial"
 TRIAL_KEY = "trial_key"
@@ -42,6 +44,7 @@ MODEL_URI = "model_uri"
 END_REASON = "end_reason"
 CHECKPOINT = "checkpoint"  # where the newest one is, its epoch and SHA-256, as JSON
 CHECKPOINT_LOST = "checkpoint_lost"  # why a trial had to begin again
+OUTDATED = "outdated"  # how a finished trial's origin differs from the resumed study's; empty: not
 HOST, PROCESS = "host", "process"
 METRICS_IN_A_BATCH = 1000  # MLflow's limit
 RUNNING = "attributes.status = 'RUNNING'"
@@ -96,6 +99,8 @@ class TrialRun:
     end_time: int = 0  # milliseconds since 1970; 0 while it runs
     checkpoint: str = ""  # where its newest one is; empty where it has none
     checkpoint_lost: str = ""  # why it had to begin again
+    origin: Origin = field(default_factory=dict)  # the parts that are known
+    outdated: str = ""  # how its origin differs from that of the study which kept it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,15 +221,17 @@ def log_parameters(parameters: Parameters) -> None:
     mlflow.log_params({name: as_text(values[name]) for name in values if name not in present})
 
 
-def log_environment(threads: int) -> None:
-    """Tags: the versions, the cores and the threads that a result may depend on."""
-    packages = ("tensorflow", "keras", "mlflow", "numpy")
+def log_environment(threads: int, origin: Origin | None = None) -> None:
+    """Tags: versions, processor and threads, and a trial's origin, which a result may depend on."""
+    packages = ("mlflow", "numpy")  # the others are of the origin
     mlflow.set_tags(
         {
             **{f"{package}_version": version(package) for package in packages},
             "python_version": platform.python_version(),
             "cores": os.cpu_count(),
+            "cpu_instructions": cpu_instructions(),
             "threads": threads,
+            **(origin or environment()),
         }
     )
 
@@ -391,6 +398,12 @@ def end_run(run: TrialRun, status: str, reason: str) -> None:
     client.set_terminated(run.run_id, status)
 
 
+def mark_outdated(run: TrialRun, how: str) -> None:
+    """Keep on a finished trial how its origin differs now; empty where it does not."""
+    if how != run.outdated:
+        mlflow.MlflowClient().set_tag(run.run_id, OUTDATED, how)
+
+
 def check_wanted() -> None:
     """Raises Superseded where the active run has been ended by another process."""
     if mlflow.get_run(active_id()).info.status != "RUNNING":
@@ -452,6 +465,8 @@ def as_trial(run: Run) -> TrialRun:
         end_time=run.info.end_time or 0,
         checkpoint=run.data.tags.get(CHECKPOINT, ""),
         checkpoint_lost=run.data.tags.get(CHECKPOINT_LOST, ""),
+        origin={part: run.data.tags[part] for part in OF_A_CHECKPOINT if part in run.data.tags},
+        outdated=run.data.tags.get(OUTDATED, ""),
     )
 
 

@@ -28,6 +28,10 @@ def checkpoint(epochs: int) -> Checkpoint:
     return Checkpoint(history, [np.full(3, epochs)], [np.array(epochs)])
 
 
+def fits(checkpoint: Checkpoint) -> None:
+    """Any checkpoint is of this training."""
+
+
 def saved(run_id: str) -> tracking.TrialRun:
     return tracking.read(run_id)
 
@@ -282,7 +286,7 @@ def test_a_trial_goes_on_from_the_newest_checkpoint_with_its_whole_history() -> 
         for epochs in (1, 2, 3):
             resuming.save_checkpoint(checkpoint(epochs))
     with tracking.tracked_run("trial") as run:
-        start = resuming.go_on_from([saved(before.info.run_id)])
+        start = resuming.go_on_from([saved(before.info.run_id)], fits)
     assert start is not None
     assert start.history == checkpoint(3).history
     assert history(run.info.run_id) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
@@ -323,7 +327,7 @@ def test_a_damaged_checkpoint_means_that_the_trial_begins_again_and_says_so() ->
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with tracking.tracked_run("trial") as run:
-        assert resuming.go_on_from([saved(before.info.run_id)]) is None
+        assert resuming.go_on_from([saved(before.info.run_id)], fits) is None
     assert "0.npz is damaged" in saved(run.info.run_id).checkpoint_lost
 
 
@@ -333,7 +337,7 @@ def test_a_missing_checkpoint_means_that_the_trial_begins_again_and_says_so() ->
     file = Path(before.info.artifact_uri, "checkpoint", "1.npz")
     file.unlink()
     with tracking.tracked_run("trial") as run:
-        assert resuming.go_on_from([saved(before.info.run_id)]) is None
+        assert resuming.go_on_from([saved(before.info.run_id)], fits) is None
     assert "1.npz cannot be read" in saved(run.info.run_id).checkpoint_lost
 
 
