@@ -10,6 +10,7 @@ import pandas as pd
 
 from cifar_mlflow import replicates
 from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.plan import counted
 from cifar_mlflow.published import Published, published
 from cifar_mlflow.tracking import TrialRun
 
@@ -38,8 +39,8 @@ def tabulate(
     """A row for each trial in the order of the plan, with all its factors; the best one marked.
 
     The best trial is the one with the best ``select_by`` among those of the best configuration.
-    Columns: name, configuration (its name), the factors, status, end_reason, parameters (of the
-    network), the measures, published_accuracy and published_loss (NaN where the study has none, or the
+    Columns: name, configuration (its name), the factors, status, end_reason, outdated (how its network
+    or versions differ from those the study was resumed with), parameters (of the network), the measures, published_accuracy and published_loss (NaN where the study has none, or the
     data is not ``official``), minutes, best, run_id.
     """
     rows = []
@@ -54,6 +55,7 @@ def tabulate(
                 **trial.model_dump(),
                 "status": run.status if run else "NOT RUN",
                 "end_reason": run.end_reason if run else "",
+                "outdated": run.outdated if run else "",
                 "parameters": metrics.get("parameters"),
                 "val_accuracy": metrics.get("kept_val_accuracy"),
                 "val_loss": metrics.get("kept_val_loss"),
@@ -78,7 +80,8 @@ def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
     """A row for each configuration, by name, in the order of the plan.
 
     Columns: the factors; parameters; planned, the number of its trials, and n, of those that finished;
-    status, which is that of the first trial that did not finish, if any; of each measure the mean,
+    status, which is that of the first trial that did not finish, if any; outdated, the number of trials
+    that are; of each measure the mean,
     sd, low and high (see `replicates.estimates`); published_accuracy, published_loss and difference,
     test_accuracy_mean less the former; minutes of a trial, the mean; and of the mean of ``select_by``
     its rank, its difference_to_best, the p_value of that (see `replicates.against_best`),
@@ -97,6 +100,7 @@ def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
     summary["n"] = chosen["n"]
     unfinished = table[table["status"] != "FINISHED"].groupby("configuration")["status"].first()
     summary["status"] = unfinished.reindex(summary.index).fillna("FINISHED")
+    summary["outdated"] = table["outdated"].ne("").groupby(table["configuration"]).sum()
     for name, estimate in measured.items():
         summary[[f"{name}_{column}" for column in ("mean", "sd", "low", "high")]] = estimate[
             ["mean", "sd", "low", "high"]
@@ -178,10 +182,12 @@ def cells(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 def _mark(record: Mapping[Hashable, Any], replicated: bool) -> str:
     if record["n"] == 0:
         return str(record["status"]).lower()
+    outdated = "†" if record["outdated"] else ""
     if record["best"]:
-        return "★"
+        return f"★{outdated}"
     within = record["within_noise_of_best"]
-    return "" if not replicated else "?" if pd.isna(within) else "≈" if within else ""
+    noise = "" if not replicated else "?" if pd.isna(within) else "≈" if within else ""
+    return noise + outdated
 
 
 def _number(value: Any, form: str) -> str:
@@ -214,6 +220,12 @@ def reading(summary: pd.DataFrame, select_by: str) -> list[tuple[str, str]]:
         account.append(
             ("Shown", f"the best {MOST} of {len(summary):,} configurations; summary.csv has all")
         )
+    if outdated := int(summary["outdated"].sum()):
+        text = (
+            f"{counted(outdated, 'trial')} (†) of another network, TensorFlow or Keras than the study "
+            "was resumed with; results.csv says what differs"
+        )
+        account.append(("Outdated", text))
     if (summary["planned"] == 1).all():
         text = "one, which cannot show what is more than chance; -P seed=0,1,2 runs three"
         return [*account, ("Seeds", text)]

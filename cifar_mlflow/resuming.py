@@ -215,12 +215,11 @@ def supersede(run_id: str) -> None:
     client.set_terminated(run_id, "KILLED")
 
 
-def adopt_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tracking.TrialRun]:
-    """Hang what earlier runs of the study had under the active one; they end KILLED.
+def left_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tracking.TrialRun]:
+    """What earlier runs of the study have left; none of it is RUNNING any more.
 
     Gives the newest run of each trial: one that is FINISHED, else one with a checkpoint.
     """
-    client = mlflow.MlflowClient()
     kept: dict[str, tracking.TrialRun] = {}
     for command in before:
         for trial in tracking.children(
@@ -233,7 +232,15 @@ def adopt_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tra
                 trial.checkpoint and (better is None or better.status != "FINISHED")
             ):
                 kept[trial.key] = trial
-    for trial in kept.values():
+    return list(kept.values())
+
+
+def adopt_trials(
+    kept: Sequence[tracking.TrialRun], before: Sequence[Command], parent: tracking.Parent
+) -> None:
+    """Hang trials that earlier runs of the study have left under the active one; they end KILLED."""
+    client = mlflow.MlflowClient()
+    for trial in kept:
         client.set_tag(trial.run_id, tracking.PARENT, parent.run_id)
         if trial.status == "FAILED":  # by a cause that is gone, for all that anyone knows
             client.set_terminated(trial.run_id, "KILLED")
@@ -241,7 +248,6 @@ def adopt_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tra
             delete_checkpoint(trial.run_id)
     for command in before:
         supersede(command.run_id)
-    return list(kept.values())
 
 
 def adopt_parts(before: Sequence[Command]) -> list[str]:

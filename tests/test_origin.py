@@ -1,6 +1,7 @@
 """What a trial has in common with what it goes on from, or is told apart from."""
 
 import dataclasses
+import io
 import os
 import subprocess
 import sys
@@ -8,10 +9,11 @@ from collections.abc import Callable
 
 import mlflow
 import pytest
+from rich.console import Console
 
-from cifar_mlflow import origin, resuming, tracking, training, trial
+from cifar_mlflow import engines, origin, resuming, study, tracking, training, trial
 from cifar_mlflow.checkpoint import Checkpoint
-from cifar_mlflow.config import TrainingOptions, TrialConfig
+from cifar_mlflow.config import GridParameters, TrainingOptions, TrialConfig, expand
 from cifar_mlflow.data import Cifar10
 from tests.conftest import PROJECT
 
@@ -150,3 +152,99 @@ def test_a_trial_begins_again_where_the_arrays_of_the_checkpoint_do_not_fit(
     assert start is None
     assert "do not have the shapes" in run.checkpoint_lost
     assert len(lines) == 1
+
+
+# Finished trials ------------------------------------------------------------------------------
+
+OPTIONS = {"activation": "relu", "batch_size": "32", "optimizer": "sgd,adam"}
+TRIALS = expand(GridParameters.model_validate(OPTIONS))
+# In place of workers.
+ENGINE = engines.Engine(1, 1, lambda jobs: [call(*given, **named) for call, given, named in jobs])
+
+
+@dataclasses.dataclass
+class Left:
+    """A study that was killed when its two trials had finished."""
+
+    study: str
+    runs: dict[str, str]  # of the trials, by name
+
+    def resumed(self, **options: str) -> tuple[dict[str, tracking.TrialRun], list[str]]:
+        """The trials that a successor takes over, by name, and what it says."""
+        output = io.StringIO()
+        with tracking.tracked_run("grid") as run:
+            parent = tracking.as_parent(run)
+            study.take_over(
+                [resuming._command(mlflow.get_run(self.study))],
+                TRIALS,
+                GridParameters.model_validate(OPTIONS | options),
+                ENGINE,
+                parent,
+                Console(file=output, width=1000),
+            )
+        kept = {run.name: run for run in tracking.children(parent)}
+        return kept, output.getvalue().splitlines()
+
+
+@pytest.fixture
+def left() -> Callable[..., Left]:
+    def make(**changes: str) -> Left:
+        with tracking.tracked_run("grid") as run:
+            parent = tracking.as_parent(run)
+        runs = {}
+        for config, different in zip(TRIALS, (changes, {}), strict=True):
+            tags = {tracking.TRIAL_KEY: config.key}
+            with tracking.tracked_run("trial", config.name, parent, tags) as child:
+                tracking.log_environment(1, {**training.origin(config), **different})
+            runs[config.name] = child.info.run_id
+        mlflow.MlflowClient().set_terminated(parent.run_id, "KILLED")
+        return Left(parent.run_id, runs)
+
+    return make
+
+
+SGD, ADAM = (config.name for config in TRIALS)
+
+
+def test_finished_trials_of_the_same_origin_are_kept_without_a_word(
+    left: Callable[..., Left],
+) -> None:
+    # oneDNN's kernels change the last bits, not what a trial is.
+    kept, lines = left(onednn="off").resumed()
+    assert {run.outdated for run in kept.values()} == {""}
+    assert kept.keys() == {SGD, ADAM}
+    assert [line.split()[0] for line in lines] == ["Resuming"]
+
+
+@pytest.mark.parametrize("part", origin.OF_A_RESULT)
+def test_a_finished_trial_of_another_origin_is_kept_and_marked(
+    left: Callable[..., Left], part: str
+) -> None:
+    kept, lines = left(**{part: "another"}).resumed()
+    differing = f"{part} another, now {training.origin(TRIALS[0])[part]}"
+    assert {name: run.outdated for name, run in kept.items()} == {SGD: differing, ADAM: ""}
+    assert lines[0].endswith("2 of 2 finished, 0 part-done")
+    assert lines[1].startswith("Outdated  1 trial, kept (outdated=retrain trains them again)")
+    assert lines[1].endswith(differing)
+    assert len(lines) == 2
+
+
+def test_a_trial_that_is_not_outdated_any_more_loses_its_mark(left: Callable[..., Left]) -> None:
+    before = left()
+    mlflow.MlflowClient().set_tag(before.runs[SGD], tracking.OUTDATED, "keras_version 3, now 4")
+    kept, _ = before.resumed()
+    assert kept[SGD].outdated == ""
+
+
+def test_outdated_trials_are_trained_again_where_that_is_asked_for(
+    left: Callable[..., Left],
+) -> None:
+    before = left(tensorflow_version="2.20.0")
+    kept, lines = before.resumed(outdated="retrain")
+    assert kept.keys() == {ADAM}
+    assert lines[0].endswith("1 of 2 finished, 0 part-done")
+    assert lines[1].startswith("Outdated  1 trial, trained again: tensorflow_version 2.20.0, now ")
+    # Nothing is lost: it is a finished trial of its own study still.
+    run = mlflow.get_run(before.runs[SGD])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags[tracking.PARENT] == before.study

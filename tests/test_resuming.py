@@ -249,7 +249,8 @@ def test_finished_and_part_done_trials_are_hung_under_the_successor(
     part, begun = child(left, "bbb", "RUNNING", 2), child(left, "ccc", "RUNNING")
     before = study()
     parent = tracking.Parent(tracking.uri(), "0", tracking.active_id())
-    kept = resuming.adopt_trials(before, parent)
+    kept = resuming.left_trials(before, parent)
+    resuming.adopt_trials(kept, before, parent)
     assert {(run.run_id, run.status) for run in kept} == {(done, "FINISHED"), (part, "RUNNING")}
     assert {run.run_id for run in tracking.children(parent)} == {done, part}
     ended = {run_id: tracking.read(run_id) for run_id in (left, part, begun)}
@@ -266,7 +267,9 @@ def test_failures_of_an_earlier_study_do_not_stop_its_successor(study: Start, le
     assert repeated_failure(tracking.Parent(tracking.uri(), "0", left))
     before = study()
     parent = tracking.Parent(tracking.uri(), "0", tracking.active_id())
-    assert len(resuming.adopt_trials(before, parent)) == 3
+    kept = resuming.left_trials(before, parent)
+    assert len(kept) == 3
+    resuming.adopt_trials(kept, before, parent)
     assert repeated_failure(parent) is None
 
 
@@ -277,7 +280,7 @@ def test_a_finished_trial_goes_before_a_newer_one_that_is_part_done(
     done = child(left, "aaa", "FINISHED")
     child(left, "aaa", "KILLED", 1)
     parent = tracking.Parent(tracking.uri(), "0", "")
-    kept = resuming.adopt_trials(study(), parent)
+    kept = resuming.left_trials(study(), parent)
     assert [run.run_id for run in kept] == [done]
 
 
