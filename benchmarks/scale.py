@@ -64,7 +64,7 @@ def half(trials: Sequence[TrialConfig], data: Cifar10, options: GridOptions, las
         engines.started(options, len(trials), tracking.uri()) as engine,
     ):
         with phase("resuming"):
-            resuming.adopt_trials(before, parent)
+            resuming.adopt_trials(resuming.left_trials(before, parent), before, parent)
         now = list(trials) if last else list(trials[::2])
         with phase("running"), Watch(parent, trials, Console(quiet=True)):
             study.train_all(now, data, engine, options, parent)

@@ -296,6 +296,9 @@ class StudyOptions(TrainingOptions):
     """the scheduler of dask or the head of ray; local starts one on this machine for the study"""
     retries: int = Field(default=1, ge=0)
     """times that a failed trial is tried again, from its last epoch"""
+    outdated: Literal["keep", "retrain"] = "keep"
+    """finished trials of an interrupted study that are of another network, TensorFlow or Keras than
+    there is now: keep them, marked, or retrain them"""
     select_by: Literal["val_accuracy", "test_accuracy"] = "val_accuracy"
     """what the best is chosen by, its mean where there are several seeds; test_accuracy is the
     study's way, and leaks the test set"""

@@ -54,6 +54,8 @@ def remainder(trials: Sequence[TrialConfig], done: Mapping[str, int]) -> str:
         for trial in trials
         if done.get(trial.key, 0) < trial.epochs
     ]
+    if not left:
+        return "nothing left to train"
     epochs = counted(sum(trial.epochs for trial in left), "epoch")
     return f"{counted(len(left), 'trial')}, {epochs} left, about {duration(estimate(left))}"
 

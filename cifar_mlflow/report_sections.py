@@ -218,7 +218,7 @@ def _table(study: Study) -> dict[str, Any]:
         "reading": [
             f"{topic}: {text}"
             for topic, text in results.reading(summary, study.select_by)
-            if topic == "Ranking"
+            if topic in ("Outdated", "Ranking")
         ],
     }
 

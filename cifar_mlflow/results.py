@@ -12,6 +12,7 @@ import pandas as pd
 
 from cifar_mlflow import replicates
 from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.plan import counted
 from cifar_mlflow.published import Published, published
 from cifar_mlflow.tracking import TrialRun
 
@@ -40,6 +41,7 @@ MARKS = {
     "lacks a seed": "†",
     "": "",
 }
+OUTDATED = "‡"  # has a trial of another network or other versions
 SPACE = "&ensp; | "
 NOTHING = Published(float("nan"), float("nan"))
 
@@ -50,8 +52,8 @@ def tabulate(
     """A row for each trial in the order of the plan, with all its factors; the best one marked.
 
     The best trial is the one with the best ``select_by`` among those of the best configuration.
-    Columns: name, configuration (its name), the factors, status, end_reason, parameters (of the
-    network), the measures, published_accuracy and published_loss (NaN where the study has none, or the
+    Columns: name, configuration (its name), the factors, status, end_reason, outdated (how its network
+    or versions differ from those the study was resumed with), parameters (of the network), the measures, published_accuracy and published_loss (NaN where the study has none, or the
     data is not ``official``), minutes, best, run_id.
     """
     rows = []
@@ -66,6 +68,7 @@ def tabulate(
                 **trial.model_dump(),
                 "status": run.status if run else "NOT RUN",
                 "end_reason": run.end_reason if run else "",
+                "outdated": run.outdated if run else "",
                 "parameters": metrics.get("parameters"),
                 "val_accuracy": metrics.get("kept_val_accuracy"),
                 "val_loss": metrics.get("kept_val_loss"),
@@ -90,7 +93,8 @@ def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
     """A row for each configuration, by name, in the order of the plan.
 
     Columns: the factors; parameters; planned, the number of its trials, and n, of those that finished;
-    status, which is that of the first trial that did not finish, if any; of each measure the mean,
+    status, which is that of the first trial that did not finish, if any; outdated, the number of trials
+    that are; of each measure the mean,
     sd, low and high (see `replicates.estimates`); published_accuracy, published_loss and difference,
     test_accuracy_mean less the former; minutes of a trial, the mean; and of the mean of ``select_by``
     its rank, its difference_to_best, the p_value of that (see `replicates.against_best`), the verdict
@@ -110,6 +114,7 @@ def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
     summary["n"] = chosen["n"]
     unfinished = table[table["status"] != "FINISHED"].groupby("configuration")["status"].first()
     summary["status"] = unfinished.reindex(summary.index).fillna("FINISHED")
+    summary["outdated"] = table["outdated"].ne("").groupby(table["configuration"]).sum()
     for name, estimate in measured.items():
         summary[[f"{name}_{column}" for column in ("mean", "sd", "low", "high")]] = estimate[
             ["mean", "sd", "low", "high"]
@@ -194,8 +199,9 @@ def cells(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 
 def mark(record: Mapping[Hashable, Any]) -> str:
-    """The sign of a configuration's verdict; of single trainings only the best one has a sign."""
-    return MARKS[record["verdict"]] if record["best"] or record["planned"] > 1 else ""
+    """The signs of a configuration: its verdict, of single trainings only that of the best; outdated."""
+    verdict = MARKS[record["verdict"]] if record["best"] or record["planned"] > 1 else ""
+    return verdict + (OUTDATED if record["outdated"] else "")
 
 
 def _number(value: Any, form: str) -> str:
@@ -229,6 +235,12 @@ def reading(summary: pd.DataFrame, select_by: str) -> list[tuple[str, str]]:
         account.append(
             ("Shown", f"the best {MOST} of {len(summary):,} configurations; summary.csv has all")
         )
+    if outdated := int(summary["outdated"].sum()):
+        text = (
+            f"{counted(outdated, 'trial')} ({OUTDATED}) of another network, TensorFlow or Keras than the study "
+            "was resumed with; results.csv says what differs"
+        )
+        account.append(("Outdated", text))
     seeds = int(summary["planned"].max())
     if seeds < replicates.FEWEST:
         few = "one, which" if seeds == 1 else "two, which make no interval and"

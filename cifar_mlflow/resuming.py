@@ -9,7 +9,7 @@ thought dead for instance, harms nothing, and finds out at its next epoch.
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mlflow
@@ -30,13 +30,12 @@ def supersede(run_id: str) -> None:
     client.set_terminated(run_id, "KILLED")
 
 
-def adopt_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tracking.TrialRun]:
-    """Hang what earlier runs of the study had under the active one; they end KILLED.
+def left_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tracking.TrialRun]:
+    """What earlier runs of the study have left; none of it is RUNNING any more.
 
     Gives the run of each trial that is kept: one that is FINISHED, else one with a checkpoint, else one
     that failed, so that the study knows what it has tried. Of several the newest.
     """
-    client = mlflow.MlflowClient()
     kept: dict[str, tracking.TrialRun] = {}
     for command in before:
         for trial in tracking.children(
@@ -49,7 +48,15 @@ def adopt_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tra
             present = kept.get(trial.key)
             if any(_worth(trial)) and (present is None or _worth(trial) >= _worth(present)):
                 kept[trial.key] = trial
-    for trial in kept.values():
+    return list(kept.values())
+
+
+def adopt_trials(
+    kept: Sequence[tracking.TrialRun], before: Sequence[Command], parent: tracking.Parent
+) -> None:
+    """Hang trials that earlier runs of the study have left under the active one; they end KILLED."""
+    client = mlflow.MlflowClient()
+    for trial in kept:
         client.set_tag(trial.run_id, tracking.PARENT, parent.run_id)
         if trial.status == "FAILED":  # by a cause that is gone, for all that anyone knows
             client.set_terminated(trial.run_id, "KILLED")
@@ -57,7 +64,6 @@ def adopt_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tra
             delete_checkpoint(trial.run_id)
     for command in before:
         supersede(command.run_id)
-    return list(kept.values())
 
 
 def _worth(trial: tracking.TrialRun) -> tuple[bool, bool, bool]:
@@ -99,13 +105,17 @@ def adopt_parts(before: Sequence[Command]) -> dict[str, tracking.StoredRun]:
     return kept
 
 
-def go_on_from(before: Sequence[tracking.TrialRun]) -> Checkpoint | None:
+def go_on_from(
+    before: Sequence[tracking.TrialRun], check: Callable[[Checkpoint], None]
+) -> Checkpoint | None:
     """Take over, in the active run, the newest checkpoint of earlier runs of the same trial.
-
-    ``before`` has the oldest first; those that others have superseded are left as they are.
 
     The history until then is logged again, so that the curves of the active run are whole. Where a
     checkpoint is lost the trial begins again, and the tag ``checkpoint_lost`` says why.
+
+    Args:
+        before: the oldest first; those that others have superseded are left as they are.
+        check: raises CheckpointError for a checkpoint of another training, which counts as lost.
     """
     checkpoint = None
     with_one = [trial for trial in before if trial.checkpoint]
@@ -113,7 +123,9 @@ def go_on_from(before: Sequence[tracking.TrialRun]) -> Checkpoint | None:
         newest = with_one[-1]
         try:
             checkpoint = load_checkpoint(newest)
+            check(checkpoint)
         except CheckpointError as error:
+            checkpoint = None
             mlflow.set_tag(tracking.CHECKPOINT_LOST, f"run {newest.run_id}: {error}")
         else:
             mlflow.set_tag(tracking.RESUMED_FROM, newest.run_id)

@@ -10,9 +10,10 @@ from cifar_mlflow import claims, engines, resuming, tracking
 from cifar_mlflow.conclusion import conclude
 from cifar_mlflow.config import StudyOptions, TrialConfig
 from cifar_mlflow.data import Cifar10, load
-from cifar_mlflow.plan import outline, remainder
+from cifar_mlflow.origin import OF_A_RESULT, differences
+from cifar_mlflow.plan import counted, outline, remainder
 from cifar_mlflow.terminal import Watch, say
-from cifar_mlflow.trial import DIVERGED, WORKER_DIED, repeated_failure, run_child
+from cifar_mlflow.trial import DIVERGED, WORKER_DIED, origins, repeated_failure, run_child
 
 BESIDE = "a worker died, of this trial or of one beside it; it goes on alone"
 
@@ -43,18 +44,8 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Con
         tracking.log_parameters(options)
         tracking.log_environment(engine.threads)
         tracking.log_dataset(data, "training")
-        kept = resuming.adopt_trials(before, parent)
         if before:
-            whole = [trial for trial in kept if trial.status == "FINISHED"]
-            part_done = [trial for trial in kept if trial.checkpoint and trial not in whole]
-            done = {trial.key: trial.epochs for trial in (*whole, *part_done)}
-            names = " and ".join(command.run_id for command in before)
-            say(
-                console,
-                "Resuming",
-                f"study {names}: {len(whole)} of {len(trials)} finished, "
-                f"{len(part_done)} part-done; {remainder(trials, done)}",
-            )
+            take_over(before, trials, options, engine, parent, console)
         try:
             with Watch(parent, trials, console):
                 stopped = train_all(trials, data, engine, options, parent)
@@ -63,13 +54,72 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Con
             for trial in tracking.children(parent, tracking.RUNNING):
                 tracking.end_run(trial.run_id, "KILLED", "the study was interrupted")
         for trial in tracking.children(parent, f"tags.{tracking.CHECKPOINT_LOST} != ''"):
-            say(console, "Retrained", f"{trial.name}, whose checkpoint is lost")
+            lost = f"{trial.name}; the checkpoint is lost: {trial.checkpoint_lost}"
+            say(console, "Retrained", lost)
         if stopped:
             say(console, "Stopped", f"after the same failure again and again: {stopped}")
         finished = conclude(trials, data, options, parent, console)
         if not finished:
             tracking.tag_end_reason(stopped or "not every trial finished")
         return finished
+
+
+def take_over(
+    before: Sequence[claims.Command],
+    trials: Sequence[TrialConfig],
+    options: StudyOptions,
+    engine: engines.Engine,
+    parent: tracking.Parent,
+    console: Console,
+) -> None:
+    """Keep what interrupted runs of the study have left, and say what that is.
+
+    Finished trials of another network or versions are marked, or left where they are, to be trained
+    again here.
+    """
+    left = resuming.left_trials(before, parent)
+    outdated = find_outdated([run for run in left if run.status == "FINISHED"], trials, engine)
+    keep = options.outdated == "keep"
+    kept = [run for run in left if keep or run.run_id not in outdated]
+    for run in kept:
+        tracking.mark_outdated(run, outdated.get(run.run_id, ""))
+    resuming.adopt_trials(kept, before, parent)
+    whole = [run for run in kept if run.status == "FINISHED"]
+    part_done = [run for run in kept if run.checkpoint and run not in whole]
+    names = " and ".join(command.run_id for command in before)
+    done = {run.key: run.epochs for run in (*whole, *part_done)}
+    say(
+        console,
+        "Resuming",
+        f"study {names}: {len(whole)} of {len(trials)} finished, {len(part_done)} part-done; "
+        f"{remainder(trials, done)}",
+    )
+    if outdated:
+        fate = "kept (outdated=retrain trains them again)" if keep else "trained again"
+        first, *others = sorted(set(outdated.values()))
+        more = f" (and {len(others)} more; results.csv has all)" if keep and others else ""
+        say(console, "Outdated", f"{counted(len(outdated), 'trial')}, {fate}: {first}{more}")
+
+
+def find_outdated(
+    finished: Sequence[tracking.TrialRun], trials: Sequence[TrialConfig], engine: engines.Engine
+) -> dict[str, str]:
+    """How the origins of finished trials differ from what the workers have now, by run id.
+
+    Those that are of the same network and versions are left out.
+    """
+    if not finished:
+        return {}
+    by_key = {trial.key: trial for trial in trials}
+    configurations = [by_key[run.key].configuration for run in finished]
+    distinct = list(dict.fromkeys(configurations))
+    (found,) = engine.run([joblib.delayed(origins)(distinct, engine.threads)])
+    now = dict(zip(distinct, found, strict=True))
+    how = {
+        run.run_id: differences(run.origin, now[configuration], OF_A_RESULT)
+        for run, configuration in zip(finished, configurations, strict=True)
+    }
+    return {run_id: text for run_id, text in how.items() if text}
 
 
 def train_all(

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +34,8 @@ from mlflow.types.schema import Schema, TensorSpec
 from cifar_mlflow.checkpoint import Epoch
 from cifar_mlflow.config import Parameters, TrialConfig, UsageError, as_text, printable
 from cifar_mlflow.data import CLASSES, IMAGE_SHAPE, URL, Cifar10
+from cifar_mlflow.devices import cpu_instructions
+from cifar_mlflow.origin import OF_A_CHECKPOINT, Origin, environment
 from cifar_mlflow.processes import Process, this_process
 
 KIND = "kind"  # of a run: its entry point's name, or "trial"
@@ -47,6 +49,7 @@ BEST = "best"  # on one child of a study
 CHECKPOINT = "checkpoint"  # where the newest one is, its epoch and SHA-256, as JSON
 RESUMED_FROM = "resumed_from"  # the run that this one went on from
 CHECKPOINT_LOST = "checkpoint_lost"  # why a trial had to begin again
+OUTDATED = "outdated"  # how a finished trial's origin differs from the resumed study's; empty: not
 # Whose run it is: the host's name, the process's id, and what makes the id unique.
 HOST, PROCESS, MACHINE, PROCESS_STARTED = "host", "process", "machine", "process_started"
 METRICS_IN_A_BATCH = 1000  # MLflow's limit
@@ -104,6 +107,8 @@ class TrialRun:
     checkpoint_lost: str = ""  # why it had to begin again
     failure: str = ""  # the class of its exception, if it failed
     resumed_from: str = ""  # the run that it went on from
+    origin: Origin = field(default_factory=dict)  # the parts that are known
+    outdated: str = ""  # how its origin differs from that of the study which kept it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,15 +257,17 @@ def log_parameters(parameters: Parameters) -> None:
     mlflow.log_params(texts)
 
 
-def log_environment(threads: int) -> None:
-    """Tags: the versions, the cores and the threads that a result may depend on."""
-    packages = ("tensorflow", "keras", "mlflow", "numpy")
+def log_environment(threads: int, origin: Origin | None = None) -> None:
+    """Tags: versions, processor and threads, and a trial's origin, which a result may depend on."""
+    packages = ("mlflow", "numpy")  # the others are of the origin
     mlflow.set_tags(
         {
             **{f"{package}_version": version(package) for package in packages},
             "python_version": platform.python_version(),
             "cores": os.cpu_count(),
+            "cpu_instructions": cpu_instructions(),
             "threads": threads,
+            **(origin or environment()),
         }
     )
 
@@ -432,6 +439,12 @@ def end_run(run_id: str, status: str, reason: str, failure: str = "") -> None:
     client.set_terminated(run_id, status)
 
 
+def mark_outdated(run: TrialRun, how: str) -> None:
+    """Keep on a finished trial how its origin differs now; empty where it does not."""
+    if how != run.outdated:
+        mlflow.MlflowClient().set_tag(run.run_id, OUTDATED, how)
+
+
 def check_wanted() -> None:
     """Raises Superseded where the active run has been ended by another process."""
     if mlflow.get_run(active_id()).info.status != "RUNNING":
@@ -495,6 +508,8 @@ def as_trial(run: Run) -> TrialRun:
         checkpoint_lost=run.data.tags.get(CHECKPOINT_LOST, ""),
         failure=run.data.tags.get(FAILURE, ""),
         resumed_from=run.data.tags.get(RESUMED_FROM, ""),
+        origin={part: run.data.tags[part] for part in OF_A_CHECKPOINT if part in run.data.tags},
+        outdated=run.data.tags.get(OUTDATED, ""),
     )
 
 

@@ -15,6 +15,7 @@ from cifar_mlflow.assessment import quality
 from cifar_mlflow.checkpoint import Checkpoint, best
 from cifar_mlflow.config import TrainingOptions, TrialConfig
 from cifar_mlflow.data import Cifar10, DataError
+from cifar_mlflow.origin import Origin
 from cifar_mlflow.quiet import hushed
 
 # So many failures one after another with the same cause are no accident.
@@ -89,6 +90,15 @@ def run_child(
     _ended(run)
 
 
+def origins(trials: Sequence[TrialConfig], threads: int) -> list[Origin]:
+    """The origin that each trial would have here and now; imports TensorFlow, so runs in a worker."""
+    with hushed():
+        from cifar_mlflow import training
+
+        training.configure(threads)
+    return [training.origin(trial) for trial in trials]
+
+
 def _found(data: Cifar10) -> Cifar10:
     try:
         return data.here()
@@ -134,13 +144,17 @@ def _run(
         training.configure(threads)
     splits = data.split(config.validation_fraction)
     tracking.log_trial(config)
-    tracking.log_environment(threads)
+    tracking.log_environment(threads, training.origin(config))
     tracking.log_dataset(data, "training")
-    start = resuming.go_on_from(earlier)
+
+    def check(checkpoint: Checkpoint) -> None:
+        training.restore(config, checkpoint)
+
+    start = resuming.go_on_from(earlier, check)
     if start:
         tell("Resuming", f"after epoch {len(start.history)}")
-    elif any(run.checkpoint for run in earlier):
-        tell("Retrained", "from the first epoch, because the checkpoint is lost")
+    elif lost := tracking.read(tracking.active_id()).checkpoint_lost:
+        tell("Retrained", f"from the first epoch; the checkpoint is lost: {lost}")
 
     with tempfile.TemporaryDirectory() as folder:
 

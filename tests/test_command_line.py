@@ -75,8 +75,10 @@ def test_only_true_and_false_are_flags(refuse: Refuse) -> None:
         (
             GridParameters,
             "--model_name=a/b",
-            "model_name=a/b: input should be up to 250 letters, digits, '_', '-' and '.', and not "
-            "begin with '.'",
+            (
+                "model_name=a/b: input should be up to 250 letters, digits, '_', '-' and '.', and not "
+                "begin with '.'"
+            ),
         ),
     ],
 )

@@ -78,3 +78,4 @@ def test_what_is_left_counts_only_the_epochs_that_are_not_done() -> None:
     done = {trials[0].key: 20, trials[1].key: 5}
     assert plan.remainder(trials, done).startswith("2 trials, 35 epochs left, about ")
     assert plan.remainder(trials[:2], done).startswith("1 trial, 15 epochs left, about ")
+    assert plan.remainder(trials[:1], done) == "nothing left to train"

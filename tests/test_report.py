@@ -263,6 +263,21 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(store: Store) -
     ]
 
 
+def test_outdated_trials_are_marked(store: Store) -> None:
+    experiment = store.experiment("outdated")
+    given = {"activation": "relu", "batch_size": "32"}
+    stores.write_study(store.client, experiment, "grid", given)
+    (run,) = store.client.search_runs([experiment], "params.optimizer = 'sgd'")
+    store.client.set_tag(run.info.run_id, "outdated", "keras_version 3.14.0, now 3.15.1")
+    made = written(experiment)
+    assert made.parsed.faults == []
+    assert [row[0] for row in made.rows("Table 1.")] == [
+        "relu · 32 · sgd ‡",
+        "relu · 32 · adam ★",
+    ]
+    assert "Outdated: 1 trial (‡) of another network" in made.text
+
+
 def test_published_numbers_are_left_out_beside_other_data(store: Store) -> None:
     experiment = store.experiment("standin")
     stores.write_data(store.client, experiment)

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -90,6 +91,26 @@ def test_a_failed_or_missing_trial_is_shown_and_never_best() -> None:
     assert measured["best"].tolist() == [False, True, False, False]
     _, rows = results.cells(summarise(measured))
     assert [row[3] for row in rows] == ["failed", "★", "not run", "not run"]
+
+
+def test_outdated_trials_are_marked_and_counted() -> None:
+    differing = "keras_version 3.14.0, now 3.15.1"
+    runs = {trial.key: finished(trial, 0.5 - n / 10, 0.5) for n, trial in enumerate(TRIALS)}
+    for trial in TRIALS[:2]:
+        runs[trial.key] = replace(runs[trial.key], outdated=differing)
+    measured = results.tabulate(TRIALS, runs, "val_accuracy", True)
+    assert measured["outdated"].tolist() == [differing, differing, "", ""]
+    summary = summarise(measured)
+    _, rows = results.cells(summary)
+    assert [row[3] for row in rows] == ["★‡", "‡", "", ""]
+    account = dict(results.reading(summary, "val_accuracy"))
+    assert account["Outdated"].startswith("2 trials (‡) of another network, TensorFlow or Keras")
+
+
+def test_where_no_trial_is_outdated_none_is_marked() -> None:
+    summary = summarise(table([0.5] * 4, [0.5] * 4))
+    assert "Outdated" not in dict(results.reading(summary, "val_accuracy"))
+    assert not any("‡" in cell for row in results.cells(summary)[1] for cell in row)
 
 
 def test_without_a_finished_trial_none_is_best() -> None:

@@ -19,6 +19,10 @@ def checkpoint(epochs: int) -> Checkpoint:
     return Checkpoint(history, [np.full(3, epochs)], [np.array(epochs)])
 
 
+def fits(checkpoint: Checkpoint) -> None:
+    """Any checkpoint is of this training."""
+
+
 def saved(run_id: str) -> tracking.TrialRun:
     return tracking.read(run_id)
 
@@ -56,7 +60,8 @@ def test_finished_and_part_done_trials_are_hung_under_the_successor(
     part, begun = child(left, "bbb", "RUNNING", 2), child(left, "ccc", "RUNNING")
     before = study()
     parent = tracking.Parent(tracking.uri(), "0", tracking.active_id())
-    kept = resuming.adopt_trials(before, parent)
+    kept = resuming.left_trials(before, parent)
+    resuming.adopt_trials(kept, before, parent)
     assert {(run.run_id, run.status) for run in kept} == {(done, "FINISHED"), (part, "RUNNING")}
     assert {run.run_id for run in tracking.children(parent)} == {done, part}
     ended = {run_id: tracking.read(run_id) for run_id in (left, part, begun)}
@@ -73,7 +78,9 @@ def test_failures_of_an_earlier_study_do_not_stop_its_successor(study: Start, le
     assert repeated_failure(tracking.Parent(tracking.uri(), "0", left))
     before = study()
     parent = tracking.Parent(tracking.uri(), "0", tracking.active_id())
-    assert len(resuming.adopt_trials(before, parent)) == 3
+    kept = resuming.left_trials(before, parent)
+    assert len(kept) == 3
+    resuming.adopt_trials(kept, before, parent)
     assert repeated_failure(parent) is None
 
 
@@ -84,7 +91,7 @@ def test_a_finished_trial_goes_before_a_newer_one_that_is_part_done(
     done = child(left, "aaa", "FINISHED")
     child(left, "aaa", "KILLED", 1)
     parent = tracking.Parent(tracking.uri(), "0", "")
-    kept = resuming.adopt_trials(study(), parent)
+    kept = resuming.left_trials(study(), parent)
     assert [run.run_id for run in kept] == [done]
 
 
@@ -93,7 +100,7 @@ def test_a_trial_goes_on_from_the_newest_checkpoint_with_its_whole_history() -> 
         for epochs in (1, 2, 3):
             resuming.save_checkpoint(checkpoint(epochs))
     with tracking.tracked_run("trial") as run:
-        start = resuming.go_on_from([saved(before.info.run_id)])
+        start = resuming.go_on_from([saved(before.info.run_id)], fits)
     assert start is not None
     assert start.history == checkpoint(3).history
     assert history(run.info.run_id) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
@@ -134,7 +141,7 @@ def test_a_damaged_checkpoint_means_that_the_trial_begins_again_and_says_so() ->
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with tracking.tracked_run("trial") as run:
-        assert resuming.go_on_from([saved(before.info.run_id)]) is None
+        assert resuming.go_on_from([saved(before.info.run_id)], fits) is None
     assert "0.npz is damaged" in saved(run.info.run_id).checkpoint_lost
 
 
@@ -144,7 +151,7 @@ def test_a_missing_checkpoint_means_that_the_trial_begins_again_and_says_so() ->
     file = Path(before.info.artifact_uri, "checkpoint", "1.npz")
     file.unlink()
     with tracking.tracked_run("trial") as run:
-        assert resuming.go_on_from([saved(before.info.run_id)]) is None
+        assert resuming.go_on_from([saved(before.info.run_id)], fits) is None
     assert "1.npz cannot be read" in saved(run.info.run_id).checkpoint_lost
 
 

@@ -23,9 +23,8 @@ Outcomes = Mapping[float, BaseException | Callable[[], BaseException]]
 Train = Callable[[Outcomes], tuple[list[float], str | None]]
 
 
-def one_by_one(jobs: Jobs) -> None:
-    for run, arguments, named in jobs:
-        run(*arguments, **named)
+def one_by_one(jobs: Jobs) -> list[Any]:
+    return [run(*arguments, **named) for run, arguments, named in jobs]
 
 
 def plan() -> tuple[list[TrialConfig], StudyOptions]:
@@ -54,7 +53,7 @@ def train(small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch) -> Train:
         trials, options = plan()
         with tracking.tracked_run("grid") as run:
             parent = tracking.as_parent(run)
-            resuming.adopt_trials(before, parent)
+            resuming.adopt_trials(resuming.left_trials(before, parent), before, parent)
             before[:] = [SimpleNamespace(run_id=parent.run_id)]
             engine = Engine(1, 1, one_by_one)
             cause = study.train_all(trials, small_cifar10, engine, options, parent)
