@@ -84,15 +84,15 @@ def take_over(
     for run in kept:
         tracking.mark_outdated(run, outdated.get(run.run_id, ""))
     resuming.adopt_trials(kept, before, parent)
-    whole = [run for run in kept if run.status == "FINISHED"]
-    part_done = [run for run in kept if run.checkpoint and run not in whole]
+    finished = {run.key for run in kept if run.status == "FINISHED"}
+    part_done = {run.key: run.epochs for run in kept if run.checkpoint and run.key not in finished}
+    left_over = remainder([trial for trial in trials if trial.key not in finished], part_done)
     names = " and ".join(command.run_id for command in before)
-    done = {run.key: run.epochs for run in (*whole, *part_done)}
     say(
         console,
         "Resuming",
-        f"study {names}: {len(whole)} of {len(trials)} finished, {len(part_done)} part-done; "
-        f"{remainder(trials, done)}",
+        f"study {names}: {len(finished)} of {len(trials)} finished, {len(part_done)} part-done; "
+        f"{left_over}",
     )
     if outdated:
         fate = "kept (outdated=retrain trains them again)" if keep else "trained again"

@@ -241,7 +241,7 @@ def test_outdated_trials_are_trained_again_where_that_is_asked_for(
     before = left(tensorflow_version="2.20.0")
     kept, lines = before.resumed(outdated="retrain")
     assert kept.keys() == {ADAM}
-    assert lines[0].endswith("1 of 2 finished, 0 part-done")
+    assert "1 of 2 finished, 0 part-done; 1 trial, 20 epochs left" in lines[0]
     assert lines[1].startswith("Outdated  1 trial, trained again: tensorflow_version 2.20.0, now ")
     # Nothing is lost: it is a finished trial of its own study still.
     run = mlflow.get_run(before.runs[SGD])

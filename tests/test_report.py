@@ -293,7 +293,7 @@ def test_published_numbers_are_left_out_beside_other_data(store: Store) -> None:
 
 def test_names_and_reasons_from_the_store_cannot_become_markup(store: Store) -> None:
     experiment = store.experiment(HOSTILE)
-    given = {"activation": "relu", "batch_size": "32", "model_name": HOSTILE.replace("/", "")}
+    given = {"activation": "relu", "batch_size": "32"}
     failed = {"deep-relu-32-sgd": HOSTILE}
     stores.write_study(store.client, experiment, "grid", given, failed, name=HOSTILE)
     made = written(experiment)

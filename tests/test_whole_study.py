@@ -89,7 +89,6 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return run
 
-    monkeypatch.setattr(resuming, "CLAIM_SECONDS", 0.0)
     for kind, of in (("data", ""), ("evaluate", "model"), ("report", "")):
         monkeypatch.setattr(entry, kind, make(kind, of))
     return parts
