@@ -87,7 +87,7 @@ def published(trial: TrialConfig) -> Published | None:
     setting = (trial.activation, trial.batch_size, trial.optimizer)
     varied = ("architecture", "activation", "batch_size", "optimizer")
     usual = TrialConfig(**{name: getattr(trial, name) for name in varied})
-    if trial.configuration != usual:
+    if trial.configuration.key != usual.key:
         return None
     if trial.architecture == "deep":
         return GRID.get(setting)

@@ -1,4 +1,5 @@
 import os
+import pickle
 import socket
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 from cifar_mlflow.command_line import one_line
 from cifar_mlflow.config import (
     DEFAULT_LEARNING_RATES,
+    ArchitecturesParameters,
     GridParameters,
     PredictParameters,
     ReportParameters,
@@ -48,10 +50,10 @@ def test_the_default_grid_is_the_published_twelve() -> None:
 def test_a_grid_varies_its_last_factor_fastest() -> None:
     names = [trial.name for trial in expand(grid(activation="relu", batch_size="32,64"))]
     assert names == [
-        "deep-relu-32-sgd",
-        "deep-relu-32-adam",
-        "deep-relu-64-sgd",
-        "deep-relu-64-adam",
+        "32-sgd-relu-deep",
+        "32-adam-relu-deep",
+        "64-sgd-relu-deep",
+        "64-adam-relu-deep",
     ]
 
 
@@ -88,9 +90,9 @@ def test_a_trial_is_its_configuration_however_it_was_spelled() -> None:
 
 
 def test_a_name_tells_what_is_not_at_its_default() -> None:
-    assert TrialConfig(batch_size=128, optimizer="adam").name == "deep-relu-128-adam"
+    assert TrialConfig(batch_size=128, optimizer="adam").name == "relu-128-adam-deep"
     trial = TrialConfig(seed=3, learning_rate=0.1)
-    assert trial.name == "deep-relu-32-sgd-learning_rate=0.1-seed=3"
+    assert trial.name == "relu-32-sgd-deep-learning_rate=0.1-seed=3"
 
 
 @pytest.mark.parametrize(
@@ -209,3 +211,22 @@ def test_printable_text_has_no_control_characters_and_no_passwords() -> None:
     for address in ("http://me:secret@host/a@b.png", "http://me@secret@host/a@b.png"):
         assert printable(f"{address}: gone") == "http://host/a@b.png: gone"
     assert printable("http://host/a@b.png") == "http://host/a@b.png"
+
+
+@pytest.mark.parametrize("study", [GridParameters, ArchitecturesParameters])
+def test_eleven_letters_tell_the_trials_of_a_published_study_apart(
+    study: type[StudyOptions],
+) -> None:
+    names = [trial.name for trial in expand(study())]
+    assert len({name[:11] for name in names}) == len(names)
+
+
+def test_a_name_begins_with_what_its_study_varies() -> None:
+    assert "relu-128-adam-deep" in [trial.name for trial in expand(grid())]
+    networks = expand(ArchitecturesParameters.model_validate({}))
+    assert [trial.name for trial in networks][:2] == ["small-relu-32-sgd", "wide-relu-32-sgd"]
+    seeds = expand(grid(activation="relu", batch_size="32", optimizer="adam", seed="0,1"))
+    assert [trial.name for trial in seeds] == ["relu-32-adam-deep", "seed=1-relu-32-adam-deep"]
+    # It is the same trial, and has the same name in the process that trains it.
+    assert seeds[1].key == TrialConfig(optimizer="adam", seed=1).key
+    assert pickle.loads(pickle.dumps(seeds[1])).name == seeds[1].name

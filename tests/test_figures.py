@@ -63,14 +63,14 @@ def test_a_model_without_mistakes_gives_an_empty_gallery() -> None:
 
 
 def test_curves_show_train_and_validation_by_epoch() -> None:
-    figure = figures.curves(HISTORY, "deep-relu-32-sgd")
+    figure = figures.curves(HISTORY, "relu-32-sgd-deep")
     accuracy, loss = figure.axes
     assert [line.get_label() for line in accuracy.lines] == ["train", "validation"]
     np.testing.assert_array_equal(
         np.asarray(accuracy.lines[1].get_ydata()), HISTORY["val_accuracy"]
     )
     np.testing.assert_array_equal(np.asarray(loss.lines[0].get_xdata()), HISTORY["epoch"])
-    assert "deep-relu-32-sgd" in texts(figure)
+    assert "relu-32-sgd-deep" in texts(figure)
 
 
 def test_a_single_panel_is_large_enough_for_its_labels() -> None:

@@ -51,7 +51,7 @@ def test_a_training_counts_one_epoch_and_one_thread(
     monkeypatch.setattr("cifar_mlflow.data.load", lambda folder: "the data")
     monkeypatch.setattr("cifar_mlflow.trial.run_trial", lambda *_, **__: failed)
     assert train(TrainParameters(epochs=1, threads=1)) == FAILED
-    assert "deep-relu-32-sgd-epochs=1, 1 epoch, 1 thread\n" in capsys.readouterr().out
+    assert "relu-32-sgd-deep-epochs=1, 1 epoch, 1 thread\n" in capsys.readouterr().out
 
 
 def test_cost_grows_with_epochs_and_network() -> None:

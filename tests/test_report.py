@@ -164,7 +164,7 @@ def test_one_seed_is_said_to_show_no_chance(whole: Report) -> None:
     assert "not what this one seed does to all of them alike." in whole.text
     verdicts = [row[2] for row in whole.rows("What the study concluded")]
     assert verdicts[0] == verdicts[4] == "cannot be told"
-    assert "Against the second, deep-relu-" in whole.text
+    assert "Against the second, relu-" in whole.text
     assert "McNemar" in whole.text
 
 
@@ -208,7 +208,7 @@ def test_several_seeds_give_means_spreads_and_a_ranking(store: Store) -> None:
 def test_a_configuration_that_lacks_a_seed_has_its_mark(store: Store) -> None:
     experiment = store.experiment("lost seed")
     given = {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "seed": "0,1,2"}
-    failed = {"deep-relu-32-adam": "Diverged"}
+    failed = {"32-relu-adam-deep": "Diverged"}
     stores.write_study(store.client, experiment, "grid", given, failed)
     made = written(experiment)
     assert [row[0] for row in made.rows("Table 1.")] == [
@@ -232,7 +232,7 @@ def test_an_accuracy_that_differs_by_the_tolerance_is_within_it(store: Store) ->
 
 def test_what_is_missing_is_named_with_the_command_that_makes_it(store: Store) -> None:
     experiment = store.experiment("parts")
-    failed = {"deep-relu-32-adam": "Diverged: the loss is NaN"}
+    failed = {"adam-relu-32-deep": "Diverged: the loss is NaN"}
     given = {"activation": "relu", "batch_size": "32"}
     stores.write_study(store.client, experiment, "grid", given, failed)
     made = written(experiment)
@@ -248,7 +248,7 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(store: Store) -
             ("Figure 1, an example of each class", "-e data"),
             ("Figures 2 to 4, the three architectures", "-e architectures"),
             ("Figures 7 to 16 – this study has no such configuration", "-e grid"),
-            ("deep-relu-32-adam – failed, Diverged: the loss is NaN", "-P activation=relu"),
+            ("adam-relu-32-deep – failed, Diverged: the loss is NaN", "-P activation=relu"),
         ],
     ):
         assert found.startswith("Missing: ")
@@ -293,8 +293,8 @@ def test_published_numbers_are_left_out_beside_other_data(store: Store) -> None:
 
 def test_names_and_reasons_from_the_store_cannot_become_markup(store: Store) -> None:
     experiment = store.experiment(HOSTILE)
-    given = {"activation": "relu", "batch_size": "32"}
-    failed = {"deep-relu-32-sgd": HOSTILE}
+    given = {"activation": "relu", "batch_size": "32", "data_dir": HOSTILE}
+    failed = {"sgd-relu-32-deep": HOSTILE}
     stores.write_study(store.client, experiment, "grid", given, failed, name=HOSTILE)
     made = written(experiment)
     assert made.parsed.faults == []
@@ -375,7 +375,7 @@ def test_two_seeds_are_said_to_tell_little_of_chance(store: Store) -> None:
 def test_a_grid_in_which_every_trial_failed_is_reported_too(store: Store) -> None:
     experiment = store.experiment("failures")
     given = {"activation": "relu", "batch_size": "32,64", "optimizer": "sgd"}
-    failed = dict.fromkeys(("deep-relu-32-sgd", "deep-relu-64-sgd"), "Diverged")
+    failed = dict.fromkeys(("32-relu-sgd-deep", "64-relu-sgd-deep"), "Diverged")
     stores.write_study(store.client, experiment, "grid", given, failed)
     made = written(experiment)
     assert made.parsed.faults == []

@@ -83,7 +83,7 @@ def test_a_seed_is_no_factor_but_a_replicate(seeded: Studied) -> None:
     assert len(user.children(parent)) == 4
     assert {"ranking.png", "summary.csv"} <= user.artifacts(parent)
     summary = pd.read_csv(user.read(parent, "summary.csv"), index_col="configuration")
-    assert list(summary.index) == ["small-relu-32-adam-epochs=2", "small-relu-64-adam-epochs=2"]
+    assert list(summary.index) == ["32-relu-adam-small-epochs=2", "64-relu-adam-small-epochs=2"]
     trials = pd.read_csv(user.read(parent, "results.csv"))
     for name, group in trials.groupby("configuration"):
         values = group["test_accuracy"]

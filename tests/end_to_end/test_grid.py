@@ -7,7 +7,7 @@ import pandas as pd
 from tests.conftest import StandIn
 from tests.end_to_end.conftest import QUICK, Studies, User
 
-NAMES = {"small-relu-32-sgd-epochs=2", "small-relu-32-adam-epochs=2"}
+NAMES = {"sgd-relu-32-small-epochs=2", "adam-relu-32-small-epochs=2"}
 
 # What a user's own program needs: MLflow and Keras, and nothing of this project.
 INFERENCE = """
@@ -51,7 +51,7 @@ def test_the_terminal_shows_results_and_how_to_use_them(studies: Studies) -> Non
     lines = [line for line in shown.splitlines() if " INFO " not in line]
     assert lines[0].startswith("Data      not CIFAR-10")
     assert lines[1].startswith("Study     2 trials, 4 epochs in all, workers x threads 2 x 1")
-    assert any(line.startswith("  2/2 small-relu-") for line in lines)
+    assert any(line.startswith("  2/2 ") and "-relu-32-small" in line for line in lines)
     assert lines[-1] == 'Use       mlflow.pyfunc.load_model("models:/cifar10-cnn@champion")'
     assert f"sqlite:///{studies.user.folder}/mlflow.db" in lines[-2]
     assert "Traceback" not in shown
@@ -118,12 +118,12 @@ def test_a_failing_trial_stops_no_other_and_shows_in_table_and_exit_code(user: U
     assert sorted(run.info.status for run in children.values()) == ["FAILED", "FINISHED"]
     # What diverges once diverges again, so there was no second attempt.
     assert len(user.runs("tags.kind = 'trial'")) == 2
-    assert "Failed    small-relu-32-adam-learning_rate=1e+20-epochs=2: Diverged" in done.stdout
+    assert "Failed    learning_rate=1e+20-relu-32-adam-small-epochs=2: Diverged" in done.stdout
     (failed,) = (run for run in children.values() if run.info.status == "FAILED")
     assert "traceback.txt" in user.artifacts(failed)
     champion = user.client.get_model_version_by_alias("cifar10-cnn", "champion")
-    assert champion.tags["trial"] == "small-relu-32-adam-epochs=2"
-    chosen = children["small-relu-32-adam-epochs=2"]
+    assert champion.tags["trial"] == "relu-32-adam-small-epochs=2"
+    chosen = children["relu-32-adam-small-epochs=2"]
     value = chosen.data.metrics["test_accuracy"]
     assert parent.data.metrics["best_trial_test_accuracy"] == value
     assert "which leaks the test set into the choice" in done.stdout
