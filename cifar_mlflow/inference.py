@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cifar_mlflow import pictures, prediction_files, registry, tracking
-from cifar_mlflow.config import PredictParameters, UsageError, printable, user_path
+from cifar_mlflow.config import PredictParameters, UsageError, user_path
 from cifar_mlflow.contact_sheet import PER_PAGE, Cell
 from cifar_mlflow.pictures import Picture, Skipped
 from cifar_mlflow.quiet import hushed
@@ -77,7 +77,7 @@ def run_inference(parameters: PredictParameters, console: Console) -> bool:
         skipped = lost + inference.skipped
         if inference.predictions.empty:
             raise _none_read(skipped, console)
-        known = {"uri": printable(model.uri), "model_id": model.model_id, "classes": model.classes}
+        known = {"uri": model.uri, "model_id": model.model_id, "classes": model.classes}
         prediction_files.write(
             Path(scratch),
             str(model),

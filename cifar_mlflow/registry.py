@@ -18,8 +18,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 
-from cifar_mlflow import evaluation, tracking
-from cifar_mlflow.config import TrialConfig, UsageError
+from cifar_mlflow import evaluation, keras_file, tracking
+from cifar_mlflow.config import TrialConfig, UsageError, printable, user_path
 from cifar_mlflow.data import CLASSES, IMAGE_SHAPE, Cifar10
 from cifar_mlflow.quiet import hushed
 from cifar_mlflow.tracking import DATA_DIGEST, UNKNOWN, TrialRun
@@ -34,6 +34,7 @@ PROMOTION = "promotion"  # why a version got its alias
 JUDGED_WITH = "judged_with"  # the first version of its round, while the alias is being set
 # MLflow's answers to a name that it does not know, whether of a model, a version or an alias.
 LOADER = "mlflow.keras"
+KERAS_FILE = Path("data", "model.keras")  # in the folder that it saves
 ABOUT = """Image classifiers for CIFAR-10: uint8 images (N, 32, 32, 3) to probabilities of 10 classes.
 
 The alias `champion` is on the version with the best validation accuracy, `challenger` on the newest one
@@ -53,7 +54,7 @@ class Promotion:
 class LoadedModel:
     """A classifier, ready to use, and what is known of it."""
 
-    uri: str  # as it was asked for
+    uri: str  # as it was asked for, but printable
     model_id: str | None  # None of a folder that was saved, and never logged
     name: str | None  # of the registered model, and its version, where ``uri`` leads there
     version: str | None
@@ -271,7 +272,8 @@ def load_model(uri: str) -> LoadedModel:
     """Load a model of the kind that `tracking.log_model` writes, without running any code of its own.
 
     A model may come from anybody, and most of MLflow's flavors hold pickles or code. So only a .keras
-    file is loaded, in Keras' safe mode, and nothing that the model's description names is imported.
+    file is loaded, in Keras' safe mode, and nothing that the model's description names is imported. Nor
+    does it take much more memory than the file has bytes, and its names hold no control characters.
 
     Args:
         uri: a local folder, or any URI that MLflow knows, such as ``models:/cifar10-cnn@champion``,
@@ -280,21 +282,21 @@ def load_model(uri: str) -> LoadedModel:
     Raises:
         UsageError: there is no such model, or it is of another kind.
     """
+    shown = printable(uri)
     with tempfile.TemporaryDirectory() as scratch, hushed():
         try:
             name, version, folder = _fetch(uri, Path(scratch))
             description = Model.load(str(folder))
         except Exception as error:  # every artifact store raises errors of its own
-            raise UsageError(f"{uri}: {_first_line(error)}{_hint(error)}") from error
+            raise UsageError(f"{shown}: {_first_line(error)}{_hint(error)}") from error
         try:
             classes = _check_description(description, folder)
-            model = mlflow.keras.load_model(
-                str(folder), load_model_kwargs={"compile": False, "safe_mode": True}
-            )
+            model = keras_file.load(folder / KERAS_FILE)
             _check_behaviour(model, len(classes))
         except Exception as error:  # so does every layer that cannot be made
-            raise UsageError(f"{uri}: {_first_line(error)}") from error
-    return LoadedModel(uri, description.model_id, name, version, classes, model)
+            raise UsageError(f"{shown}: {_first_line(error)}") from error
+    model_id = printable(str(description.model_id)) if description.model_id else None
+    return LoadedModel(shown, model_id, name, version, classes, model)
 
 
 def model_uri(model: str) -> str:
@@ -342,11 +344,13 @@ def origin(model_id: str | None) -> Origin | None:
 
 def _fetch(uri: str, scratch: Path) -> tuple[str | None, str | None, Path]:
     """(registered name, version, local folder) of a model; None where ``uri`` leads to no version."""
-    local = Path(uri).expanduser()
+    local = user_path(uri)
     if local.exists():
         if not (local / "MLmodel").is_file():
             raise UsageError("no model that MLflow saved: there is no file MLmodel in it")
-        return None, None, local
+        link = scratch / "model"  # because MLflow takes # and % in a path for parts of a URI
+        link.symlink_to(local.resolve())
+        return None, None, link
     if ":" not in uri:
         raise UsageError("no such folder, nor a URI such as models:/NAME@ALIAS")
     name = version = None
@@ -375,13 +379,13 @@ def _check_description(description: Model, folder: Path) -> tuple[str, ...]:
     if (
         keras_flavor.get("save_exported_model")
         or keras_flavor.get("data") != "data"
-        or not zipfile.is_zipfile(folder / "data" / "model.keras")
+        or not zipfile.is_zipfile(folder / KERAS_FILE)
     ):
         raise UsageError("not in the .keras format, the only one that Keras loads in safe mode")
     classes = (description.metadata or {}).get("classes")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise UsageError("its metadata has no list of classes")
-    return tuple(classes)
+    return tuple(map(printable, classes))
 
 
 def _check_behaviour(model: "keras.Model", classes: int) -> None:
@@ -415,4 +419,4 @@ def _hint(error: Exception) -> str:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")
+    return printable(lines[0].rstrip("."))

@@ -440,6 +440,26 @@ def test_where_nothing_is_registered_it_is_said_how_to_make_a_model() -> None:
     assert "`mlflow run . -e grid` makes one" in refusal("models:/cifar10-cnn@champion")
 
 
+@pytest.mark.parametrize("name", ["a#b", "a%20b", "a?b", "ä b", "~no-such-user", "caf\udce9"])
+def test_a_folder_may_have_any_name(save: Save, tmp_path: Path, name: str) -> None:
+    Path(save(network())).rename(tmp_path / name)
+    for given in (name, str(tmp_path / name)):
+        assert load_model(given).classes == CLASSES
+
+
+def test_a_tilde_without_a_home_is_named() -> None:
+    assert refusal("~no-such-user/a").endswith("no home folder is known for ~no-such-user")
+
+
+def test_names_in_a_models_description_can_be_printed(save: Save) -> None:
+    classes = ["\x1b[31mcat\n", *CLASSES[1:]]
+    folder = Path(save(network(), {"classes": classes}))
+    assert load_model(str(folder)).classes == ("\ufffd[31mcat\ufffd", *CLASSES[1:])
+    described = folder / "MLmodel"
+    described.write_text(described.read_text().replace("mlflow.keras", '"a\\x1b[31m"'))
+    assert "loaded by a\ufffd[31m" in refusal(str(folder))
+
+
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     assert "no such folder" in refusal(str(tmp_path / "absent"))
     assert "there is no file MLmodel in it" in refusal(str(tmp_path))
