@@ -39,9 +39,7 @@ class Watch(AbstractContextManager["Watch"]):
         self.ended: dict[str, str] = {}  # the run that was shown for each trial
         self.done: dict[str, int] = {}  # epochs of each trial, also of an interrupted study
         self.seen: dict[str, int] = {}  # epochs of each run
-        self.old: dict[
-            str, int
-        ] = {}  # those of each run that it did not train, or not in this command
+        self.old: dict[str, int] = {}  # those of them that this command did not train
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.progress = Progress(
@@ -107,9 +105,9 @@ class Watch(AbstractContextManager["Watch"]):
             return
         if run.run_id not in self.old:
             # A run that goes on from another one begins with that one's epochs.
-            source = (
-                run if before else tracking.read(run.resumed_from) if run.resumed_from else None
-            )
+            source = tracking.read(run.resumed_from) if run.resumed_from else None
+            if before:
+                source = run
             self.old[run.run_id] = source.epochs if source else 0
         self.seen[run.run_id] = self.done[run.key] = run.epochs
 
