@@ -20,7 +20,7 @@ from pathlib import Path
 import mlflow
 from rich.console import Console
 
-from cifar_mlflow import conclusion, engines, resuming, study, tracking, trial
+from cifar_mlflow import claims, conclusion, engines, resuming, study, tracking, trial
 from cifar_mlflow.checkpoint import Epoch
 from cifar_mlflow.config import GridOptions, GridParameters, TrialConfig, expand
 from cifar_mlflow.data import Cifar10, load
@@ -58,11 +58,13 @@ def half(trials: Sequence[TrialConfig], data: Cifar10, options: GridOptions, las
         run = mlflow.start_run(tags={tracking.KIND: "grid", tracking.PROCESS: "0"})
     parent = tracking.as_parent(run)
     with (
-        resuming.claimed(mlflow.get_run(run.info.run_id), "0", options.resume) as before,
+        claims.claimed(
+            mlflow.get_run(run.info.run_id), "0", options.resume, tell=lambda *_: None
+        ) as before,
         engines.started(options, len(trials), tracking.uri()) as engine,
     ):
         with phase("resuming"):
-            resuming.adopt_trials(before, parent)
+            resuming.adopt_trials(resuming.left_trials(before, parent), before, parent)
         now = list(trials) if last else list(trials[::2])
         with phase("running"), Watch(parent, trials, Console(quiet=True)):
             study.train_all(now, data, engine, options, parent)

@@ -61,6 +61,7 @@ def measure_here(kind: str, threads: int | None, batch_size: int, epochs: int) -
         began = time.perf_counter()
         training.train(config, splits, on_epoch=lambda epoch: None)
     else:
+        os.environ.pop("TF_ENABLE_ONEDNN_OPTS")  # an ordinary script leaves it to TensorFlow
         from benchmarks import ordinary
 
         images, labels = (np.array(array) for array in found.examples("train"))

@@ -1,1 +1,8 @@
 """A published CIFAR-10 study of convolutional networks, as an MLflow project."""
+
+import os
+
+# TensorFlow reads this when it is imported. By itself it switches oneDNN's kernels on only where the CPU
+# has AVX-512 VNNI, so that speed and last bits would depend on the machine. Set here because nothing of
+# the package can import TensorFlow earlier, in a worker of loky, dask or ray either.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")

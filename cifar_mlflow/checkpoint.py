@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from cifar_mlflow.origin import Origin
+
 Arrays = Sequence[npt.NDArray[np.generic]]
 
 
@@ -45,6 +47,7 @@ class Checkpoint:
     network: Arrays  # every variable of the network
     optimizer: Arrays  # every variable of the optimizer: moments, step count, learning rate
     best_weights: Arrays = field(default=())  # of the best epoch, where a trial keeps those
+    origin: Origin = field(default_factory=dict)  # of the training; empty where it is not known
 
     def to_bytes(self) -> bytes:
         arrays = {
@@ -52,9 +55,10 @@ class Checkpoint:
             for part in ("network", "optimizer", "best_weights")
             for number, array in enumerate(getattr(self, part))
         }
-        text = json.dumps([asdict(epoch) for epoch in self.history])
+        history = json.dumps([asdict(epoch) for epoch in self.history])
+        origin = json.dumps(dict(self.origin))
         file = io.BytesIO()
-        np.savez(file, history=np.array(text), **arrays)  # type: ignore[arg-type]
+        np.savez(file, history=np.array(history), origin=np.array(origin), **arrays)  # type: ignore[arg-type]
         return file.getvalue()
 
     @classmethod
@@ -64,6 +68,7 @@ class Checkpoint:
             with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 arrays = dict(stored)
             history = tuple(Epoch(**epoch) for epoch in json.loads(str(arrays.pop("history"))))
+            origin = json.loads(str(arrays.pop("origin", "{}")))
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise CheckpointError(f"it cannot be read ({error})") from error
 
@@ -71,4 +76,4 @@ class Checkpoint:
             count = sum(key.startswith(f"{name}-") for key in arrays)
             return [arrays[f"{name}-{number}"] for number in range(count)]
 
-        return cls(history, part("network"), part("optimizer"), part("best_weights"))
+        return cls(history, part("network"), part("optimizer"), part("best_weights"), origin)

@@ -1,6 +1,7 @@
 """From a parameter class to a command line, and from an outcome to an exit code."""
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -57,11 +58,17 @@ def parse(parameters: type[P], prog: str, argv: Sequence[str] | None = None) -> 
         parser.error(one_line(error))
 
 
+_interrupted = threading.Event()
+
+
 def _interrupt(signum: int, frame: object) -> NoReturn:
-    # `mlflow run` answers Ctrl-C with a SIGTERM of its own: the first signal interrupts, and the
-    # ones that follow must not interrupt the tidying up.
-    for ignored in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ignored, signal.SIG_IGN)
+    """Interrupt the command, once; the next Ctrl-C ends the process, whatever it is waiting for."""
+    _interrupted.set()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # `mlflow run` answers Ctrl-C with a SIGTERM of its own, which must not cut off the tidying up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if signum == signal.SIGINT else signal.SIG_DFL)
+    # Not by print, which may be at work on the very stream.
+    os.write(2, b"interrupted; press Ctrl-C again to end at once\n")
     raise KeyboardInterrupt(signal.Signals(signum).name)
 
 
@@ -75,7 +82,8 @@ def _watch_parent() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not _interrupted.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -84,9 +92,12 @@ def main(parameters: type[P], prog: str, command: Callable[[P], int]) -> NoRetur
     """Run ``command`` with the parsed command line, and exit with the code it returns.
 
     A UsageError or a wrong parameter becomes one line on stderr and exit code 2; Ctrl-C and SIGTERM
-    become KeyboardInterrupt inside ``command``, then exit code 130; a tracking store or a folder that
-    cannot be read or written becomes one line and exit code 1.
+    become KeyboardInterrupt inside ``command``, then exit code 130, and a second Ctrl-C ends the process
+    at once; a tracking store or a folder that cannot be read or written becomes one line and exit code 1.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every terminal has every letter
     parsed = parse(parameters, prog)
     if not parsed.verbose:
         quieten()

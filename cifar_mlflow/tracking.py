@@ -14,11 +14,11 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlflow
 import numpy as np
@@ -34,15 +34,24 @@ from mlflow.types.schema import Schema, TensorSpec
 from cifar_mlflow.checkpoint import Epoch
 from cifar_mlflow.config import Parameters, TrialConfig, UsageError, as_text, printable
 from cifar_mlflow.data import CLASSES, IMAGE_SHAPE, URL, Cifar10
+from cifar_mlflow.devices import cpu_instructions
+from cifar_mlflow.origin import OF_A_CHECKPOINT, Origin, environment
+from cifar_mlflow.processes import Process, this_process
 
 KIND = "kind"  # of a run: its entry point's name, or "trial"
 TRIAL_KEY = "trial_key"
+PLAN_KEY = "plan_key"  # of what a command computes: its trials and its data
 DATA_DIGEST = "data_digest"
 MODEL_URI = "model_uri"
 END_REASON = "end_reason"
+FAILURE = "failure"  # the class of the exception that a run ended by
+BEST = "best"  # on one child of a study
 CHECKPOINT = "checkpoint"  # where the newest one is, its epoch and SHA-256, as JSON
+RESUMED_FROM = "resumed_from"  # the run that this one went on from
 CHECKPOINT_LOST = "checkpoint_lost"  # why a trial had to begin again
-HOST, PROCESS = "host", "process"
+OUTDATED = "outdated"  # how a finished trial's origin differs from the resumed study's; empty: not
+# Whose run it is: the host's name, the process's id, and what makes the id unique.
+HOST, PROCESS, MACHINE, PROCESS_STARTED = "host", "process", "machine", "process_started"
 METRICS_IN_A_BATCH = 1000  # MLflow's limit
 RUNNING = "attributes.status = 'RUNNING'"
 PAGE = 1000  # runs in one answer, MLflow's limit
@@ -96,6 +105,10 @@ class TrialRun:
     end_time: int = 0  # milliseconds since 1970; 0 while it runs
     checkpoint: str = ""  # where its newest one is; empty where it has none
     checkpoint_lost: str = ""  # why it had to begin again
+    failure: str = ""  # the class of its exception, if it failed
+    resumed_from: str = ""  # the run that it went on from
+    origin: Origin = field(default_factory=dict)  # the parts that are known
+    outdated: str = ""  # how its origin differs from that of the study which kept it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +122,8 @@ class StoredRun(TrialRun):
     parameters: dict[str, str]
     tags: dict[str, str]
 
+
+R = TypeVar("R", bound=TrialRun)
 
 # Writing --------------------------------------------------------------------------------------
 
@@ -142,7 +157,7 @@ def tracked_run(
         UsageError: the run that `mlflow run` made is not in the tracking store as seen from here.
         MlflowException, OSError: the store cannot be written, not even how the run ended.
     """
-    tags = {KIND: kind, HOST: platform.node(), PROCESS: str(os.getpid()), **(tags or {})}
+    tags = {KIND: kind, HOST: platform.node(), **process_tags(this_process()), **(tags or {})}
     name = name or kind
     if parent is None and (active := mlflow.active_run()):
         parent = as_parent(active)
@@ -158,6 +173,7 @@ def tracked_run(
         )
     else:
         run = _start_outermost(name, tags)
+        _end_killed(run.info.experiment_id)
     try:
         yield run
     except Superseded:
@@ -171,6 +187,7 @@ def tracked_run(
         with suppress(MlflowException, OSError):
             mlflow.set_tag(END_REASON, "interrupted" if killed else cause(error))
             if not killed:
+                mlflow.set_tag(FAILURE, type(error).__name__)
                 mlflow.log_text(traceback.format_exc(), "traceback.txt")
         mlflow.end_run(RunStatus.to_string(status))
         if killed or not keep_failure or isinstance(error, UsageError):
@@ -178,6 +195,20 @@ def tracked_run(
     else:
         unwell = END_REASON in mlflow.get_run(run.info.run_id).data.tags
         mlflow.end_run("FAILED" if unwell else "FINISHED")
+
+
+def process_tags(process: Process) -> dict[str, str]:
+    return {
+        MACHINE: process.machine,
+        PROCESS: str(process.id),
+        PROCESS_STARTED: process.started,
+    }
+
+
+def process_of(run: Run) -> Process:
+    """The process that a run's tags name; of no machine where they name none."""
+    tags = run.data.tags
+    return Process(tags.get(MACHINE, ""), int(tags.get(PROCESS, 0)), tags.get(PROCESS_STARTED, ""))
 
 
 def cause(error: BaseException) -> str:
@@ -200,6 +231,15 @@ def _start_outermost(name: str, tags: Mapping[str, str]) -> Run:
     return mlflow.start_run(run_name=kept, tags=dict(tags))
 
 
+def _end_killed(experiment_id: str) -> None:
+    """End the runs of this machine whose process is gone, but for those that can be resumed."""
+    for run in search(experiment_id, RUNNING):
+        process = process_of(run)
+        resumable = {PLAN_KEY, TRIAL_KEY} & run.data.tags.keys()
+        if process.is_local and not process.is_alive and not resumable:
+            end_run(run.info.run_id, "KILLED", "its process was killed")
+
+
 def connect(parent: Parent) -> None:
     """Let this process write where the parent is."""
     mlflow.set_tracking_uri(parent.tracking_uri)
@@ -217,15 +257,17 @@ def log_parameters(parameters: Parameters) -> None:
     mlflow.log_params(texts)
 
 
-def log_environment(threads: int) -> None:
-    """Tags: the versions, the cores and the threads that a result may depend on."""
-    packages = ("tensorflow", "keras", "mlflow", "numpy")
+def log_environment(threads: int, origin: Origin | None = None) -> None:
+    """Tags: versions, processor and threads, and a trial's origin, which a result may depend on."""
+    packages = ("mlflow", "numpy")  # the others are of the origin
     mlflow.set_tags(
         {
             **{f"{package}_version": version(package) for package in packages},
             "python_version": platform.python_version(),
             "cores": os.cpu_count(),
+            "cpu_instructions": cpu_instructions(),
             "threads": threads,
+            **(origin or environment()),
         }
     )
 
@@ -371,7 +413,10 @@ def describe(markdown: str) -> None:
 
 def tag_best(best: TrialRun, config: TrialConfig) -> None:
     """Mark the best child, and on the active run, its parent, which one it is and what it reached."""
-    mlflow.MlflowClient().set_tag(best.run_id, "best", "true")
+    client = mlflow.MlflowClient()
+    for before in children(as_parent(client.get_run(active_id())), f"tags.{BEST} = 'true'"):
+        client.delete_tag(before.run_id, BEST)  # of the study that this one went on from
+    client.set_tag(best.run_id, BEST, "true")
     mlflow.set_tags(
         {
             "best_run_id": best.run_id,
@@ -385,11 +430,19 @@ def tag_best(best: TrialRun, config: TrialConfig) -> None:
     )
 
 
-def end_run(run: TrialRun, status: str, reason: str) -> None:
+def end_run(run_id: str, status: str, reason: str, failure: str = "") -> None:
     """End a run whose process cannot do it itself."""
     client = mlflow.MlflowClient()
-    client.set_tag(run.run_id, END_REASON, reason)
-    client.set_terminated(run.run_id, status)
+    client.set_tag(run_id, END_REASON, reason)
+    if failure:
+        client.set_tag(run_id, FAILURE, failure)
+    client.set_terminated(run_id, status)
+
+
+def mark_outdated(run: TrialRun, how: str) -> None:
+    """Keep on a finished trial how its origin differs now; empty where it does not."""
+    if how != run.outdated:
+        mlflow.MlflowClient().set_tag(run.run_id, OUTDATED, how)
 
 
 def check_wanted() -> None:
@@ -453,12 +506,27 @@ def as_trial(run: Run) -> TrialRun:
         end_time=run.info.end_time or 0,
         checkpoint=run.data.tags.get(CHECKPOINT, ""),
         checkpoint_lost=run.data.tags.get(CHECKPOINT_LOST, ""),
+        failure=run.data.tags.get(FAILURE, ""),
+        resumed_from=run.data.tags.get(RESUMED_FROM, ""),
+        origin={part: run.data.tags[part] for part in OF_A_CHECKPOINT if part in run.data.tags},
+        outdated=run.data.tags.get(OUTDATED, ""),
     )
 
 
-def latest(runs: Sequence[TrialRun]) -> dict[str, TrialRun]:
-    """The newest run of each trial, by its key; ``runs`` with the oldest first."""
-    return {run.key: run for run in runs}
+def latest(runs: Sequence[R]) -> dict[str, R]:
+    """The run of each trial that tells what became of it, by its key; ``runs`` with the oldest first.
+
+    That is a finished one before all others, and one that another has followed (KILLED) after them: each
+    worker dates its runs by its own clock, so an earlier attempt may look newer.
+    """
+    ranked = sorted(runs, key=lambda run: (run.status == "FINISHED", run.status != "KILLED"))
+    return {run.key: run for run in ranked}
+
+
+def unfinished(study: StoredRun, trials: Sequence[TrialConfig]) -> list[str]:
+    """The names of a study's trials that did not finish."""
+    runs = latest(stored_children(study))
+    return [t.name for t in trials if t.key not in runs or runs[t.key].status != "FINISHED"]
 
 
 def find_run(run_id: str) -> StoredRun | None:

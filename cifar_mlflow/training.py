@@ -5,10 +5,13 @@ the edges of epochs; images stay in one memory-mapped tensor and are gathered in
 indices; many steps run in each call of the graph; and trials run side by side with one thread each.
 """
 
+import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import keras
@@ -18,9 +21,10 @@ import tensorflow as tf
 
 from cifar_mlflow.architectures import build, classifier
 from cifar_mlflow.checkpoint import Arrays, Checkpoint, CheckpointError, Epoch, best
-from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.config import Architecture, TrialConfig
 from cifar_mlflow.data import Examples, Splits
 from cifar_mlflow.devices import claim, gpus
+from cifar_mlflow.origin import Origin, differences, environment
 
 STEPS_PER_EXECUTION = 50
 EVALUATION_BATCH = 500
@@ -28,7 +32,7 @@ TENSOR_ALIGNMENT = 64  # bytes
 
 
 class Diverged(ArithmeticError):
-    """The loss is no longer a finite number; the message says in which epoch."""
+    """A loss or a weight is no longer a finite number; the message says which, and in which epoch."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def train(
     start: Checkpoint | None = None,
     tensorboard: Path | None = None,
 ) -> Trained:
-    """Train a network; the result depends on ``config``, ``data`` and the number of threads.
+    """Train a network; the result depends on ``config``, its `origin`, ``data`` and the threads.
 
     It does not depend on ``start``, where an earlier call with the same arguments had got to: weights,
     metrics and predictions are the same to the last bit as without an interruption.
@@ -74,28 +78,14 @@ def train(
         tensorboard: folder for event files with scalars and weight histograms of the epochs trained.
 
     Raises:
-        Diverged: the loss became NaN or infinite.
-        CheckpointError: ``start`` is not of this network and optimizer.
+        Diverged: a loss or a weight became NaN or infinite.
+        CheckpointError: ``start`` is not of this training (see `restore`).
     """
-    keras.backend.clear_session()
-    keras.utils.set_random_seed(config.seed)
-    network = build(config.architecture, config.activation)
-    optimizer = keras.optimizers.get(config.optimizer)
-    optimizer.learning_rate = config.learning_rate
-    network.compile(
-        optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        steps_per_execution=STEPS_PER_EXECUTION,
-        jit_compile=False,  # XLA is about twice slower on CPUs
-    )
-    optimizer.build(network.trainable_variables)
-    history: list[Epoch] = []
-    best_weights: Arrays = ()
-    if start:
-        assign(network.variables, start.network)
-        assign(optimizer.variables, start.optimizer)
-        history, best_weights = list(start.history), start.best_weights
+    here = origin(config)
+    network = restore(config, start) if start else prepare(config)
+    optimizer = network.optimizer
+    history = list(start.history) if start else []
+    best_weights = start.best_weights if start else ()
 
     images, labels = tensors(data.train)
     validation = batches(*tensors(data.validation), np.arange(len(data.validation.labels)))
@@ -119,17 +109,15 @@ def train(
             learning_rate=float(optimizer.learning_rate.numpy()),
             epoch_seconds=time.perf_counter() - began,
         )
-        if not math.isfinite(epoch.train_loss):
-            raise Diverged(f"the training loss is {epoch.train_loss} in epoch {number}")
+        weights = values(network.variables)
+        check_finite(epoch, weights)
         history.append(epoch)
         if config.keep == "best" and epoch is best(history):
             best_weights = network.get_weights()
         if writer:
             write_summaries(writer, network, epoch)
         on_epoch(
-            Checkpoint(
-                tuple(history), values(network.variables), values(optimizer.variables), best_weights
-            )
+            Checkpoint(tuple(history), weights, values(optimizer.variables), best_weights, here)
         )
 
     if config.keep == "best":
@@ -138,15 +126,92 @@ def train(
     return Trained(classifier(network), history, kept)
 
 
+def prepare(config: TrialConfig) -> keras.Sequential:
+    """The network with its initial weights and its optimizer, ready for the first epoch."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(config.seed)
+    network = build(config.architecture, config.activation)
+    compile_network(network, config)
+    network.optimizer.build(network.trainable_variables)
+    return network
+
+
+def compile_network(network: keras.Sequential, config: TrialConfig) -> None:
+    optimizer = keras.optimizers.get(config.optimizer)
+    optimizer.learning_rate = config.learning_rate
+    network.compile(
+        optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        steps_per_execution=STEPS_PER_EXECUTION,
+        jit_compile=False,  # XLA is about twice slower on CPUs
+    )
+
+
+def origin(config: TrialConfig) -> Origin:
+    """What the result depends on besides ``config`` and the data, as this process would train it.
+
+    Code that no Keras object describes, such as the order of the batches, is not part of it.
+    """
+    keras.backend.clear_session()  # names are counted; let that begin at the same number
+    bare = keras.Sequential()
+    compile_network(bare, config)
+    return {
+        "network": network_fingerprint(config.architecture, config.activation),
+        "compile_config": _fingerprint(bare.get_compile_config()),
+        **environment(),
+    }
+
+
+@cache  # building a network takes a quarter of a second
+def network_fingerprint(architecture: Architecture, activation: str) -> str:
+    """12 hexadecimal digits of the SHA-256 of what Keras saves of a network's layers."""
+    keras.backend.clear_session()
+    return _fingerprint(build(architecture, activation).get_config())
+
+
+def _fingerprint(config: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def restore(config: TrialConfig, start: Checkpoint) -> keras.Sequential:
+    """The network and its optimizer as they were at a checkpoint, ready for the next epoch.
+
+    Raises:
+        CheckpointError: it has another origin, or its arrays do not fit.
+    """
+    if unlike := differences(start.origin, origin(config)):
+        raise CheckpointError(f"it is of another origin: {unlike}")
+    network = prepare(config)
+    assign(network.variables, start.network)
+    assign(network.optimizer.variables, start.optimizer)
+    if config.keep == "best":
+        check_fit(network.weights, start.best_weights)
+    return network
+
+
 def values(variables: Sequence[keras.Variable]) -> Arrays:
     return [np.asarray(variable) for variable in variables]
 
 
 def assign(variables: Sequence[keras.Variable], arrays: Arrays) -> None:
-    if [tuple(variable.shape) for variable in variables] != [array.shape for array in arrays]:
-        raise CheckpointError("it is of another network or optimizer")
+    check_fit(variables, arrays)
     for variable, array in zip(variables, arrays):
         variable.assign(array)
+
+
+def check_fit(variables: Sequence[keras.Variable], arrays: Arrays) -> None:
+    if [tuple(variable.shape) for variable in variables] != [array.shape for array in arrays]:
+        raise CheckpointError("its arrays do not have the shapes of the network and the optimizer")
+
+
+def check_finite(epoch: Epoch, weights: Arrays) -> None:
+    """Raises Diverged. The training loss is from before the epoch's last step, so it does not suffice."""
+    for name, loss in (("training", epoch.train_loss), ("validation", epoch.val_loss)):
+        if not math.isfinite(loss):
+            raise Diverged(f"the {name} loss is {loss} in epoch {epoch.epoch}")
+    if not all(np.isfinite(array).all() for array in weights):  # max pooling drops NaN
+        raise Diverged(f"a weight is not finite after epoch {epoch.epoch}")
 
 
 def predict(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:

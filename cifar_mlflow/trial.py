@@ -3,22 +3,26 @@
 import io
 import platform
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 from mlflow.entities import Run
 
-from cifar_mlflow import evaluation, figures, resuming, tracking
+from cifar_mlflow import claims, evaluation, figures, resuming, tracking
 from cifar_mlflow.assessment import quality
 from cifar_mlflow.checkpoint import Checkpoint, best
 from cifar_mlflow.config import TrainingOptions, TrialConfig
 from cifar_mlflow.data import Cifar10, DataError
+from cifar_mlflow.origin import Origin
 from cifar_mlflow.quiet import hushed
 
 # So many failures one after another with the same cause are no accident.
 SAME_FAILURES = 3
+# The class of an exception that a configuration causes: a trial is a function of its configuration, so
+# it would diverge again, and another one need not.
+DIVERGED = "Diverged"
 WORKER_DIED = "the worker process died: out of memory, or killed"
 
 
@@ -27,7 +31,7 @@ def run_trial(
     data: Cifar10,
     options: TrainingOptions,
     threads: int,
-    tell: Callable[[str, str], None],
+    tell: claims.Tell,
 ) -> tracking.TrialRun:
     """The run of this process itself: train, evaluate and track one configuration.
 
@@ -41,11 +45,11 @@ def run_trial(
             tracking store.
         MlflowException: the tracking store cannot be written.
     """
-    key = resuming.plan_key([config], data)
+    key = claims.plan_key([config], data)
     tags = {tracking.TRIAL_KEY: config.key}
     with (
         tracking.tracked_run("trial", config.name, tags=tags, keep_failure=True) as run,
-        resuming.claimed(run, key, options.resume) as before,
+        claims.claimed(run, key, options.resume, tell) as before,
     ):
         earlier = [tracking.read(command.run_id) for command in before]
         _run(config, data, threads, options.tensorboard, earlier, tell)
@@ -77,13 +81,22 @@ def run_child(
     # Dask starts a trial again by itself, without a word to the study, if its worker died.
     for attempt in earlier:
         if attempt.status == "RUNNING":
-            tracking.end_run(attempt, "FAILED", WORKER_DIED)
+            tracking.end_run(attempt.run_id, "FAILED", WORKER_DIED, failure="WorkerDied")
             if sum(other.end_reason == WORKER_DIED for other in earlier) >= retries:
                 return
     tags = {tracking.TRIAL_KEY: config.key}
     with tracking.tracked_run("trial", config.name, parent, tags, keep_failure=True) as run:
         _run(config, _found(data), threads, tensorboard, earlier, lambda topic, text: None)
     _ended(run)
+
+
+def origins(trials: Sequence[TrialConfig], threads: int) -> list[Origin]:
+    """The origin that each trial would have here and now; imports TensorFlow, so runs in a worker."""
+    with hushed():
+        from cifar_mlflow import training
+
+        training.configure(threads)
+    return [training.origin(trial) for trial in trials]
 
 
 def _found(data: Cifar10) -> Cifar10:
@@ -94,13 +107,19 @@ def _found(data: Cifar10) -> Cifar10:
 
 
 def repeated_failure(parent: tracking.Parent) -> str | None:
-    """The cause that the last trials to end all failed by, where a study had better stop."""
+    """The cause that the last trials to end all failed by, where a study had better stop.
+
+    Trials that diverged are no sign of one: each has its own cause.
+    """
     # An attempt that was followed by another has ended KILLED.
     done = "attributes.status != 'RUNNING' and attributes.status != 'KILLED'"
     last = tracking.children(parent, done, limit=SAME_FAILURES)
-    outcomes = {(run.status, run.end_reason) for run in last}
-    status, cause = outcomes.pop() if last else ("", "")
-    return cause if len(last) == SAME_FAILURES and not outcomes and status == "FAILED" else None
+    if len(last) < SAME_FAILURES or any(run.failure == DIVERGED for run in last):
+        return None
+    # A path in the message may be of the run itself.
+    outcomes = {(run.status, run.end_reason.replace(run.run_id, "…")) for run in last}
+    status, cause = outcomes.pop()
+    return cause if status == "FAILED" and not outcomes else None
 
 
 def _ended(run: Run) -> tracking.TrialRun:
@@ -117,7 +136,7 @@ def _run(
     threads: int,
     tensorboard: bool,
     earlier: Sequence[tracking.TrialRun],
-    tell: Callable[[str, str], None],
+    tell: claims.Tell,
 ) -> None:
     with hushed():
         from cifar_mlflow import architectures, training
@@ -125,13 +144,17 @@ def _run(
         training.configure(threads)
     splits = data.split(config.validation_fraction)
     tracking.log_trial(config)
-    tracking.log_environment(threads)
+    tracking.log_environment(threads, training.origin(config))
     tracking.log_dataset(data, "training")
-    start = resuming.go_on_from(earlier)
+
+    def check(checkpoint: Checkpoint) -> None:
+        training.restore(config, checkpoint)
+
+    start = resuming.go_on_from(earlier, check)
     if start:
         tell("Resuming", f"after epoch {len(start.history)}")
-    elif any(run.checkpoint for run in earlier):
-        tell("Retrained", "from the first epoch, because the checkpoint is lost")
+    elif lost := tracking.read(tracking.active_id()).checkpoint_lost:
+        tell("Retrained", f"from the first epoch; the checkpoint is lost: {lost}")
 
     with tempfile.TemporaryDirectory() as folder:
 

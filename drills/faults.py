@@ -1,8 +1,9 @@
 """Disturb studies of small trainings on a stand-in for CIFAR-10, and tell what became of them.
 
-    python -m drills.faults kills | memory | outage | disk | read-only | race
+    python -m drills.faults kills | orphans | namespaces | memory | outage | disk | read-only | race
 
-``disk`` and ``read-only`` mount small file systems, and so need root on Linux.
+``disk`` and ``read-only`` mount small file systems, and ``namespaces`` makes one of processes, so they
+need root on Linux.
 """
 
 import os
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -72,6 +73,31 @@ class Place(User):
         words = sorted(f"{run.data.tags.get('kind', '?')} {run.info.status}" for run in self.runs())
         return ", ".join(f"{words.count(word)} x {word}" for word in dict.fromkeys(words))
 
+    def command(self) -> int:
+        """The process id of the newest command."""
+        return int(self.runs("tags.kind = 'grid'")[-1].data.tags["process"])
+
+    def kill(self, process: subprocess.Popen[str], chance: random.Random) -> str:
+        """Kill a part of what `mlflow run` started; says which."""
+        training = self.runs("tags.kind = 'trial' and attributes.status = 'RUNNING'")
+        victim = chance.choice(["the command", "a worker", "all"])
+        if victim == "all" or not training:  # the command may not have written its process id yet
+            os.killpg(process.pid, signal.SIGKILL)
+            return "all"
+        worker = int(chance.choice(training).data.tags["process"])
+        os.kill(worker if victim == "a worker" else self.command(), signal.SIGKILL)
+        return victim
+
+    def left_over(self) -> int:
+        """The processes of this place that still run 10 seconds later (Linux)."""
+        time.sleep(10)
+        home = f"HOME={self.environment['HOME']}".encode()
+        found = 0
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):  # it has ended, or is another user's
+                found += home in environment.read_bytes().split(b"\0")
+        return found
+
     def results(self) -> list[tuple[str, ...]]:
         """Of each trial, once for each time that it was finished."""
         names = ("test_loss", "test_accuracy", "kept_val_loss", "train_loss", "kept_epoch")
@@ -82,13 +108,13 @@ class Place(User):
 
 
 def kills(folder: Path) -> None:
-    """Whole process trees killed at random moments, and the study run again until it is done."""
+    """SIGKILL at random moments, of a command alone, one worker or all processes, until it is done."""
     whole = Place.make(folder / "whole")
     began = time.time()
     assert whole.tell(whole.begin("grid", STUDY)) == 0
     seconds = time.time() - began
     expected = sorted(whole.results())
-    moments = random.Random(0)
+    chance = random.Random(0)
     kill = rounds = 0
     while kill < KILLS:
         rounds += 1
@@ -96,20 +122,52 @@ def kills(folder: Path) -> None:
         code = -signal.SIGKILL
         while code:
             process = place.begin("grid", STUDY)
-            wait = moments.uniform(0.25, 0.75) * seconds
+            wait = chance.uniform(0.25, 0.75) * seconds
+            killed = "nothing"
             try:
                 process.wait(wait)
             except subprocess.TimeoutExpired:
                 kill += 1
-                os.killpg(process.pid, signal.SIGKILL)
+                killed = place.kill(process, chance)
             process.communicate()
             code = process.returncode
-            print(f"round {rounds}, kill {kill}, after {wait:.1f} s, code {code}: {place.count()}")
+            print(
+                f"round {rounds}, kill {kill}, {killed} after {wait:.1f} s, exit code {code}, "
+                f"processes left: {place.left_over()}: {place.count()}",
+                flush=True,
+            )
         versions = len(place.client.search_model_versions())
         print(
             f"round {rounds} done: {len(place.results())} of {len(expected)} trials finished, "
             f"results equal: {sorted(place.results()) == expected}, model versions: {versions}"
         )
+
+
+def orphans(folder: Path) -> None:
+    """On each engine the command alone is killed, and what is left of it after 10 s is counted."""
+    for engine in ("loky", "dask", "ray"):
+        place = Place.make(folder / engine)
+        process = place.start_trials("grid", STUDY | {"engine": engine}, trials=2)
+        os.kill(place.command(), signal.SIGKILL)
+        process.communicate()
+        print(f"{engine}: processes left: {place.left_over()}: {place.count()}", flush=True)
+
+
+def namespaces(folder: Path) -> None:
+    """Two commands on one store, each in a PID namespace of its own, as in containers of one host."""
+    place = Place.make(folder)
+    process = place.start_trials("grid", STUDY, trials=2)
+    namespace = ["unshare", "--pid", "--fork", "--mount-proc"]
+    second = subprocess.run(
+        [*namespace, *place.arguments("grid", STUDY)],
+        cwd=place.folder,
+        env=place.environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    print(f"the second ends with exit code {second.returncode}: {second.stderr.splitlines()[-2:]}")
+    place.tell(process)
 
 
 def memory(folder: Path) -> None:
@@ -187,6 +245,8 @@ def race(folder: Path) -> None:
 
 DRILLS = {
     "kills": kills,
+    "orphans": orphans,
+    "namespaces": namespaces,
     "memory": memory,
     "outage": outage,
     "disk": disk,

@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from cifar_mlflow.command_line import DONE, main
-from cifar_mlflow.config import ReportParameters, user_path
+from cifar_mlflow.config import ReportParameters, written_to
 
 
 def report(parameters: ReportParameters) -> int:
@@ -12,7 +12,7 @@ def report(parameters: ReportParameters) -> int:
     from cifar_mlflow.report import page
     from cifar_mlflow.terminal import say
 
-    output = user_path(parameters.output).absolute()
+    output = written_to(parameters.output)
     with tracking.tracked_run("report") as run:
         tracking.log_parameters(parameters)
         material = gather(run.info.experiment_id, parameters.study)

@@ -1,5 +1,7 @@
 """The published study in one command: data, architectures, grid, evaluation and report."""
 
+import sys
+
 from rich.console import Console
 
 from cifar_mlflow.command_line import DONE, FAILED, main
@@ -24,15 +26,17 @@ def study(parameters: StudyParameters) -> int:
         # The grid is of the network that the comparison will find the best.
         return max(grid(networks), grid(usual))
 
-    from cifar_mlflow import resuming, tracking
+    from cifar_mlflow import claims, resuming, tracking
     from cifar_mlflow.data import load
     from cifar_mlflow.terminal import say
 
     console = Console()
-    key = resuming.plan_key([*expand(networks), *expand(usual)], load(parameters.data_dir))
+    key = claims.plan_key([*expand(networks), *expand(usual)], load(parameters.data_dir))
     with (
         tracking.tracked_run("study") as run,
-        resuming.claimed(run, key, parameters.resume) as before,
+        claims.claimed(
+            run, key, parameters.resume, tell=lambda topic, text: say(console, topic, text)
+        ) as before,
     ):
         tracking.log_parameters(parameters)
         done = resuming.adopt_parts(before)
@@ -45,12 +49,19 @@ def study(parameters: StudyParameters) -> int:
         if "architectures" not in done:
             say(console, "Part", "the networks compared")
             codes.append(grid(networks))
-        winner = tracking.parts()["architectures"].tags.get("best_architecture")
-        if winner and "grid" not in done:
+        compared = tracking.parts()["architectures"]
+        if compared.status != "FINISHED":
+            missing = ", ".join(tracking.unfinished(compared, expand(networks)))
+            reason = f"the comparison of the networks lacks {missing}"
+            tracking.tag_end_reason(reason)
+            print(f"study: {reason}; run the same command again", file=sys.stderr)
+            return FAILED
+        winner = compared.tags["best_architecture"]
+        if "grid" not in done:
             say(console, "Part", f"the grid, of the network {winner}")
             codes.append(grid(parameters.grid(winner)))
-        trained = tracking.parts().get("grid")
-        if trained and "best_run_id" in trained.tags:
+        trained = tracking.parts()["grid"]
+        if "best_run_id" in trained.tags:
             say(console, "Part", "the best model, and the report")
             best = trained.tags["best_run_id"]
             if "evaluate" not in done:

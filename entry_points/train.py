@@ -10,7 +10,7 @@ from cifar_mlflow.config import TrainParameters
 
 def train(parameters: TrainParameters) -> int:
     from cifar_mlflow.data import load
-    from cifar_mlflow.plan import share_threads
+    from cifar_mlflow.plan import counted, share_threads
     from cifar_mlflow.terminal import say
     from cifar_mlflow.trial import run_trial
 
@@ -18,7 +18,8 @@ def train(parameters: TrainParameters) -> int:
     data = load(parameters.data_dir)
     threads = share_threads(1, parameters)
     say(console, "Data", str(data))
-    say(console, "Trial", f"{parameters.trial.name}, {parameters.epochs} epochs, {threads} threads")
+    epochs, on = counted(parameters.epochs, "epoch"), counted(threads, "thread")
+    say(console, "Trial", f"{parameters.trial.name}, {epochs}, {on}")
     run = run_trial(
         parameters.trial,
         data,

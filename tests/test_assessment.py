@@ -12,14 +12,14 @@ from tests import standin
 
 def subject(fraction: float | None = 0.2, digest: str | None = None, known: bool = True) -> Subject:
     loaded = LoadedModel("a/folder", "m-1", None, None, CLASSES, model=None)
-    origin = Origin("deep-relu-32-sgd", fraction, digest) if known else None
+    origin = Origin("relu-32-sgd-deep", fraction, digest) if known else None
     return Subject(loaded, origin)
 
 
 def test_a_subject_goes_by_its_version_else_its_trial_else_its_folder() -> None:
     registered = LoadedModel("models:/mine@champion", "m-1", "mine", "3", CLASSES, model=None)
     assert Subject(registered, None).name == "mine version 3"
-    assert subject().name == "deep-relu-32-sgd"
+    assert subject().name == "relu-32-sgd-deep"
     assert subject(known=False).name == "folder"
 
 
@@ -107,7 +107,7 @@ def test_the_essence_names_the_worst_mistakes_and_classes() -> None:
     told = dict(
         assessment.essence(subject(), result, evaluation.intervals(table, resamples=100), pairs)
     )
-    assert told["Model"] == "m-1 (deep-relu-32-sgd)"
+    assert told["Model"] == "m-1 (relu-32-sgd-deep)"
     assert told["Accuracy"].startswith("0.9333 (95 % interval ")
     assert told["Confused"] == "airplane taken for ship 2 times (67 %)"
     assert told["Classes"] == "best automobile (F1 1.000), worst airplane (F1 0.500)"
@@ -128,6 +128,6 @@ def test_two_models_stand_side_by_side() -> None:
     ]
     text = assessment.side_by_side(models)
     rows = [line.strip("| ").split(" | ") for line in text.splitlines()]
-    assert rows[0] == ["deep-relu-32-sgd", "folder"]
+    assert rows[0] == ["relu-32-sgd-deep", "folder"]
     assert [row[0] for row in rows[2:]] == [name.replace("_", " ") for name in evaluation.HEADLINES]
     assert all(row[1] == row[2] for row in rows[2:])

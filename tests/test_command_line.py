@@ -1,10 +1,12 @@
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from cifar_mlflow.command_line import MISUSED, parse
+from cifar_mlflow.command_line import INTERRUPTED, MISUSED, parse
 from cifar_mlflow.config import (
     ArchitecturesParameters,
     DataParameters,
@@ -63,7 +65,7 @@ def test_only_true_and_false_are_flags(refuse: Refuse) -> None:
         (
             StudyParameters,
             "--output=/nowhere/report.html",
-            "output=/nowhere/report.html: input should be a file in a folder that exists",
+            "output=/nowhere/report.html: input should be a new or a regular file in a folder that exists",
         ),
         (
             StudyParameters,
@@ -73,7 +75,10 @@ def test_only_true_and_false_are_flags(refuse: Refuse) -> None:
         (
             GridParameters,
             "--model_name=a/b",
-            "model_name=a/b: input should be a name without spaces, slashes and colons",
+            (
+                "model_name=a/b: input should be up to 250 letters, digits, '_', '-' and '.', and not "
+                "begin with '.'"
+            ),
         ),
     ],
 )
@@ -133,3 +138,66 @@ def test_help_and_a_dry_run_load_neither_tensorflow_nor_mlflow(entry: str, argum
         "assert not {'tensorflow', 'keras', 'mlflow'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT)
+
+
+# A command that works until it is interrupted, and then tidies up until it is told to stop, as if the
+# tracking store did not answer.
+ENDLESS = """
+import sys, threading
+from cifar_mlflow.command_line import main
+from cifar_mlflow.config import Options
+
+def command(options):
+    try:
+        print("works…", flush=True)
+        threading.Event().wait()
+    finally:
+        print("tidies up", flush=True)
+        sys.stdin.readline()
+        print("tidied up", flush=True)
+
+sys.argv = ["endless"]
+main(Options, "endless", command)
+"""
+
+
+@pytest.fixture
+def endless() -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", ENDLESS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=PROJECT,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "works?\n"  # Latin-1 has no …
+        yield process
+        process.kill()
+
+
+def test_a_first_ctrl_c_lets_the_command_tidy_up(endless: subprocess.Popen[str]) -> None:
+    assert endless.stdout
+    endless.send_signal(signal.SIGINT)
+    assert endless.stdout.readline() == "tidies up\n"
+    endless.send_signal(signal.SIGTERM)  # what `mlflow run` adds to a Ctrl-C
+    shown, said = endless.communicate("\n")
+    assert shown == "tidied up\n"
+    assert said.splitlines() == [
+        "interrupted; press Ctrl-C again to end at once",
+        "endless: interrupted by SIGINT",
+    ]
+    assert endless.returncode == INTERRUPTED
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_ctrl_c_ends_the_process_whatever_it_waits_for(
+    first: signal.Signals, endless: subprocess.Popen[str]
+) -> None:
+    assert endless.stdout
+    endless.send_signal(first)
+    assert endless.stdout.readline() == "tidies up\n"
+    endless.send_signal(signal.SIGINT)
+    assert endless.wait() == -signal.SIGINT

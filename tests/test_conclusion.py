@@ -62,7 +62,7 @@ def test_curves_leave_out_seeds_that_failed_where_others_finished(read: list[str
         for t in trials
     }
     histories = conclusion.read_histories(trials, runs, summarise(trials, runs))
-    assert read == ["deep-relu-32-sgd", "deep-relu-32-adam", "deep-relu-32-adam-seed=1"]
+    assert read == ["sgd-relu-32-deep", "adam-relu-32-deep", "adam-seed=1-relu-32-deep"]
     assert {name: len(history) for name, history in histories.items()} == {
         "relu 32 sgd": 1,
         "relu 32 adam": 2,
@@ -73,7 +73,7 @@ def test_without_a_single_epoch_there_are_no_curves(read: list[str]) -> None:
     trials = plan(activation="relu", optimizer="adam")
     runs = {trials[0].key: run_of(trials[0], "KILLED")}
     pictures = conclusion.pictures(trials, runs, summarise(trials, runs), GridOptions())
-    assert read == ["deep-relu-32-adam"]
+    assert read == ["32-relu-adam-deep"]
     assert set(pictures) == {"grid.png"}
 
 
@@ -91,7 +91,7 @@ def test_many_failures_are_told_shortly() -> None:
     table = results.tabulate(trials, runs, "val_accuracy", official=True)
     *told, (_, rest) = conclusion.failures(table)
     assert len(told) == conclusion.FAILURES_TOLD
-    assert told[0][1].startswith("deep-relu-32-sgd: Diverged: the loss is nan")
+    assert told[0][1].startswith("relu-32-sgd-deep: Diverged: the loss is nan")
     assert all(len(text) < 300 for _, text in told)
     assert rest == "7 more; results.csv has all"
 
@@ -100,7 +100,7 @@ def test_a_trial_that_never_ran_counts_as_a_failure() -> None:
     trials = plan(activation="relu", batch_size="32")
     runs = {trials[0].key: run_of(trials[0])}
     table = results.tabulate(trials, runs, "val_accuracy", official=True)
-    assert conclusion.failures(table) == [("Failed", "deep-relu-32-adam: not run")]
+    assert conclusion.failures(table) == [("Failed", "adam-relu-32-deep: not run")]
 
 
 CELL = "0.710 ± 0.010 (0.685–0.735)"

@@ -1,3 +1,6 @@
+import os
+import pickle
+import socket
 from pathlib import Path
 
 import pytest
@@ -6,6 +9,7 @@ from pydantic import ValidationError
 from cifar_mlflow.command_line import one_line
 from cifar_mlflow.config import (
     DEFAULT_LEARNING_RATES,
+    ArchitecturesParameters,
     GridParameters,
     PredictParameters,
     ReportParameters,
@@ -15,6 +19,7 @@ from cifar_mlflow.config import (
     expand,
     printable,
     user_path,
+    written_to,
 )
 
 
@@ -45,10 +50,10 @@ def test_the_default_grid_is_the_published_twelve() -> None:
 def test_a_grid_varies_its_last_factor_fastest() -> None:
     names = [trial.name for trial in expand(grid(activation="relu", batch_size="32,64"))]
     assert names == [
-        "deep-relu-32-sgd",
-        "deep-relu-32-adam",
-        "deep-relu-64-sgd",
-        "deep-relu-64-adam",
+        "32-sgd-relu-deep",
+        "32-adam-relu-deep",
+        "64-sgd-relu-deep",
+        "64-adam-relu-deep",
     ]
 
 
@@ -85,9 +90,9 @@ def test_a_trial_is_its_configuration_however_it_was_spelled() -> None:
 
 
 def test_a_name_tells_what_is_not_at_its_default() -> None:
-    assert TrialConfig(batch_size=128, optimizer="adam").name == "deep-relu-128-adam"
+    assert TrialConfig(batch_size=128, optimizer="adam").name == "relu-128-adam-deep"
     trial = TrialConfig(seed=3, learning_rate=0.1)
-    assert trial.name == "deep-relu-32-sgd-learning_rate=0.1-seed=3"
+    assert trial.name == "relu-32-sgd-deep-learning_rate=0.1-seed=3"
 
 
 @pytest.mark.parametrize(
@@ -124,6 +129,34 @@ def test_an_empty_value_in_a_list_is_refused() -> None:
     assert one_line(caught.value).startswith("images=a.png,,b.png: one value of the list is empty")
 
 
+def test_what_is_no_regular_file_is_not_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe")
+    Path("folder").mkdir()
+    Path("circle").symlink_to("circle")
+    Path("link").symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket")
+        for output in ("pipe", "folder", "circle", "link", "socket", os.devnull, "~nobody/a.html"):
+            with pytest.raises(ValidationError) as caught:
+                ReportParameters.model_validate({"output": output})
+            allowed = "input should be a new or a regular file in a folder that exists"
+            assert one_line(caught.value) == f"output={output}: {allowed}"
+
+
+def test_a_file_is_written_where_its_link_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("link.html").symlink_to("folder/new.html")
+    parameters = ReportParameters.model_validate({"output": "link.html"})
+    assert parameters.output == Path("link.html")  # as it was given
+    assert written_to(parameters.output) == tmp_path.resolve() / "folder" / "new.html"
+
+
 def test_an_image_may_be_named_twice() -> None:
     parameters = PredictParameters.model_validate({"images": "a.png, a.png"})
     assert parameters.images == ("a.png", "a.png")
@@ -140,6 +173,22 @@ def test_one_trial_under_two_spellings_is_refused() -> None:
         expand(grid(optimizer="adam", learning_rate="0.1,1e-1"))
     with pytest.raises(UsageError, match="more than once in the study"):
         expand(grid(optimizer="adam", learning_rate="auto,0.001"))
+
+
+@pytest.mark.parametrize("name", ["cifar10-cnn", "v1.2", "_", "-a", "Größe", "n" * 250])
+def test_a_name_that_the_registry_takes_is_taken(name: str) -> None:
+    options = GridParameters.model_validate({"model_name": name})
+    assert options.model_dump()["model_name"] == name
+
+
+@pytest.mark.parametrize(
+    "name", ["o'brien", ".", "..", ".hidden", "", "a b", "a/b", "a:b", "a\n", "n" * 251]
+)
+def test_a_name_that_the_registry_would_refuse_is_refused_before_any_training(name: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        grid(model_name=name)
+    allowed = "input should be up to 250 letters, digits, '_', '-' and '.', and not begin with '.'"
+    assert one_line(caught.value) == f"model_name={name}: {allowed}"
 
 
 def test_a_tilde_stands_for_a_home_unless_a_file_is_named_so(
@@ -162,3 +211,22 @@ def test_printable_text_has_no_control_characters_and_no_passwords() -> None:
     for address in ("http://me:secret@host/a@b.png", "http://me@secret@host/a@b.png"):
         assert printable(f"{address}: gone") == "http://host/a@b.png: gone"
     assert printable("http://host/a@b.png") == "http://host/a@b.png"
+
+
+@pytest.mark.parametrize("study", [GridParameters, ArchitecturesParameters])
+def test_eleven_letters_tell_the_trials_of_a_published_study_apart(
+    study: type[StudyOptions],
+) -> None:
+    names = [trial.name for trial in expand(study())]
+    assert len({name[:11] for name in names}) == len(names)
+
+
+def test_a_name_begins_with_what_its_study_varies() -> None:
+    assert "relu-128-adam-deep" in [trial.name for trial in expand(grid())]
+    networks = expand(ArchitecturesParameters.model_validate({}))
+    assert [trial.name for trial in networks][:2] == ["small-relu-32-sgd", "wide-relu-32-sgd"]
+    seeds = expand(grid(activation="relu", batch_size="32", optimizer="adam", seed="0,1"))
+    assert [trial.name for trial in seeds] == ["relu-32-adam-deep", "seed=1-relu-32-adam-deep"]
+    # It is the same trial, and has the same name in the process that trains it.
+    assert seeds[1].key == TrialConfig(optimizer="adam", seed=1).key
+    assert pickle.loads(pickle.dumps(seeds[1])).name == seeds[1].name

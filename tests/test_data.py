@@ -1,16 +1,22 @@
+import errno
 import hashlib
 import io
 import json
 import os
 import pickle
 import pickletools
+import struct
 import subprocess
 import sys
 import tarfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 from platformdirs import user_cache_path
 
@@ -18,6 +24,8 @@ from cifar_mlflow import data
 from cifar_mlflow.config import UsageError
 from tests import standin
 from tests.conftest import PROJECT, StandIn
+
+PLANES = np.zeros((2, 3072), np.uint8)  # two black images
 
 
 @pytest.fixture
@@ -162,17 +170,155 @@ def test_a_download_that_breaks_off_leaves_nothing_behind(
     assert [path.name for path in cache.iterdir()] == ["lock"]
 
 
+# The digest to expect
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("value", ["{home}/.cache/own", "..", "../own", "{digest:.63}", "{upper}"])
+def test_only_a_sha256_names_data_and_nothing_outside_the_cache_is_touched(
+    value: str, files: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = data.load(str(files.folder)).folder
+    own = tmp_path / "home" / ".cache" / "own" / "file"
+    own.parent.mkdir(parents=True)
+    own.write_text("precious")
+    value = value.format(home=tmp_path / "home", digest=files.digest, upper="A" * 64)
+    monkeypatch.setenv("CIFAR10_DIGEST", value)
+    message = refusal("auto")
+    assert f"CIFAR10_DIGEST={value!r}: input should be a SHA-256" in message
+    assert own.read_text() == "precious"
+    assert cached.exists()
+
+
+@pytest.mark.usefixtures("no_network")
+def test_an_empty_digest_is_one_that_is_not_set(
+    files: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = data.load(str(files.folder)).folder
+    monkeypatch.setenv("CIFAR10_DIGEST", "")
+    assert "train images should be 5,000 of each class" in refusal(files.folder)
+    assert "could not be fetched" in refusal("auto")
+    assert cached.exists()
+
+
+@pytest.mark.usefixtures("no_network")
+def test_the_digest_unknown_asks_for_that_of_the_data_given(
+    files: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIFAR10_DIGEST", "unknown")
+    assert f"SHA-256 of the content is {files.digest}, not unknown" in refusal(files.folder)
+    message = refusal("auto")
+    assert message.startswith("CIFAR10_DIGEST=unknown")
+    assert "data_dir" in message
+    assert not user_cache_path("cifar_mlflow").exists()
+
+
 # The cache
 
 
 @pytest.mark.usefixtures("no_network")
-def test_a_damaged_cache_is_made_again(files: StandIn, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1] + b"\x99",
+        lambda content: content + b"\0",
+        lambda content: content[:-1],
+        lambda content: content[:40],
+        lambda content: b"",
+        lambda content: content.replace(b"'descr'", b"(descr'"),
+        lambda content: content.replace(b"'|u1'", b"'|i1'"),
+        lambda content: content.replace(b"False", b"True "),
+        None,
+    ],
+)
+def test_a_damaged_cache_is_made_again(
+    damage: Callable[[bytes], bytes] | None,
+    files: StandIn,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     loaded = data.load(str(files.folder))
     path = loaded.folder / "test_images.npy"
-    path.write_bytes(path.read_bytes()[:-1] + b"\x99")
+    content = path.read_bytes()
+    path.unlink()
+    if damage:
+        path.write_bytes(damage(content))
     again = data.load(str(files.folder))
     assert "was damaged" in capsys.readouterr().out
     assert data.content_digest(again.arrays()) == files.digest
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_a_passing_fault_while_the_cache_is_read_leaves_it_as_it_is(
+    fault: Exception, named: str, files: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.load(str(files.folder))
+
+    def fail() -> NoReturn:
+        raise fault
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hashlib, "sha256", fail)
+        assert named in refusal("auto")
+    assert data.load().source == "cache"
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_cache_that_cannot_be_written_can_be_read(
+    files: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data.load(str(files.folder))
+
+    def read_only(path: Path) -> NoReturn:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(data, "FileLock", read_only)
+    assert data.load().source == "cache"
+    assert data.load(str(files.folder)).source == str(files.folder)
+
+
+def test_what_killed_commands_left_in_the_cache_is_removed(files: StandIn) -> None:
+    cache = user_cache_path("cifar_mlflow")
+    for name in ("partial-1", "download-2", "other"):
+        (cache / name / "folder").mkdir(parents=True)
+        (cache / name / "folder" / "file").write_text("left")
+    data.load(str(files.folder))
+    assert {path.name for path in cache.iterdir()} == {files.digest, "lock", "other"}
+
+
+def test_a_command_that_waits_for_another_says_so_once(
+    files: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = user_cache_path("cifar_mlflow")
+    cache.mkdir(parents=True)
+    held, said = threading.Event(), threading.Event()
+
+    def other_command() -> None:
+        with FileLock(cache / "lock"):
+            held.set()
+            said.wait(60)
+
+    lines: list[str] = []
+
+    def note(line: str, flush: bool) -> None:
+        assert flush
+        lines.append(line)
+        said.set()
+
+    monkeypatch.setattr(data, "print", note, raising=False)
+    other = threading.Thread(target=other_command)
+    other.start()
+    held.wait()
+    assert data.load(str(files.folder)).digest == files.digest
+    other.join()
+    assert lines == [f"Waiting for another command, which is storing data in {cache}"]
 
 
 def test_arrays_are_mapped_from_the_cache_not_read(small_cifar10: data.Cifar10) -> None:
@@ -203,7 +349,8 @@ def test_processes_that_load_at_once_do_not_spoil_each_other(
     processes = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT) for _ in range(3)
     ]
-    assert [process.communicate()[0].strip() for process in processes] == [files.digest] * 3
+    shown = [process.communicate()[0].splitlines() for process in processes]
+    assert [lines[-1] for lines in shown] == [files.digest] * 3  # some say before that they wait
     assert data.load(str(files.folder)).digest == files.digest
 
 
@@ -262,13 +409,40 @@ def test_a_truncated_archive_is_named(files: StandIn, tmp_path: Path) -> None:
     assert f"{archive}: not a readable tar archive, or cut off" in refusal(archive)
 
 
+@pytest.mark.parametrize("compression", ["gz", "bz2", "xz"])
+def test_a_damaged_archive_is_named(compression: str, files: StandIn, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    with tarfile.open(archive, f"w:{compression}") as written:  # type: ignore[call-overload]
+        written.add(files.folder, arcname=data.FOLDER)
+    content = bytearray(archive.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 100] = bytes(100)
+    archive.write_bytes(content)
+    assert f"{archive}: " in refusal(archive)
+
+
+def test_a_member_that_links_to_itself_is_named(files: StandIn, tmp_path: Path) -> None:
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    member = tarfile.TarInfo(f"{data.FOLDER}/data_batch_1")
+    member.type, member.linkname = tarfile.LNKTYPE, member.name
+    with tarfile.open(archive, "w:gz") as written:
+        written.addfile(member)
+    assert f"{archive}: {member.name} is not a regular file in this archive" in refusal(archive)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
         ({b"data": np.zeros((2, 3072), np.float32), b"labels": [0, 1]}, "not uint8 (N, 3072)"),
         ({b"data": np.zeros((2, 100), np.uint8), b"labels": [0, 1]}, "not uint8 (N, 3072)"),
-        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0, 10]}, "0 to 9"),
-        ({b"data": np.zeros((2, 3072), np.uint8), b"labels": [0]}, "not 2 numbers"),
+        ({b"data": np.asfortranarray(PLANES), b"labels": [0, 1]}, "in C order"),
+        ({b"data": b"\0" * 6144, b"labels": [0, 1]}, "not uint8 (N, 3072)"),
+        ({b"data": PLANES, b"labels": [0, 10]}, "0 to 9"),
+        ({b"data": PLANES, b"labels": [0, -1]}, "0 to 9"),
+        ({b"data": PLANES, b"labels": [0, True]}, "0 to 9"),
+        ({b"data": PLANES, b"labels": [0, b"1"]}, "0 to 9"),
+        ({b"data": PLANES, b"labels": [0]}, "not a list of 2 numbers"),
+        ({b"data": PLANES, b"labels": np.array([0, 1])}, "not a list of 2 numbers"),
         ({b"images": 1}, "not a CIFAR-10 batch"),
         ([1, 2], "not a CIFAR-10 batch"),
     ],
@@ -297,8 +471,51 @@ def test_a_pickle_that_would_run_code_is_refused(files: StandIn, tmp_path: Path)
 
     (files.folder / "data_batch_1").write_bytes(pickle.dumps({b"data": Malicious()}))
     message = refusal(files.folder)
-    assert "system, which is refused" in message
+    assert "system', which is refused" in message
     assert not (tmp_path / "was_run").exists()
+
+
+class Crafted:
+    """An object of which a pickle says what the file's author likes."""
+
+    def __init__(self, make: Callable[..., object], arguments: object, state: object) -> None:
+        self.said = make, arguments, state
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.said
+
+
+def crafted_array(kind: str, flags: int, shape: tuple[object, ...], content: bytes) -> Crafted:
+    dtype = Crafted(np.dtype, (kind, False, True), (3, "|", None, None, None, -1, -1, flags))
+    make: Any = PLANES.__reduce__()[0]
+    return Crafted(make, (np.ndarray, (0,), b"b"), (1, shape, dtype, False, content))
+
+
+ADDRESSES = struct.pack("<4Q", *[0x4141414141414141] * 4)
+
+
+@pytest.mark.parametrize(
+    ("batch", "reason"),
+    [
+        # Without its flags a dtype of objects takes the file's bytes for their addresses.
+        ({b"data": crafted_array("O", 0, (4,), ADDRESSES), b"labels": [0] * 4}, "not uint8"),
+        ({b"data": PLANES, b"labels": crafted_array("O", 0, (2,), ADDRESSES)}, "not a list"),
+        ({b"data": crafted_array("u1", 0, (2, 3072), ADDRESSES), b"labels": [0, 0]}, "not uint8"),
+        ({b"data": crafted_array("u1", 0, (-2, -3072), bytes(6144))}, "not uint8"),
+        ({b"data": crafted_array("u1", 0, (2.0, 3072), bytes(6144))}, "BINFLOAT, which is refused"),
+        ({b"data": Crafted(np.dtype, ("u1",), {"name": "x"})}, "not bytes"),
+        ({(((),),): 1}, "EMPTY_TUPLE, which is refused"),
+        ({(1,): 1}, "not bytes"),
+        ({b"data": {1}}, "which is refused"),
+        ({b"data": np.ndarray, b"labels": []}, "not uint8"),
+    ],
+)
+def test_a_crafted_pickle_is_refused(files: StandIn, batch: object, reason: str) -> None:
+    path = files.folder / "data_batch_1"
+    path.write_bytes(pickle.dumps(batch, protocol=4))
+    message = refusal(files.folder)
+    assert str(path) in message
+    assert reason in message
 
 
 def test_the_form_of_the_official_pickles_is_admitted() -> None:

@@ -1,3 +1,4 @@
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,30 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "gpus" / address).mkdir(parents=True)
     monkeypatch.setattr(devices, "DRIVER", tmp_path / "gpus")
     return tmp_path / "gpus"
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        ("vendor_id\t: X\nflags\t\t: fpu avx2 avx512_vnni avx512f\n", "AVX2, AVX512F, AVX512_VNNI"),
+        ("Features\t: fp asimd bf16\n", "ASIMD, BF16"),
+        ("flags\t\t: fpu sse\n", ""),
+    ],
+)
+def test_the_instruction_sets_of_the_cpu_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, expected: str
+) -> None:
+    monkeypatch.setattr(devices, "CPU", tmp_path / "cpuinfo")
+    devices.CPU.write_text(listed)
+    assert devices.cpu_instructions() == expected
+
+
+def test_where_instruction_sets_are_not_listed_the_processor_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert devices.cpu_instructions() == platform.machine()
 
 
 def test_gpus_are_counted_from_the_driver(driver: Path) -> None:

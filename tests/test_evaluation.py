@@ -266,7 +266,18 @@ def test_two_models_are_compared_on_the_same_images() -> None:
     spread = np.sqrt((0.3 - 0.1**2) / 100)
     assert comparison.high - comparison.low == pytest.approx(2 * 1.96 * spread, rel=0.1)
     assert str(comparison).startswith("accuracy +10.00 points (95 % interval ")
-    assert "which chance alone may explain (McNemar's test, chi-square" in str(comparison)
+    assert "which the choice of images alone may explain (McNemar's test, chi-square" in str(
+        comparison
+    )
+
+
+def test_one_image_makes_no_interval() -> None:
+    found = evaluation.intervals(certain([0], [0]))
+    assert found.loc["accuracy", "value"] == 1
+    assert found[["low", "high"]].isna().all(axis=None)
+    comparison = evaluation.compare(certain([0], [0]), certain([1], [0]))
+    assert (comparison.difference, comparison.p_value) == (1, 1)
+    assert np.isnan([comparison.low, comparison.high]).all()
 
 
 def test_a_model_is_no_better_than_itself() -> None:

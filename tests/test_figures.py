@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from cifar_mlflow import evaluation, figures
-from cifar_mlflow.data import CLASSES
+from cifar_mlflow.data import CLASSES, Examples
 from tests import standin
 
 HISTORY = pd.DataFrame(
@@ -37,6 +37,17 @@ def test_class_examples_title_an_image_of_each_class() -> None:
         np.testing.assert_array_equal(axis.images[0].get_array(), first)
 
 
+def test_a_class_without_an_image_has_an_empty_cell_that_says_so() -> None:
+    whole = standin.batch(3, seed=1)
+    others = whole.labels != CLASSES.index("cat")
+    figure = figures.class_examples(Examples(whole.images[others], whole.labels[others]))
+    shown = {axis.get_title(): [text.get_text() for text in axis.texts] for axis in figure.axes}
+    assert shown == {name: ["no image"] if name == "cat" else [] for name in CLASSES}
+    pictured = [axis.get_title() for axis in figure.axes if axis.images]
+    assert pictured == [name for name in CLASSES if name != "cat"]
+    assert "no image" in texts(figure)
+
+
 def test_misclassified_images_are_titled_with_predicted_and_true_class() -> None:
     wrong = pd.DataFrame({"predicted": ["cat"], "true": ["dog"]}, index=[3])
     images = standin.batch(1, seed=1).images
@@ -52,14 +63,14 @@ def test_a_model_without_mistakes_gives_an_empty_gallery() -> None:
 
 
 def test_curves_show_train_and_validation_by_epoch() -> None:
-    figure = figures.curves(HISTORY, "deep-relu-32-sgd")
+    figure = figures.curves(HISTORY, "relu-32-sgd-deep")
     accuracy, loss = figure.axes
     assert [line.get_label() for line in accuracy.lines] == ["train", "validation"]
     np.testing.assert_array_equal(
         np.asarray(accuracy.lines[1].get_ydata()), HISTORY["val_accuracy"]
     )
     np.testing.assert_array_equal(np.asarray(loss.lines[0].get_xdata()), HISTORY["epoch"])
-    assert "deep-relu-32-sgd" in texts(figure)
+    assert "relu-32-sgd-deep" in texts(figure)
 
 
 def test_a_single_panel_is_large_enough_for_its_labels() -> None:
@@ -105,13 +116,13 @@ def test_an_epoch_that_one_history_has_alone_is_drawn_without_a_band() -> None:
 
 RANKING = pd.DataFrame(
     {
-        "mean": [0.7, 0.69, 0.5, 0.4],
-        "low": [0.68, 0.67, 0.48, np.nan],
-        "high": [0.72, 0.71, 0.52, np.nan],
-        "n": [3, 3, 3, 1],
-        "within_noise_of_best": pd.array([True, True, False, pd.NA], "boolean"),
+        "mean": [0.7, 0.69, 0.5, 0.4, 0.8],
+        "low": [0.68, 0.67, 0.48, np.nan, np.nan],
+        "high": [0.72, 0.71, 0.52, np.nan, np.nan],
+        "n": [3, 3, 3, 3, 2],
+        "verdict": ["best", "within noise", "worse", "cannot be told", "lacks a seed"],
     },
-    index=["first", "second", "third", "fourth"],
+    index=["first", "second", "third", "fourth", "fifth"],
 )
 
 
@@ -119,14 +130,23 @@ def test_a_ranking_has_the_best_on_top_and_full_dots_within_noise_of_it() -> Non
     figure = figures.ranking(RANKING, "validation accuracy")
     axis = figure.axes[0]
     names = [label.get_text() for label in axis.get_yticklabels()]
-    assert names == ["first (n = 3)", "second (n = 3)", "third (n = 3)", "fourth (n = 1)"]
+    assert names == [f"{name} (n = {n})" for name, n in RANKING["n"].items()]
     assert axis.yaxis_inverted()
-    within, worse, unknown, _ = axis.lines
+    within, worse, unknown, lacking, _ = axis.lines
     np.testing.assert_array_equal(np.asarray(within.get_xdata()), [0.7, 0.69])
     np.testing.assert_array_equal(np.asarray(worse.get_xdata()), [0.5])
     np.testing.assert_array_equal(np.asarray(unknown.get_xdata()), [0.4])
+    np.testing.assert_array_equal(np.asarray(lacking.get_xdata()), [0.8])
     assert worse.get_markerfacecolor() == "white"
-    assert "validation accuracy, mean over seeds and its 95 % interval" in texts(figure)
+    assert len({line.get_marker() for line in (worse, unknown, lacking)}) == 3
+    shown = texts(figure)
+    assert {"worse", "cannot be told", "lacks a seed: not compared"} <= set(shown)
+    assert "validation accuracy, mean over seeds and its 95 % interval" in shown
+
+
+def test_a_ranking_without_intervals_speaks_of_none() -> None:
+    figure = figures.ranking(RANKING.assign(low=np.nan, high=np.nan), "validation accuracy")
+    assert "validation accuracy, mean over seeds" in texts(figure)
 
 
 def test_a_ranking_draws_each_interval_at_its_height() -> None:

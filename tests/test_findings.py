@@ -10,7 +10,7 @@ from scipy import stats
 from cifar_mlflow import findings
 from cifar_mlflow.data import CLASSES
 from cifar_mlflow.evaluation import per_class, prediction_table
-from cifar_mlflow.findings import Conclusion, Evidence, Verdict
+from cifar_mlflow.findings import Conclusion, Estimate, Evidence, Verdict
 from cifar_mlflow.published import CONFUSION, GRID
 
 FACTORS = ["activation", "batch_size", "optimizer"]
@@ -181,19 +181,36 @@ def test_epochs_help_in_most_cases_or_not() -> None:
 
 def test_the_published_grid_does_not_show_which_factor_matters_most() -> None:
     conclusion = findings.on_factors(PUBLISHED, FACTORS)
-    assert parts(conclusion) == [True, True, None, True]
+    assert parts(conclusion) == [True, True, None, None]
     assert conclusion.verdict == Verdict.IN_PART
     assert "relu is better than sigmoid by +0.310" in conclusion.evidence[0].text
     assert "+0.503" in conclusion.evidence[4].text  # with sgd
 
 
 def test_factors_that_matter_as_claimed_agree_and_the_reverse_disagrees() -> None:
-    assert findings.on_factors(design(additive), FACTORS).verdict == Verdict.AGREES
+    assert findings.on_factors(design(additive, seeds=3), FACTORS).verdict == Verdict.AGREES
 
     def reverse(activation: str, batch_size: int, optimizer: str, seed: int) -> float:
         return 0.1 * (activation == "sigmoid") + 0.2 * (optimizer == "sgd") + batch_size / 100
 
-    assert parts(findings.on_factors(design(reverse), FACTORS)) == [False, False, False, False]
+    reversed_design = design(reverse, seeds=3)
+    assert parts(findings.on_factors(reversed_design, FACTORS)) == [False, False, False, False]
+
+
+def test_a_batch_size_that_may_matter_as_much_as_the_optimizer_is_not_the_least() -> None:
+    """Its effect is smaller than the optimizer's with one seed, and larger with the next."""
+
+    def even(activation: str, batch_size: int, optimizer: str, seed: int) -> float:
+        batch = {32: 0.06, 64: 0.03, 128: 0.0}[batch_size] * (0.8 + 0.15 * seed)
+        return 0.4 + 0.2 * (activation == "relu") + 0.06 * (optimizer == "adam") + batch
+
+    conclusion = findings.on_factors(design(even, seeds=3), FACTORS)
+    assert parts(conclusion) == [True, True, True, None]
+    assert "Whether the batch size matters least is not certain." in conclusion.evidence[3].text
+
+
+def test_two_seeds_decide_nothing_about_factors() -> None:
+    assert findings.on_factors(design(additive, seeds=2), FACTORS).verdict == Verdict.OPEN
 
 
 def test_factors_that_were_not_varied_tell_nothing() -> None:
@@ -218,13 +235,18 @@ def predictions(right: int, images: int = 1000) -> pd.DataFrame:
     return prediction_table(np.eye(10, dtype=np.float32)[taken], labels)
 
 
-def test_the_deepest_network_is_best_only_where_chance_does_not_explain_it() -> None:
-    clear = networks(small=[0.6], wide=[0.63], deep=[0.67])
-    shown = {"wide": predictions(630), "deep": predictions(670)}
-    assert findings.on_architectures(clear, shown).verdict == Verdict.AGREES
-    assert findings.on_architectures(clear, {}).verdict == Verdict.OPEN
-    close = {"wide": predictions(669), "deep": predictions(670)}
-    assert findings.on_architectures(clear, close).verdict == Verdict.OPEN
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_fewer_than_three_seeds_do_not_tell_the_best_network(seeds: int) -> None:
+    table = networks(small=[0.5] * seeds, wide=[0.6] * seeds, deep=[0.9] * seeds)
+    shown = {"wide": predictions(600), "deep": predictions(900)}
+    conclusion = findings.on_architectures(table, shown)
+    assert conclusion.verdict == Verdict.OPEN
+    claim, aside = conclusion.evidence
+    assert "deep less wide is +0.300. With" in claim.text
+    assert aside.aside
+    assert "deep less wide: accuracy +30.00 points (95 % interval " in aside.text
+    assert "McNemar" in aside.text
+    assert len(findings.on_architectures(table, {}).evidence) == 1
 
 
 def test_several_seeds_tell_the_best_network_by_themselves() -> None:
@@ -234,6 +256,24 @@ def test_several_seeds_tell_the_best_network_by_themselves() -> None:
     assert findings.on_architectures(wide, {}).verdict == Verdict.DISAGREES
     noise = networks(small=[0.6] * 3, wide=[0.63, 0.70, 0.64], deep=[0.67, 0.66, 0.68])
     assert findings.on_architectures(noise, {}).verdict == Verdict.OPEN
+    behind = networks(small=[0.7] * 3, wide=[0.70, 0.71, 0.69], deep=[0.50, 0.51, 0.52])
+    assert findings.on_architectures(behind, {}).verdict == Verdict.DISAGREES
+
+
+def test_networks_are_compared_in_the_seeds_and_settings_that_all_three_have() -> None:
+    """A network that lost its worst trial is not the better for it."""
+    nan = math.nan
+    lost = networks(small=[0.6] * 4, wide=[0.70, 0.71, 0.69, nan], deep=[0.72, 0.73, 0.71, 0.1])
+    conclusion = findings.on_architectures(lost, {})
+    assert conclusion.verdict == Verdict.AGREES
+    assert "deep 0.720, wide 0.700, small 0.600" in conclusion.evidence[0].text
+    apart = networks(small=[0.6, nan], wide=[0.6, nan], deep=[nan, 0.7])
+    assert findings.on_architectures(apart, {}).verdict == Verdict.OPEN
+    seeds = pd.concat([lost.assign(optimizer=name) for name in ("sgd", "adam")])
+    factors = ["architecture", "optimizer"]
+    one = findings.on_architectures(seeds[seeds["seed"] == 0], {}, factors)
+    assert one.verdict == Verdict.OPEN  # settings are no seeds
+    assert findings.on_architectures(seeds, {}, factors).verdict == Verdict.AGREES
 
 
 def test_networks_that_are_missing_are_named() -> None:
@@ -267,6 +307,16 @@ def test_classes_that_are_clearly_otherwise_disagree() -> None:
     assert parts(findings.on_classes(confusion(counts))) == [False, False, False]
 
 
+def test_pairs_that_are_never_confused_are_not_the_most_confused() -> None:
+    perfect = np.diag([100] * 10)
+    cats, birds, best, _ = findings.on_classes(confusion(perfect)).evidence
+    assert (cats.holds, birds.holds, best.holds) == (False, False, False)
+    assert "mistaken for each other 0 times, rank 45;" in cats.text
+    even = perfect.copy()
+    even[3, 5] = even[8, 9] = 50  # cat for dog, ship for truck
+    assert "50 times, rank 2;" in findings.on_classes(confusion(even)).evidence[0].text
+
+
 def test_resamples_have_the_images_of_the_original() -> None:
     counts = np.array(CONFUSION)
     again = findings.resample(counts, times=50)
@@ -282,17 +332,41 @@ def test_f1_scores_are_those_of_the_report() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interval", "holds"),
-    [((0.704, 0.695, 0.713), True), ((0.8, 0.79, 0.81), False), ((0.6, 0.59, 0.61), False)],
+    ("best", "holds"),
+    [
+        ((0.704, 0.695, 0.713), True),
+        ((0.71, 0.70, 0.72), True),
+        ((0.71, 0.69, 0.73), None),
+        ((0.8, 0.79, 0.81), False),
+        ((0.6, 0.59, 0.61), False),
+    ],
 )
-def test_the_level_is_compared_with_the_published_one(
-    interval: tuple[float, float, float], holds: bool
+def test_three_seeds_compare_the_level_with_the_published_one(
+    best: tuple[float, float, float], holds: bool | None
 ) -> None:
-    assert parts(findings.on_level(*interval)) == [holds, None]
+    conclusion = findings.on_level(Estimate(*best, 3), (0.704, 0.695, 0.713))
+    assert parts(conclusion) == [holds, None]
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_fewer_than_three_seeds_do_not_tell_whether_the_level_is_the_published_one(
+    seeds: int,
+) -> None:
+    conclusion = findings.on_level(Estimate(0.704, math.nan, math.nan, seeds), (0.71, 0.70, 0.72))
+    assert conclusion.verdict == Verdict.OPEN
+    level, images, *_ = conclusion.evidence
+    assert "0.704, +0.004 from the published 0.70, which is of one training. With" in level.text
+    assert images.aside
+    assert "0.700 to 0.720" in images.text
 
 
 def test_numbers_are_rounded_half_up_whatever_a_sum_did_to_them() -> None:
     assert findings.fixed(0.7035) == findings.fixed(0.70349999999999) == "0.704"
+    assert findings.fixed(0.5345) == findings.fixed(0.53449999999999) == "0.535"
+    halves = [k / 1000 + 0.0005 for k in range(1000)]
+    assert [findings.fixed(half) for half in halves] == [
+        f"{(k + 1) / 1000:.3f}" for k in range(1000)
+    ]
     assert findings.signed(0.7035 - 0.68) == "+0.024"
     assert findings.signed(-0.0214) == "−0.021"
     assert findings.signed(-0.0001) == "0.000"

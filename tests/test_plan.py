@@ -1,7 +1,10 @@
 import pytest
 
 from cifar_mlflow import plan
-from cifar_mlflow.config import StudyOptions, TrialConfig
+from cifar_mlflow.command_line import FAILED
+from cifar_mlflow.config import StudyOptions, TrainParameters, TrialConfig
+from cifar_mlflow.tracking import TrialRun
+from entry_points.train import train
 
 
 def shares(trials: int, **options: object) -> tuple[int, int]:
@@ -41,6 +44,16 @@ def test_a_plan_tells_configurations_and_seeds_where_there_are_several() -> None
     assert plan.outline(again, 2, 1).startswith("2 trials (1 configuration x 2 seeds), 2 epochs")
 
 
+def test_a_training_counts_one_epoch_and_one_thread(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = TrialRun("run", "name", "key", "FAILED", "Diverged", None, {})
+    monkeypatch.setattr("cifar_mlflow.data.load", lambda folder: "the data")
+    monkeypatch.setattr("cifar_mlflow.trial.run_trial", lambda *_, **__: failed)
+    assert train(TrainParameters(epochs=1, threads=1)) == FAILED
+    assert "relu-32-sgd-deep-epochs=1, 1 epoch, 1 thread\n" in capsys.readouterr().out
+
+
 def test_cost_grows_with_epochs_and_network() -> None:
     once, twice = (plan.operations(TrialConfig(epochs=epochs)) for epochs in (1, 2))
     assert twice == 2 * once
@@ -58,3 +71,11 @@ def test_an_epoch_of_the_deep_network_costs_about_a_teraflop() -> None:
 )
 def test_durations_are_in_units_that_a_person_plans_with(seconds: float, text: str) -> None:
     assert plan.duration(seconds) == text
+
+
+def test_what_is_left_counts_only_the_epochs_that_are_not_done() -> None:
+    trials = [TrialConfig(seed=seed) for seed in range(3)]
+    done = {trials[0].key: 20, trials[1].key: 5}
+    assert plan.remainder(trials, done).startswith("2 trials, 35 epochs left, about ")
+    assert plan.remainder(trials[:2], done).startswith("1 trial, 15 epochs left, about ")
+    assert plan.remainder(trials[:1], done) == "nothing left to train"

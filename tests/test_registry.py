@@ -1,25 +1,34 @@
+import random
 import shutil
+import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import mlflow
 import numpy as np
+import pandas as pd
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from cifar_mlflow import evaluation, tracking
+from cifar_mlflow import evaluation, registry, tracking
 from cifar_mlflow.config import TrialConfig, UsageError
 from cifar_mlflow.data import CLASSES, Cifar10
 from cifar_mlflow.registry import (
     CHALLENGER,
     CHAMPION,
     Origin,
+    Promotion,
     describe,
     judge,
     load_model,
     model_uri,
     origin,
+    register,
 )
 from tests import standin
 
@@ -88,12 +97,236 @@ def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
         "on 40 test images, with 95 % intervals",
         "Validation accuracy 0.7654",
         f"a stand-in for CIFAR-10, SHA-256 {small_cifar10.digest}",
-        "run 1234 (deep-relu-32-adam)",
+        "run 1234 (relu-32-adam-deep)",
         "optimizer adam, learning_rate 0.001, epochs 20",
         "it was the best",
     ):
         assert told in text
     assert len(text) < 5000  # what the registry's database keeps
+
+
+# Registering
+
+
+@dataclass
+class Candidate:
+    """A trial's run that logged a model, and reached a validation accuracy."""
+
+    run: tracking.TrialRun
+    config: TrialConfig
+    data: Cifar10
+
+    def register(self) -> Promotion:
+        return register("mine", self.run, self.config, self.data)
+
+
+@pytest.fixture
+def candidate(
+    small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[float], Candidate]:
+    monkeypatch.setattr(registry, "describe", lambda *_: "")
+
+    def make(accuracy: float) -> Candidate:
+        config = TrialConfig()
+        with tracking.tracked_run("trial", config.name) as run:
+            mlflow.log_text("", "model/MLmodel")
+            tracking.log_files(tables={"predictions.parquet": pd.DataFrame({"label": [0]})})
+        reached = {"kept_val_accuracy": accuracy, "test_accuracy": 0.5, "test_loss": 1.0}
+        trained = tracking.read(run.info.run_id)
+        uri = f"runs:/{trained.run_id}/model"
+        return Candidate(replace(trained, metrics=reached, model_uri=uri), config, small_cifar10)
+
+    return make
+
+
+Make = Callable[[float], Candidate]
+
+
+def aliases() -> dict[str, int]:
+    found = mlflow.MlflowClient().get_registered_model("mine").aliases
+    return {alias: int(version) for alias, version in found.items()}
+
+
+def promotion(version: int) -> str:
+    tags: dict[str, str] = mlflow.MlflowClient().get_model_version("mine", str(version)).tags
+    assert registry.JUDGED_WITH not in tags
+    return tags["promotion"]
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has something done once each before `champion` is set, in the order given."""
+
+    def script(*steps: Callable[[], object]) -> None:
+        waiting, put = list(steps), mlflow.MlflowClient.set_registered_model_alias
+
+        def interrupted(client: mlflow.MlflowClient, name: str, alias: str, version: str) -> None:
+            if alias == CHAMPION and waiting:
+                waiting.pop(0)()
+            put(client, name, alias, version)
+
+        monkeypatch.setattr(mlflow.MlflowClient, "set_registered_model_alias", interrupted)
+
+    return script
+
+
+def test_versions_registered_one_by_one_are_judged_in_turn(candidate: Make) -> None:
+    made = [candidate(accuracy).register() for accuracy in (0.5, 0.7, 0.6, 0.7)]
+    assert [each.alias for each in made] == [CHAMPION, CHAMPION, CHALLENGER, CHALLENGER]
+    assert aliases() == {CHAMPION: 2, CHALLENGER: 4}
+    assert [promotion(number) for number in (1, 2, 3, 4)] == [each.reason for each in made]
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(0.70, 0.72), (0.72, 0.70)])
+def test_of_two_studies_that_end_at_once_the_better_model_is_the_champion(
+    candidate: Make, meanwhile: Callable[..., None], mine: float, theirs: float
+) -> None:
+    candidate(0.5).register()
+    ours, other = candidate(mine), candidate(theirs)
+    rivals: list[Promotion] = []
+    # The other one comes and goes between our reading of the alias and our setting of it.
+    meanwhile(lambda: rivals.append(other.register()))
+    made = ours.register()
+    better = int((made if mine > theirs else rivals[0]).version)
+    assert aliases()[CHAMPION] == better
+    if mine < theirs:
+        assert made.alias == CHALLENGER
+        assert made.reason == "validation accuracy 0.7000 does not beat the champion's 0.7200"
+        assert aliases()[CHALLENGER] == int(made.version)
+    assert promotion(int(made.version)) == made.reason
+
+
+def test_a_rollback_by_hand_stays_for_the_versions_that_follow(candidate: Make) -> None:
+    for accuracy in (0.5, 0.9):
+        candidate(accuracy).register()
+    mlflow.MlflowClient().set_registered_model_alias("mine", CHAMPION, "1")
+    assert (
+        candidate(0.6).register().reason == "validation accuracy 0.6000 beats the champion's 0.5000"
+    )
+    assert aliases()[CHAMPION] == 3
+
+
+def test_a_version_of_a_killed_study_gets_the_reason_of_its_last_judgement(
+    candidate: Make, meanwhile: Callable[..., None]
+) -> None:
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    candidate(0.6).register()
+    killed = candidate(0.7)
+    meanwhile(kill)
+    with pytest.raises(KeyboardInterrupt):
+        killed.register()
+    assert candidate(0.8).register().alias == CHAMPION
+    again = killed.register()
+    assert (again.version, again.alias) == ("2", CHALLENGER)
+    assert (
+        promotion(2)
+        == again.reason
+        == ("validation accuracy 0.7000 does not beat the champion's 0.8000")
+    )
+    assert aliases() == {CHAMPION: 3, CHALLENGER: 2}
+    assert killed.register() == again
+
+
+class Registry:
+    """A registry in memory; each call of a process waits until the test lets that process go on."""
+
+    def __init__(self) -> None:
+        self.versions: dict[int, SimpleNamespace] = {}
+        self.aliases: dict[str, int] = {}
+        self.arrived = threading.Semaphore(0)
+        self.waiting: dict[str, threading.Semaphore] = {}
+
+    def together(self, processes: Sequence[Callable[[], object]], order: random.Random) -> None:
+        """Run processes side by side, one call at a time, each time of a process drawn at random."""
+
+        def begin(process: Callable[[], object]) -> None:
+            try:
+                self.turn()
+                process()
+            finally:
+                del self.waiting[threading.current_thread().name]
+                self.arrived.release()
+
+        threads = [threading.Thread(target=begin, args=[process]) for process in processes]
+        self.waiting = {thread.name: threading.Semaphore(0) for thread in threads}
+        for thread in threads:
+            thread.start()
+            self.arrived.acquire()
+        while self.waiting:
+            self.waiting[order.choice(sorted(self.waiting))].release()
+            self.arrived.acquire()
+
+    def turn(self) -> None:
+        if mine := self.waiting.get(threading.current_thread().name):
+            self.arrived.release()
+            mine.acquire()
+
+    def register_model(self, uri: str, name: str, tags: dict[str, str]) -> SimpleNamespace:
+        self.turn()
+        number = len(self.versions) + 1
+        self.versions[number] = SimpleNamespace(version=str(number), run_id=uri, tags=tags)
+        return self.versions[number]
+
+    def get_model_version_by_alias(self, name: str, alias: str) -> SimpleNamespace:
+        self.turn()
+        if alias not in self.aliases:
+            raise MlflowException("none", error_code=RESOURCE_DOES_NOT_EXIST)
+        return self.versions[self.aliases[alias]]
+
+    def search_model_versions(self, where: str) -> list[SimpleNamespace]:
+        self.turn()
+        return [
+            SimpleNamespace(**vars(each) | {"tags": dict(each.tags)})
+            for each in self.versions.values()
+        ]
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None:
+        self.turn()
+        self.aliases[alias] = int(version)
+
+    def set_model_version_tag(self, name: str, version: str, key: str, value: str) -> None:
+        self.turn()
+        self.versions[int(version)].tags[key] = value
+
+    def delete_model_version_tag(self, name: str, version: str, key: str) -> None:
+        self.turn()
+        del self.versions[int(version)].tags[key]
+
+    def update_model_version(self, *_: str) -> None: ...
+
+    def update_registered_model(self, *_: str) -> None: ...
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_the_best_is_the_champion_however_the_calls_of_several_studies_interleave(
+    seed: int, small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, store = random.Random(seed), Registry()
+    fake = SimpleNamespace(MlflowClient=lambda: store, register_model=store.register_model)
+    monkeypatch.setattr(registry, "mlflow", fake)
+    monkeypatch.setattr(registry, "describe", lambda *_: "")
+    monkeypatch.setattr(tracking, "read_table", lambda *_: None)
+    made: dict[float, Promotion] = {}
+
+    def study(accuracy: float) -> Callable[[], object]:
+        metrics = {"kept_val_accuracy": accuracy, "test_accuracy": 0.5, "test_loss": 1.0}
+        run = tracking.TrialRun(str(accuracy), "", "", "FINISHED", "", str(accuracy), metrics)
+        return lambda: made.update({accuracy: register("mine", run, TrialConfig(), small_cifar10)})
+
+    study(0.95)()
+    study(0.5)()
+    store.set_registered_model_alias("mine", CHAMPION, "2")  # rolled back by hand
+    accuracies = [0.6, 0.7, 0.8, 0.9][seed % 3 :]
+    order.shuffle(accuracies)
+    store.together([study(accuracy) for accuracy in accuracies], order)
+    assert set(made) == {0.95, 0.5, *accuracies}
+    assert store.aliases[CHAMPION] == int(made[0.9].version)
+    assert made[0.9].alias == CHAMPION
+    for promoted in made.values():
+        assert store.versions[int(promoted.version)].tags["promotion"] == promoted.reason
+        assert ("does not beat" in promoted.reason) == (promoted.alias == CHALLENGER)
 
 
 # Loading

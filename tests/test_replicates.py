@@ -5,7 +5,7 @@ from scipy import stats
 
 from cifar_mlflow import replicates
 
-VALUES = {"a": [0.70, 0.71, 0.72], "b": [0.69, 0.70, 0.68, 0.69], "c": [0.1, 0.1], "d": [0.5]}
+VALUES = {"a": [0.70, 0.71, 0.72], "b": [0.69, 0.70, 0.68, 0.69], "c": [0.1] * 3, "d": [0.5]}
 
 
 def estimates(values: dict[str, list[float]]) -> pd.DataFrame:
@@ -32,6 +32,22 @@ def test_one_value_has_a_mean_and_no_spread() -> None:
     assert row[["sd", "low", "high"]].isna().all()
 
 
+def test_two_values_have_a_spread_and_no_interval() -> None:
+    row = estimates({"a": [0.81, 0.99]}).loc["a"]
+    assert row["sd"] == pytest.approx(0.18 / np.sqrt(2))
+    assert row[["low", "high"]].isna().all()
+
+
+def test_an_interval_is_cut_at_the_bounds_of_the_measure() -> None:
+    values = pd.Series([0.90, 0.95, 1.0, 0.0, 0.05, 0.1])
+    groups = pd.Series(["high"] * 3 + ["low"] * 3)
+    table = replicates.estimates(values, groups, highest=1)
+    half = 4.302653 * 0.05 / np.sqrt(3)  # Student's t from a table
+    assert table["low"].to_dict() == pytest.approx({"high": 0.95 - half, "low": 0})
+    assert table["high"].to_dict() == pytest.approx({"high": 1, "low": 0.05 + half})
+    assert replicates.estimates(values, groups)["high"].max() > 1
+
+
 def test_missing_values_count_for_nothing() -> None:
     table = estimates({"a": [0.5, np.nan, 0.7], "none": [np.nan, np.nan]})
     assert table["n"].tolist() == [2, 0]
@@ -39,13 +55,13 @@ def test_missing_values_count_for_nothing() -> None:
     assert table.loc["none"].drop("n").isna().all()
 
 
-def test_two_values_that_agree_have_an_interval_of_no_width() -> None:
+def test_values_that_agree_have_an_interval_of_no_width() -> None:
     row = estimates(VALUES).loc["c"]
-    assert (row["sd"], row["low"], row["high"]) == (0, 0.1, 0.1)
+    assert (row["sd"], row["low"], row["high"]) == pytest.approx((0, 0.1, 0.1))
 
 
 def test_differences_to_the_best_are_welch_tests_adjusted_by_holm() -> None:
-    values = VALUES | {"c": [0.10, 0.11], "e": [0.72, 0.69, 0.60]}
+    values = VALUES | {"c": [0.10, 0.11, 0.12], "e": [0.72, 0.69, 0.60]}
     adjusted = replicates.against_best(estimates(values), "a")
     raw = {
         name: stats.ttest_ind(VALUES["a"], values[name], equal_var=False).pvalue
@@ -58,14 +74,15 @@ def test_differences_to_the_best_are_welch_tests_adjusted_by_holm() -> None:
     assert adjusted[most] == pytest.approx(max(raw[most], adjusted[middle]))
 
 
-def test_the_best_itself_and_what_was_trained_once_are_not_tested() -> None:
-    adjusted = replicates.against_best(estimates(VALUES), "a")
-    assert adjusted.isna().tolist() == [True, False, False, True]
-    assert replicates.against_best(estimates(VALUES), "d").isna().all()
+def test_the_best_itself_and_what_has_fewer_than_three_values_are_not_tested() -> None:
+    values = estimates(VALUES | {"e": [0.5, 0.6]})
+    adjusted = replicates.against_best(values, "a")
+    assert adjusted.isna().tolist() == [True, False, False, True, True]
+    assert replicates.against_best(values, "e").isna().all()
 
 
 def test_two_groups_without_spread_cannot_be_told_apart() -> None:
-    table = estimates({"a": [0.2, 0.2], "b": [0.1, 0.1], "c": [0.1, 0.11]})
+    table = estimates({"a": [0.2] * 3, "b": [0.1] * 3, "c": [0.1, 0.11, 0.12]})
     assert replicates.against_best(table, "a").isna().tolist() == [True, True, False]
 
 

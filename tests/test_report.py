@@ -9,11 +9,13 @@ import pytest
 from mlflow import MlflowClient
 
 from cifar_mlflow import report
-from cifar_mlflow.config import GridParameters, UsageError, expand
+from cifar_mlflow.command_line import DONE
+from cifar_mlflow.config import GridParameters, ReportParameters, UsageError, expand
 from cifar_mlflow.data import CIFAR10_DIGEST
 from cifar_mlflow.material import gather
 from cifar_mlflow.report import page
 from cifar_mlflow.report_parts import ranges, signed
+from entry_points.report import report as write_report
 from tests import stores
 from tests.conftest import PROJECT
 from tests.html_page import Page
@@ -159,8 +161,10 @@ def test_conclusions_have_verdicts_with_their_numbers(whole: Report) -> None:
 
 def test_one_seed_is_said_to_show_no_chance(whole: Report) -> None:
     assert "What one seed cannot show (architectures and grid)." in whole.text
-    assert "They say nothing of chance between trainings." in whole.text
-    assert "Against the second, deep-relu-" in whole.text
+    assert "not what this one seed does to all of them alike." in whole.text
+    verdicts = [row[2] for row in whole.rows("What the study concluded")]
+    assert verdicts[0] == verdicts[4] == "cannot be told"
+    assert "Against the second, relu-" in whole.text
     assert "McNemar" in whole.text
 
 
@@ -201,9 +205,34 @@ def test_several_seeds_give_means_spreads_and_a_ranking(store: Store) -> None:
     assert "-P activation=relu -P batch_size=32,128 -P seed=0,1,2" in made.text
 
 
+def test_a_configuration_that_lacks_a_seed_has_its_mark(store: Store) -> None:
+    experiment = store.experiment("lost seed")
+    given = {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "seed": "0,1,2"}
+    failed = {"32-relu-adam-deep": "Diverged"}
+    stores.write_study(store.client, experiment, "grid", given, failed)
+    made = written(experiment)
+    assert [row[0] for row in made.rows("Table 1.")] == [
+        "relu · 32 · adam † failed",
+        "relu · 64 · adam ★",
+    ]
+    assert "of those with all their seeds (★); 1 with a seed missing, not compared (†)" in made.text
+
+
+def test_an_accuracy_that_differs_by_the_tolerance_is_within_it(store: Store) -> None:
+    experiment = store.experiment("tolerance")
+    stores.write_study(
+        store.client, experiment, "grid", {"activation": "relu", "batch_size": "128"}
+    )
+    material = gather(experiment, "latest")
+    assert material.grid is not None
+    material.grid.summary["difference"] = [0.52 - 0.50, 0.7201 - 0.70]
+    facts = dict(report.content(material)["facts"])
+    assert facts["Table 1"].startswith("1 of 2 test accuracies within 0.02")
+
+
 def test_what_is_missing_is_named_with_the_command_that_makes_it(store: Store) -> None:
     experiment = store.experiment("parts")
-    failed = {"deep-relu-32-adam": "Diverged: the loss is NaN"}
+    failed = {"adam-relu-32-deep": "Diverged: the loss is NaN"}
     given = {"activation": "relu", "batch_size": "32"}
     stores.write_study(store.client, experiment, "grid", given, failed)
     made = written(experiment)
@@ -219,7 +248,7 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(store: Store) -
             ("Figure 1, an example of each class", "-e data"),
             ("Figures 2 to 4, the three architectures", "-e architectures"),
             ("Figures 7 to 16 – this study has no such configuration", "-e grid"),
-            ("deep-relu-32-adam – failed, Diverged: the loss is NaN", "-P activation=relu"),
+            ("adam-relu-32-deep – failed, Diverged: the loss is NaN", "-P activation=relu"),
         ],
     ):
         assert found.startswith("Missing: ")
@@ -232,6 +261,21 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(store: Store) -
         "relu · 32 · sgd ★",
         "relu · 32 · adam failed",
     ]
+
+
+def test_outdated_trials_are_marked(store: Store) -> None:
+    experiment = store.experiment("outdated")
+    given = {"activation": "relu", "batch_size": "32"}
+    stores.write_study(store.client, experiment, "grid", given)
+    (run,) = store.client.search_runs([experiment], "params.optimizer = 'sgd'")
+    store.client.set_tag(run.info.run_id, "outdated", "keras_version 3.14.0, now 3.15.1")
+    made = written(experiment)
+    assert made.parsed.faults == []
+    assert [row[0] for row in made.rows("Table 1.")] == [
+        "relu · 32 · sgd ‡",
+        "relu · 32 · adam ★",
+    ]
+    assert "Outdated: 1 trial (‡) of another network" in made.text
 
 
 def test_published_numbers_are_left_out_beside_other_data(store: Store) -> None:
@@ -249,8 +293,8 @@ def test_published_numbers_are_left_out_beside_other_data(store: Store) -> None:
 
 def test_names_and_reasons_from_the_store_cannot_become_markup(store: Store) -> None:
     experiment = store.experiment(HOSTILE)
-    given = {"activation": "relu", "batch_size": "32", "model_name": HOSTILE.replace("/", "")}
-    failed = {"deep-relu-32-sgd": HOSTILE}
+    given = {"activation": "relu", "batch_size": "32", "data_dir": HOSTILE}
+    failed = {"sgd-relu-32-deep": HOSTILE}
     stores.write_study(store.client, experiment, "grid", given, failed, name=HOSTILE)
     made = written(experiment)
     assert made.parsed.faults == []
@@ -331,7 +375,7 @@ def test_two_seeds_are_said_to_tell_little_of_chance(store: Store) -> None:
 def test_a_grid_in_which_every_trial_failed_is_reported_too(store: Store) -> None:
     experiment = store.experiment("failures")
     given = {"activation": "relu", "batch_size": "32,64", "optimizer": "sgd"}
-    failed = dict.fromkeys(("deep-relu-32-sgd", "deep-relu-64-sgd"), "Diverged")
+    failed = dict.fromkeys(("32-relu-sgd-deep", "64-relu-sgd-deep"), "Diverged")
     stores.write_study(store.client, experiment, "grid", given, failed)
     made = written(experiment)
     assert made.parsed.faults == []
@@ -373,6 +417,19 @@ def test_a_model_without_mistakes_has_no_gallery_of_them(store: Store) -> None:
     assert made.faults == []
     assert "There is no figure 17: every test image was classified rightly." in made.text
     assert "Table D." not in made.text
+
+
+def test_a_report_is_written_through_a_link(
+    whole: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", whole.experiment)
+    target, link = tmp_path / "target.html", tmp_path / "link.html"
+    target.write_text("of yesterday")
+    link.symlink_to(target.name)
+    assert write_report(ReportParameters(output=link)) == DONE
+    assert link.is_symlink()
+    assert target.read_text().startswith("<!DOCTYPE html>")
+    assert sorted(tmp_path.glob("*.html*")) == [link, target]
 
 
 def test_a_page_is_made_without_tensorflow() -> None:

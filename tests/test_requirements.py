@@ -1,4 +1,4 @@
-"""The lock files: complete, with hashes, without addresses, and one list for everybody."""
+"""The lock files: complete, with hashes, without an index's address, and one list for everybody."""
 
 import re
 import tomllib
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 LOCKS = ("requirements.txt", "requirements-cluster.txt", "requirements-dev.txt")
@@ -21,7 +22,32 @@ def test_every_version_has_a_hash_and_no_address_is_named(name: str) -> None:
     entries = re.split(r"^(?=[\w.-]+==)", text, flags=re.MULTILINE)[1:]
     assert len(entries) > 50
     assert all("--hash=sha256:" in entry for entry in entries)
-    assert not re.search(r"://|--index-url|--find-links", text)
+    assert not re.search(r"(?<!file)://|--index-url|--find-links", text)
+
+
+@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize(
+    ("platform", "machine", "refused"),
+    [
+        ("linux", "x86_64", False),
+        ("linux", "aarch64", False),
+        ("darwin", "arm64", False),
+        ("darwin", "x86_64", True),
+        ("win32", "AMD64", True),
+    ],
+)
+def test_a_platform_that_is_not_supported_is_refused_with_a_sentence(
+    name: str, platform: str, machine: str, refused: bool
+) -> None:
+    lines = (ROOT / name).read_text().splitlines()
+    (only_there,) = [Requirement(line) for line in lines if "file://" in line]
+    assert only_there.marker
+    environment = {"sys_platform": platform, "platform_machine": machine}
+    assert only_there.marker.evaluate(environment) == refused
+    # Nothing lies there, so that pip and uv end with an error that has this text.
+    assert only_there.url
+    assert "runs-on-Linux-and-on-macOS-arm64--on-Windows-use-WSL" in only_there.url
+    assert not Path(only_there.url.removeprefix("file://")).exists()
 
 
 def test_direct_dependencies_are_locked_at_their_versions() -> None:

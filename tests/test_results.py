@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -55,15 +56,15 @@ def tabulate(factors: dict[str, str], vals: Mapping[str, float | None]) -> pd.Da
 # Two configurations with three seeds each, and one that was trained once.
 REPLICATES = {"activation": "relu", "optimizer": "adam", "batch_size": "32,64,128", "seed": "0,1,2"}
 REPLICATED = {
-    "deep-relu-32-adam": 0.70,
-    "deep-relu-32-adam-seed=1": 0.71,
-    "deep-relu-32-adam-seed=2": 0.72,
-    "deep-relu-64-adam": 0.69,
-    "deep-relu-64-adam-seed=1": 0.70,
-    "deep-relu-64-adam-seed=2": 0.68,
-    "deep-relu-128-adam": 0.30,
-    "deep-relu-128-adam-seed=1": 0.31,
-    "deep-relu-128-adam-seed=2": 0.32,
+    "32-relu-adam-deep": 0.70,
+    "32-seed=1-relu-adam-deep": 0.71,
+    "32-seed=2-relu-adam-deep": 0.72,
+    "64-relu-adam-deep": 0.69,
+    "64-seed=1-relu-adam-deep": 0.70,
+    "64-seed=2-relu-adam-deep": 0.68,
+    "128-relu-adam-deep": 0.30,
+    "128-seed=1-relu-adam-deep": 0.31,
+    "128-seed=2-relu-adam-deep": 0.32,
 }
 
 
@@ -90,6 +91,26 @@ def test_a_failed_or_missing_trial_is_shown_and_never_best() -> None:
     assert measured["best"].tolist() == [False, True, False, False]
     _, rows = results.cells(summarise(measured))
     assert [row[3] for row in rows] == ["failed", "★", "not run", "not run"]
+
+
+def test_outdated_trials_are_marked_and_counted() -> None:
+    differing = "keras_version 3.14.0, now 3.15.1"
+    runs = {trial.key: finished(trial, 0.5 - n / 10, 0.5) for n, trial in enumerate(TRIALS)}
+    for trial in TRIALS[:2]:
+        runs[trial.key] = replace(runs[trial.key], outdated=differing)
+    measured = results.tabulate(TRIALS, runs, "val_accuracy", True)
+    assert measured["outdated"].tolist() == [differing, differing, "", ""]
+    summary = summarise(measured)
+    _, rows = results.cells(summary)
+    assert [row[3] for row in rows] == ["★‡", "‡", "", ""]
+    account = dict(results.reading(summary, "val_accuracy"))
+    assert account["Outdated"].startswith("2 trials (‡) of another network, TensorFlow or Keras")
+
+
+def test_where_no_trial_is_outdated_none_is_marked() -> None:
+    summary = summarise(table([0.5] * 4, [0.5] * 4))
+    assert "Outdated" not in dict(results.reading(summary, "val_accuracy"))
+    assert not any("‡" in cell for row in results.cells(summary)[1] for cell in row)
 
 
 def test_without_a_finished_trial_none_is_best() -> None:
@@ -166,10 +187,10 @@ def test_a_grid_too_large_for_a_picture_shows_its_best_rows_in_their_order() -> 
 
 def test_replicates_are_summarised_by_configuration() -> None:
     summary = summarise(tabulate(REPLICATES, REPLICATED))
-    assert list(summary.index) == ["deep-relu-32-adam", "deep-relu-64-adam", "deep-relu-128-adam"]
+    assert list(summary.index) == ["32-relu-adam-deep", "64-relu-adam-deep", "128-relu-adam-deep"]
     assert "seed" not in summary
     assert summary["n"].tolist() == summary["planned"].tolist() == [3, 3, 3]
-    first = summary.loc["deep-relu-32-adam"]
+    first = summary.loc["32-relu-adam-deep"]
     assert first["val_accuracy_mean"] == pytest.approx(0.71)
     assert first["val_accuracy_sd"] == pytest.approx(0.01)
     # 4.302653 is the 97.5 % quantile of Student's t with 2 degrees of freedom, from a table.
@@ -184,7 +205,7 @@ def test_the_ranking_tells_which_differences_are_within_noise() -> None:
     summary = summarise(tabulate(REPLICATES, REPLICATED))
     assert summary["rank"].tolist() == [1, 2, 3]
     assert summary["best"].tolist() == [True, False, False]
-    assert summary["within_noise_of_best"].tolist() == [True, True, False]
+    assert summary["verdict"].tolist() == ["best", "within noise", "worse"]
     assert np.isnan(summary["p_value"].iloc[0])
     (_, ranking) = results.reading(summary, "val_accuracy")[-1]
     assert ranking.startswith("relu 32 adam has the best mean val_accuracy (★)")
@@ -194,24 +215,52 @@ def test_the_ranking_tells_which_differences_are_within_noise() -> None:
 
 
 def test_the_best_is_chosen_by_the_mean_and_stands_for_it_with_its_best_seed() -> None:
-    lucky = REPLICATED | {"deep-relu-64-adam-seed=2": 0.73, "deep-relu-64-adam": 0.60}
+    lucky = REPLICATED | {"64-seed=2-relu-adam-deep": 0.73, "64-relu-adam-deep": 0.60}
     measured = tabulate(REPLICATES, lucky)
-    assert measured.loc[measured["best"], "name"].tolist() == ["deep-relu-32-adam-seed=2"]
+    assert measured.loc[measured["best"], "name"].tolist() == ["32-seed=2-relu-adam-deep"]
 
 
 def test_a_configuration_that_lost_a_seed_ranks_after_those_that_have_all() -> None:
-    unlucky = REPLICATED | {"deep-relu-32-adam": None}
+    unlucky = REPLICATED | {"32-relu-adam-deep": None}
     measured = tabulate(REPLICATES, unlucky)
     summary = summarise(measured)
     assert summary["n"].tolist() == [2, 3, 3]
     assert summary["status"].tolist() == ["FAILED", "FINISHED", "FINISHED"]
     assert summary["rank"].tolist() == [3, 1, 2]
-    assert measured.loc[measured["best"], "name"].tolist() == ["deep-relu-64-adam-seed=1"]
+    assert measured.loc[measured["best"], "name"].tolist() == ["64-seed=1-relu-adam-deep"]
     assert summary["val_accuracy_mean"].iloc[0] == pytest.approx(0.715)
 
 
+def test_a_better_mean_that_lacks_a_seed_is_never_called_worse() -> None:
+    unlucky = REPLICATED | {"32-relu-adam-deep": None}
+    summary = summarise(tabulate(REPLICATES, unlucky))
+    assert summary["difference_to_best"].iloc[0] > 0
+    assert summary["verdict"].tolist() == ["lacks a seed", "best", "worse"]
+    assert np.isnan(summary["p_value"].iloc[0])
+    (_, ranking) = results.reading(summary, "val_accuracy")[-1]
+    assert ranking == (
+        "relu 64 adam has the best mean val_accuracy of those with all their seeds (★); 1 worse; "
+        "1 with a seed missing, not compared (†): relu 32 adam; by Welch's t-tests, Holm-adjusted, at 5 %"
+    )
+    _, rows = results.cells(summary)
+    assert [row[3] for row in rows] == ["†", "★", ""]
+    table, _ = results.ranking(summary, "val_accuracy")
+    assert table["verdict"].to_dict()["relu 32 adam"] == "lacks a seed"
+
+
+def test_where_none_has_all_its_seeds_the_best_is_of_those_with_the_most() -> None:
+    lost: dict[str, float | None] = {name: None for name in REPLICATED if "seed" not in name}
+    lost["128-seed=1-relu-adam-deep"] = None
+    summary = summarise(tabulate(REPLICATES, {**REPLICATED, **lost}))
+    (_, ranking) = results.reading(summary, "val_accuracy")[-1]
+    assert ranking == (
+        "relu 32 adam has the best mean val_accuracy of those with 2 seeds (★); 1 where it cannot be told (?); "
+        "1 with a seed missing, not compared (†): relu 128 adam"
+    )
+
+
 def test_where_every_seed_failed_there_is_neither_rank_nor_number() -> None:
-    names = [name for name in REPLICATED if "-128-" in name]
+    names = [name for name in REPLICATED if name.startswith("128-")]
     summary = summarise(tabulate(REPLICATES, REPLICATED | dict.fromkeys(names)))
     assert summary["rank"].isna().tolist() == [False, False, True]
     _, rows = results.cells(summary)
@@ -221,13 +270,36 @@ def test_where_every_seed_failed_there_is_neither_rank_nor_number() -> None:
 def test_one_seed_shows_no_spread_and_says_what_it_cannot_show() -> None:
     summary = summarise(table([0.5, 0.7, 0.6, 0.1], [0.5] * 4))
     assert summary["val_accuracy_sd"].isna().all()
-    assert summary["within_noise_of_best"].tolist() == [pd.NA, True, pd.NA, pd.NA]
+    assert summary["verdict"].tolist() == ["cannot be told", "best", *["cannot be told"] * 2]
     headings, rows = results.cells(summary)
     assert not {"n", "rank"} & set(headings)
     assert not any("±" in cell or "?" in cell for row in rows for cell in row)
     ((topic, text),) = results.reading(summary, "val_accuracy")
     assert topic == "Seeds"
     assert "cannot show" in text
+
+
+def test_two_seeds_show_a_spread_but_neither_an_interval_nor_a_verdict() -> None:
+    summary = summarise(tabulate(REPLICATES | {"seed": "0,1"}, REPLICATED))
+    assert summary["val_accuracy_low"].isna().all()
+    assert summary["verdict"].tolist() == ["best", "cannot be told", "cannot be told"]
+    headings, rows = results.cells(summary)
+    assert rows[0][headings.index("val acc.")] == "0.705 ± 0.007"
+    account = dict(results.reading(summary, "val_accuracy"))
+    assert account["Seeds"].startswith("two, which make no interval and cannot show")
+    assert account["Ranking"] == (
+        "relu 32 adam has the best mean val_accuracy (★); 2 where it cannot be told (?)"
+    )
+
+
+def test_an_interval_stays_where_its_measure_can_be() -> None:
+    vals = {name: 0.90 + 0.049 * k for k, name in enumerate(REPLICATED) if k < 3}
+    summary = summarise(tabulate(REPLICATES, vals))
+    first = summary.iloc[0]
+    assert first["val_accuracy_mean"] == pytest.approx(0.949)
+    assert first["val_accuracy_high"] == 1
+    assert first["val_accuracy_low"] == pytest.approx(0.949 - 4.302653 * 0.049 / np.sqrt(3))
+    assert first["test_loss_high"] == 1  # of three equal losses; losses have no upper bound
 
 
 def test_a_cell_has_mean_spread_and_interval() -> None:
@@ -267,21 +339,21 @@ def test_of_many_configurations_the_best_are_shown_and_it_is_said() -> None:
 
 
 def test_names_of_many_within_noise_are_cut_short() -> None:
-    factors = {"optimizer": "adam,sgd,nadam,adamw", "seed": "0,1"}
+    factors = {"optimizer": "adam,sgd,nadam,adamw", "seed": "0,1,2"}
     trials = expand(GridParameters.model_validate(factors))
     noisy = {trial.name: 0.5 + 0.01 * (-1) ** k for k, trial in enumerate(trials)}
     (_, ranking) = results.reading(summarise(tabulate(factors, noisy)), "val_accuracy")[-1]
-    assert "23 within noise of it (≈): relu 32 sgd, relu 32 nadam" in ranking
-    assert ", 18 more; 0 worse" in ranking
+    assert "23 within noise of it (≈): relu 32 nadam, relu 64 adam" in ranking
+    assert ", 18 more; by Welch's t-tests" in ranking
 
 
 def test_the_picture_of_a_ranking_has_the_best_first() -> None:
-    names = [name for name in REPLICATED if "-64-" in name]
+    names = [name for name in REPLICATED if "64" in name.split("-")]
     table, measure = results.ranking(
         summarise(tabulate(REPLICATES, REPLICATED | dict.fromkeys(names))), "val_accuracy"
     )
     assert list(table.index) == ["relu 32 adam", "relu 128 adam"]
-    assert list(table.columns) == ["mean", "low", "high", "n", "within_noise_of_best"]
+    assert list(table.columns) == ["mean", "low", "high", "n", "verdict"]
     assert measure == "validation accuracy"
 
 

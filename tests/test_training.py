@@ -1,15 +1,20 @@
 """Real trainings, of a few hundred images for a few epochs."""
 
 import dataclasses
+import functools
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
 from cifar_mlflow import training
+from cifar_mlflow.architectures import ARCHITECTURES, build, small
 from cifar_mlflow.checkpoint import Checkpoint, CheckpointError, Epoch, best
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data import Cifar10, Examples, Splits
+from cifar_mlflow.origin import Origin
 
 QUICK = {"architecture": "small", "optimizer": "adam", "epochs": 3}
 
@@ -66,12 +71,61 @@ def test_a_training_resumed_after_any_epoch_ends_as_one_that_was_not_interrupted
         )
 
 
-def test_a_checkpoint_of_another_network_is_refused(small_cifar10: Cifar10) -> None:
+@pytest.fixture
+def one_epoch(small_cifar10: Cifar10) -> Checkpoint:
     told: list[Checkpoint] = []
-    data = small_cifar10.split(0.2)
-    training.train(quick(epochs=1), data, told.append)
-    with pytest.raises(CheckpointError, match="another network or optimizer"):
-        training.train(quick(optimizer="sgd"), data, told.append, start=told[-1])
+    training.train(quick(epochs=1), small_cifar10.split(0.2), told.append)
+    return told[-1]
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    small_cifar10: Cifar10, one_epoch: Checkpoint
+) -> None:
+    other = quick(activation="tanh")
+    theirs, ours = (training.origin(config)["network"] for config in (quick(), other))
+    with pytest.raises(CheckpointError, match=f"network {theirs}, now {ours}$"):
+        training.train(other, small_cifar10.split(0.2), lambda _: None, start=one_epoch)
+
+
+@pytest.mark.parametrize("part", ["network", "optimizer", "best_weights"])
+def test_a_checkpoint_whose_arrays_do_not_fit_is_refused(one_epoch: Checkpoint, part: str) -> None:
+    config = quick(keep="best")
+    arrays: dict[str, Any] = {part: [np.zeros(3, np.float32)]}
+    unfit = dataclasses.replace(one_epoch, **arrays)
+    with pytest.raises(CheckpointError, match="do not have the shapes"):
+        training.restore(config, unfit)
+
+
+def test_what_was_trained_before_does_not_change_the_origin() -> None:
+    before = training.origin(quick())
+    training.network_fingerprint.cache_clear()
+    build("deep", "relu")  # layers are named by counting
+    assert training.origin(quick()) == before
+    assert training.origin(quick(seed=1, epochs=7, keep="best")) == before
+
+
+def test_a_change_of_layers_loss_or_optimizer_changes_the_origin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = training.origin(quick())
+
+    def average_pooling(activation: str) -> list[keras.layers.Layer]:
+        first, _, *others = small(activation)
+        return [first, keras.layers.AveragePooling2D(2), *others]
+
+    monkeypatch.setitem(ARCHITECTURES, "small", average_pooling)
+    training.network_fingerprint.cache_clear()
+    edited = training.origin(quick())
+    training.network_fingerprint.cache_clear()
+    assert differing(before, edited) == {"network"}
+    assert differing(edited, training.origin(quick(optimizer="sgd"))) == {"compile_config"}
+    ignoring = functools.partial(keras.losses.SparseCategoricalCrossentropy, ignore_class=3)
+    monkeypatch.setattr(keras.losses, "SparseCategoricalCrossentropy", ignoring)
+    assert differing(edited, training.origin(quick())) == {"compile_config"}
+
+
+def differing(one: Origin, other: Origin) -> set[str]:
+    return {part for part in one if one[part] != other[part]}
 
 
 def test_another_seed_gives_other_weights(small_cifar10: Cifar10) -> None:
@@ -117,8 +171,22 @@ def test_of_equally_good_epochs_the_first_is_the_best() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(small_cifar10: Cifar10) -> None:
-    with pytest.raises(training.Diverged, match="nan in epoch 1"):
+    with pytest.raises(training.Diverged, match="training loss is nan in epoch 1"):
         run(quick(learning_rate=1e20), small_cifar10.split(0.2))
+
+
+def test_weights_that_the_last_step_spoils_stop_the_training(small_cifar10: Cifar10) -> None:
+    # One step: the training loss is from before it.
+    config = quick(architecture="deep", optimizer="sgd", batch_size=160, learning_rate=1e30)
+    with pytest.raises(training.Diverged, match="validation loss is nan in epoch 1"):
+        run(config, small_cifar10.split(0.2))
+
+
+def test_a_weight_that_is_not_finite_is_found_where_the_losses_are() -> None:
+    epoch = Epoch(2, 2.3, 0.1, 2.3, 0.1, 0.01, 1.0)
+    training.check_finite(epoch, [np.zeros(3)])
+    with pytest.raises(training.Diverged, match="after epoch 2"):
+        training.check_finite(epoch, [np.zeros(3), np.array([0, np.inf])])
 
 
 def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:

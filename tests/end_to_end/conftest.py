@@ -41,7 +41,7 @@ class User:
     def client(self) -> MlflowClient:
         return MlflowClient(self.environment["MLFLOW_TRACKING_URI"])
 
-    def command(
+    def arguments(
         self,
         entry: str,
         parameters: Mapping[str, str],
@@ -71,7 +71,7 @@ class User:
     ) -> subprocess.CompletedProcess[str]:
         """Both streams as one text in ``stdout``."""
         return subprocess.run(
-            self.command(entry, parameters, *options, project=project),
+            self.arguments(entry, parameters, *options, project=project),
             cwd=self.folder,
             env=self.environment,
             check=False,
@@ -83,7 +83,7 @@ class User:
     def begin(self, entry: str, parameters: Mapping[str, str]) -> subprocess.Popen[str]:
         """A command in a process group of its own, which goes on beside the caller."""
         return subprocess.Popen(
-            self.command(entry, parameters),
+            self.arguments(entry, parameters),
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,

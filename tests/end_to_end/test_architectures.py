@@ -83,7 +83,7 @@ def test_a_seed_is_no_factor_but_a_replicate(seeded: Studied) -> None:
     assert len(user.children(parent)) == 4
     assert {"ranking.png", "summary.csv"} <= user.artifacts(parent)
     summary = pd.read_csv(user.read(parent, "summary.csv"), index_col="configuration")
-    assert list(summary.index) == ["small-relu-32-adam-epochs=2", "small-relu-64-adam-epochs=2"]
+    assert list(summary.index) == ["32-relu-adam-small-epochs=2", "64-relu-adam-small-epochs=2"]
     trials = pd.read_csv(user.read(parent, "results.csv"))
     for name, group in trials.groupby("configuration"):
         values = group["test_accuracy"]
@@ -113,6 +113,6 @@ def test_spread_and_ranking_are_shown_and_explained(seeded: Studied) -> None:
     description = parent.data.tags["mlflow.note.content"]
     for text in (shown, description):
         assert "±" in text
-        assert "mean ± standard deviation over seeds (95 % interval of the mean)" in text
-        assert "has the best mean val_accuracy (★)" in text
-        assert "which cannot show" not in text
+        assert "mean ± standard deviation over seeds (95 % interval of the mean, from" in text
+        assert "has the best mean val_accuracy (★); 1 where it cannot be told (?)" in text
+        assert "two, which make no interval and cannot show" in text

@@ -94,7 +94,7 @@ def test_an_architecture_is_trained_and_costed(extend: Extend) -> None:
 def test_a_factor_is_a_parameter_everywhere(extend: Extend) -> None:
     user = extend("A factor")
     run = trained(user, "--architecture=small", "--weight_decay=0.01")
-    assert run.info.run_name == "small-relu-32-sgd-weight_decay=0.01-epochs=1"
+    assert run.info.run_name == "relu-32-sgd-small-weight_decay=0.01-epochs=1"
     check(user, "test_mlproject.py")
     plan = python(user, "-m", "entry_points.grid", "--weight_decay=0,0.01", "--dry_run=true")
     assert plan.stdout.splitlines()[-1].startswith("24 trials")

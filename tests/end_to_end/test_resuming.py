@@ -3,11 +3,13 @@
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
 from mlflow.entities import Run
 
+from cifar_mlflow import tracking
 from tests.end_to_end.conftest import QUICK, User
 
 GRID = QUICK | {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "workers": "2"}
@@ -114,6 +116,18 @@ def test_a_study_ends_when_mlflow_run_is_terminated(user: User) -> None:
     process.terminate()
     process.communicate()  # until the study has closed its output too
     assert {run.info.status for run in user.runs()} == {"KILLED"}
+
+
+def test_the_workers_of_a_killed_command_end_with_it(user: User) -> None:
+    process = user.start_trials("grid", GRID | ENDLESS, trials=2)
+    command, *workers = map(tracking.process_of, user.runs())
+    assert all(worker.is_alive for worker in workers)
+    os.kill(command.id, signal.SIGKILL)
+    process.communicate()
+    patience = time.monotonic() + 60
+    while any(worker.is_alive for worker in workers):
+        assert time.monotonic() < patience, "a worker is left over"
+        time.sleep(0.5)
 
 
 def test_a_killed_worker_costs_its_study_nothing(user: User) -> None:

@@ -28,7 +28,7 @@ def trained(new_user: Callable[[], User]) -> tuple[User, Run, str]:
 def test_the_run_of_mlflow_run_is_used_named_and_finished(trained: tuple[User, Run, str]) -> None:
     user, run, _ = trained
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "small-relu-32-adam-epochs=2"
+    assert run.info.run_name == "relu-32-adam-small-epochs=2"
     experiment = user.client.get_experiment(run.info.experiment_id)
     assert experiment.name == "my experiment"
 
