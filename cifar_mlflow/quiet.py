@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ QUIET = {
 def quieten() -> None:
     """For this process and those it starts; before they import TensorFlow or MLflow."""
     os.environ.update(QUIET)
+    warnings.simplefilter("ignore")  # PYTHONWARNINGS comes too late for this process
 
 
 @contextmanager
