@@ -1,7 +1,7 @@
 """Who works on what: claim a plan, show that one lives, and find the dead whose work can be resumed.
 
-No two clocks are compared, because those of two machines differ. Whether a command lives is told by
-its process where that is of this machine, else by whether its sign of life changes while one watches.
+No two clocks are compared, because those of two machines differ. A command of this machine is alive if
+its process is; any other one is alive if its sign of life changes while this command watches it.
 """
 
 import hashlib
@@ -79,7 +79,7 @@ def claimed(run: Run, key: str, resume: str, tell: Tell) -> Iterator[list[Comman
 
     def beat() -> None:
         while not stop.wait(HEARTBEAT_SECONDS):
-            with suppress(MlflowException):  # a store that is away is told at the next beat
+            with suppress(MlflowException):  # a store that is away gets the next one
                 client.set_tag(run_id, HEARTBEAT, _now())
 
     tags = {HEARTBEAT: _now(), CLAIM: CLAIMING, tracking.PLAN_KEY: key}
