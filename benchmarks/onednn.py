@@ -12,8 +12,8 @@ import os
 import statistics
 
 from benchmarks.training_speed import CORES, Variant, measure
-from cifar_mlflow import data
-from cifar_mlflow.devices import cpu_instructions
+from cifar_mlflow.data import load
+from cifar_mlflow.training.devices import cpu_instructions
 
 SWITCH = {"on": "1", "off": "0"}
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    print(f"{data.load()}; {CORES} cores, {cpu_instructions()}, n = {options.rounds}")
+    print(f"{load.load()}; {CORES} cores, {cpu_instructions()}, n = {options.rounds}")
     print("batch  oneDNN    median    least     most")
     trainer = Variant(CORES, 1, "ours")
     for batch_size in options.batch_sizes:

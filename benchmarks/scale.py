@@ -20,11 +20,14 @@ from pathlib import Path
 import mlflow
 from rich.console import Console
 
-from cifar_mlflow import claims, conclusion, engines, resuming, study, tracking, trial
-from cifar_mlflow.checkpoint import Epoch
-from cifar_mlflow.config import GridOptions, GridParameters, TrialConfig, expand
-from cifar_mlflow.data import Cifar10, load
-from cifar_mlflow.terminal import Watch
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.load import load
+from cifar_mlflow.parameters import GridOptions, GridParameters, expand
+from cifar_mlflow.store import claims, resume, tracking
+from cifar_mlflow.study import engines, runner, summary, trial
+from cifar_mlflow.study.progress import Watch
+from cifar_mlflow.training.checkpoint import Epoch
 from tests import standin
 
 spent: dict[str, float] = {}
@@ -64,13 +67,13 @@ def half(trials: Sequence[TrialConfig], data: Cifar10, options: GridOptions, las
         engines.started(options, len(trials), tracking.uri()) as engine,
     ):
         with phase("resuming"):
-            resuming.adopt_trials(resuming.left_trials(before, parent), before, parent)
+            resume.adopt_trials(resume.left_trials(before, parent), before, parent)
         now = list(trials) if last else list(trials[::2])
         with phase("running"), Watch(parent, trials, Console(quiet=True)):
-            study.train_all(now, data, engine, options, parent)
+            runner.train_all(now, data, engine, options, parent)
         if last:
             with phase("choosing"):
-                conclusion.conclude(trials, data, options, parent, Console(quiet=True))
+                summary.conclude(trials, data, options, parent, Console(quiet=True))
     if last:
         mlflow.end_run()
     else:
@@ -103,8 +106,8 @@ def main(count: int, uri: str) -> None:
             )
             trials = expand(options)
         data = load("auto")
-        setattr(study, "run_child", child)  # noqa: B010
-        conclusion.choose = lambda *_: []  # needs a real model
+        setattr(runner, "run_child", child)  # noqa: B010
+        summary.choose = lambda *_: []  # needs a real model
         megabytes: list[float] = []
         for last in (False, True):
             half(trials, data, options, last)

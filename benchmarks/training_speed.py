@@ -20,9 +20,10 @@ from dataclasses import dataclass
 import joblib
 import numpy as np
 
-from cifar_mlflow import data, plan
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.quiet import quieten
+from cifar_mlflow.console import quieten
+from cifar_mlflow.data import load
+from cifar_mlflow.study import plan
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,15 @@ VARIANTS = {
 def measure_here(kind: str, threads: int | None, batch_size: int, epochs: int) -> dict[str, float]:
     """Train in this process; seconds, images trained on, and memory."""
     quieten()
-    found = data.load()
+    found = load.load()
     if kind == "ours":
-        from cifar_mlflow import training
+        from cifar_mlflow.training import fit
 
-        training.configure(threads or CORES)
+        fit.configure(threads or CORES)
         config = TrialConfig(batch_size=batch_size, optimizer="adam", epochs=epochs)
         splits = found.split(config.validation_fraction)
         began = time.perf_counter()
-        training.train(config, splits, on_epoch=lambda epoch: None)
+        fit.train(config, splits, on_epoch=lambda epoch: None)
     else:
         os.environ.pop("TF_ENABLE_ONEDNN_OPTS")  # an ordinary script leaves it to TensorFlow
         from benchmarks import ordinary
@@ -124,7 +125,7 @@ def main() -> None:
     if options.job:
         print(json.dumps(measure_here(*json.loads(options.job))))
         return
-    print(f"{data.load()}; {CORES} of {os.cpu_count()} cores, n = {options.rounds}")
+    print(f"{load.load()}; {CORES} of {os.cpu_count()} cores, n = {options.rounds}")
     for batch_size in options.batch_sizes:
         results: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
         peaks = []

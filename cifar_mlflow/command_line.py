@@ -12,13 +12,12 @@ from typing import NoReturn, TypeVar
 
 from pydantic import ValidationError
 
-from cifar_mlflow.config import Options, UsageError, as_text
-from cifar_mlflow.quiet import quieten
+from cifar_mlflow.console import quieten
+from cifar_mlflow.errors import FAILED, INTERRUPTED, MISUSED, UsageError
+from cifar_mlflow.formatting import as_text
+from cifar_mlflow.parameters import Options
 
 P = TypeVar("P", bound=Options)
-
-# Exit codes: a shell's conventions, 128 + signal for an interruption.
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 
 
 class _Parser(argparse.ArgumentParser):
@@ -117,7 +116,8 @@ def main(parameters: type[P], prog: str, command: Callable[[P], int]) -> NoRetur
         print(f"{prog}: interrupted by {interruption}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        from cifar_mlflow.tracking import StoreError, Superseded  # takes seconds to import
+        from cifar_mlflow.errors import Superseded  # takes seconds to import
+        from cifar_mlflow.store.tracking import StoreError
 
         if parsed.verbose or not isinstance(error, (StoreError, Superseded, OSError)):
             raise

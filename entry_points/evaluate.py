@@ -2,12 +2,13 @@
 
 from rich.console import Console
 
-from cifar_mlflow.command_line import DONE, main
-from cifar_mlflow.config import EvaluateParameters
+from cifar_mlflow.command_line import main
+from cifar_mlflow.errors import DONE
+from cifar_mlflow.parameters import EvaluateParameters
 
 
 def evaluate(parameters: EvaluateParameters) -> int:
-    from cifar_mlflow.assessment import assess
+    from cifar_mlflow.evaluate import assess
 
     assess(parameters, Console())
     return DONE

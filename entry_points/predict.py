@@ -2,12 +2,13 @@
 
 from rich.console import Console
 
-from cifar_mlflow.command_line import DONE, FAILED, main
-from cifar_mlflow.config import PredictParameters
+from cifar_mlflow.command_line import main
+from cifar_mlflow.errors import DONE, FAILED
+from cifar_mlflow.parameters import PredictParameters
 
 
 def predict(parameters: PredictParameters) -> int:
-    from cifar_mlflow.inference import run_inference
+    from cifar_mlflow.predict.classify import run_inference
 
     return DONE if run_inference(parameters, Console()) else FAILED
 

@@ -4,15 +4,17 @@ import sys
 
 from rich.console import Console
 
-from cifar_mlflow.command_line import DONE, FAILED, main
-from cifar_mlflow.config import TrainParameters
+from cifar_mlflow.command_line import main
+from cifar_mlflow.errors import DONE, FAILED
+from cifar_mlflow.parameters import TrainParameters
 
 
 def train(parameters: TrainParameters) -> int:
-    from cifar_mlflow.data import load
-    from cifar_mlflow.plan import counted, share_threads
-    from cifar_mlflow.terminal import say
-    from cifar_mlflow.trial import run_trial
+    from cifar_mlflow.console import say
+    from cifar_mlflow.data.load import load
+    from cifar_mlflow.formatting import counted
+    from cifar_mlflow.study.plan import share_threads
+    from cifar_mlflow.study.trial import run_trial
 
     console = Console()
     data = load(parameters.data_dir)

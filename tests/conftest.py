@@ -14,8 +14,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from cifar_mlflow import claims, data, tracking
+from cifar_mlflow.data import cifar10, load
 from cifar_mlflow.processes import Process, this_machine
+from cifar_mlflow.store import claims, tracking
 from tests import standin
 
 PROJECT = Path(__file__).parent.parent
@@ -46,9 +47,9 @@ def clean_environment() -> dict[str, str]:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """TensorFlow is configured once in a process, before any test makes it start."""
-    from cifar_mlflow import training
+    from cifar_mlflow.training import fit
 
-    training.configure(1)
+    fit.configure(1)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
@@ -94,10 +95,10 @@ def _own_home(
 
 
 @pytest.fixture
-def small_cifar10(standin_files: StandIn, monkeypatch: pytest.MonkeyPatch) -> data.Cifar10:
+def small_cifar10(standin_files: StandIn, monkeypatch: pytest.MonkeyPatch) -> cifar10.Cifar10:
     """The stand-in, loaded and verified as CIFAR-10 is."""
     monkeypatch.setenv("CIFAR10_DIGEST", standin_files.digest)
-    return data.load(str(standin_files.folder))
+    return load.load(str(standin_files.folder))
 
 
 # Studies that were interrupted, in the test's own store ------------------------------------------

@@ -11,16 +11,11 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
-from cifar_mlflow import evaluation, figures
-from cifar_mlflow.config import (
-    ArchitecturesParameters,
-    GridParameters,
-    StudyOptions,
-    TrialConfig,
-    as_text,
-    expand,
-)
-from cifar_mlflow.data import CIFAR10_DIGEST, CLASSES
+from cifar_mlflow.analysis import figures, metrics
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST, CLASSES
+from cifar_mlflow.formatting import as_text
+from cifar_mlflow.parameters import ArchitecturesParameters, GridParameters, StudyOptions, expand
 from tests import standin
 
 STUDIES: dict[str, type[StudyOptions]] = {
@@ -127,7 +122,7 @@ def predictions(reached: float, seed: int) -> pd.DataFrame:
     taken = np.where(right, labels, (labels + random.integers(1, 10, IMAGES)) % 10)
     scores = random.random((IMAGES, 10)) + 3 * np.eye(10)[taken]
     probabilities = scores / scores.sum(axis=1, keepdims=True)
-    return evaluation.prediction_table(probabilities.astype(np.float32), labels)
+    return metrics.prediction_table(probabilities.astype(np.float32), labels)
 
 
 def write_data(client: MlflowClient, experiment: str, digest: str = CIFAR10_DIGEST) -> str:

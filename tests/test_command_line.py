@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cifar_mlflow.command_line import INTERRUPTED, MISUSED, parse
-from cifar_mlflow.config import (
+from cifar_mlflow.command_line import parse
+from cifar_mlflow.errors import INTERRUPTED, MISUSED
+from cifar_mlflow.parameters import (
     ArchitecturesParameters,
     DataParameters,
     GridParameters,
     Options,
     PredictParameters,
-    StudyParameters,
+    ReproduceParameters,
     TrainParameters,
 )
 from tests.conftest import PROJECT
@@ -63,12 +64,12 @@ def test_only_true_and_false_are_flags(refuse: Refuse) -> None:
     ("parameters", "argument", "line"),
     [
         (
-            StudyParameters,
+            ReproduceParameters,
             "--output=/nowhere/report.html",
             "output=/nowhere/report.html: input should be a new or a regular file in a folder that exists",
         ),
         (
-            StudyParameters,
+            ReproduceParameters,
             "--resume=yes",
             "resume=yes: input should be 'auto', 'never' or a run's id (32 hexadecimal digits)",
         ),

@@ -7,20 +7,18 @@ import pytest
 from pydantic import ValidationError
 
 from cifar_mlflow.command_line import one_line
-from cifar_mlflow.config import (
-    DEFAULT_LEARNING_RATES,
+from cifar_mlflow.config import DEFAULT_LEARNING_RATES, TrialConfig
+from cifar_mlflow.errors import UsageError
+from cifar_mlflow.formatting import printable
+from cifar_mlflow.parameters import (
     ArchitecturesParameters,
     GridParameters,
     PredictParameters,
     ReportParameters,
     StudyOptions,
-    TrialConfig,
-    UsageError,
     expand,
-    printable,
-    user_path,
-    written_to,
 )
+from cifar_mlflow.paths import user_path, written_to
 
 
 def grid(**factors: str) -> StudyOptions:

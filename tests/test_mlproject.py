@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from cifar_mlflow.config import (
+from cifar_mlflow.formatting import as_text
+from cifar_mlflow.parameters import (
     ArchitecturesParameters,
     DataParameters,
     EvaluateParameters,
@@ -15,9 +16,8 @@ from cifar_mlflow.config import (
     Options,
     PredictParameters,
     ReportParameters,
-    StudyParameters,
+    ReproduceParameters,
     TrainParameters,
-    as_text,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +31,8 @@ CODE: dict[str, type[Options]] = {
     "data": DataParameters,
     "predict": PredictParameters,
     "report": ReportParameters,
-    "study": StudyParameters,
+    "reproduce": ReproduceParameters,
+    "study": ReproduceParameters,
 }
 
 

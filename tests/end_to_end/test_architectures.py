@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 
-from cifar_mlflow import results
+from cifar_mlflow.study import results
 from tests.end_to_end.conftest import User
 
 QUICK = {"epochs": "2", "optimizer": "adam", "workers": "2"}

@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 
-from cifar_mlflow.data import CLASSES
-from cifar_mlflow.evaluation import HEADLINES, compare, evaluate, intervals
+from cifar_mlflow.analysis.metrics import HEADLINES, evaluate, intervals
+from cifar_mlflow.analysis.statistics import compare
+from cifar_mlflow.data.cifar10 import CLASSES
 from tests.conftest import StandIn
 from tests.end_to_end.conftest import Studies, User
 

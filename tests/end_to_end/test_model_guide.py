@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_mlflow.data import CLASSES
+from cifar_mlflow.data.cifar10 import CLASSES
 from tests import standin
 from tests.conftest import PROJECT
 from tests.end_to_end.conftest import Studies, User

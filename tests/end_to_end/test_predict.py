@@ -15,10 +15,11 @@ import pytest
 from mlflow.entities import Run
 from PIL import Image
 
-from cifar_mlflow import registry
-from cifar_mlflow.config import TrainParameters, TrialConfig
-from cifar_mlflow.data import load
-from cifar_mlflow.trial import run_trial
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.data.load import load
+from cifar_mlflow.parameters import TrainParameters
+from cifar_mlflow.store import registry
+from cifar_mlflow.study.trial import run_trial
 from tests import standin
 from tests.conftest import PROJECT
 from tests.end_to_end.conftest import User

@@ -10,7 +10,7 @@ def reported(studies: Studies) -> tuple[User, str]:
     user = studies.user
     done = user.run(
         "report",
-        {"output": str(user.folder / "study.html"), "study": studies.first.info.run_id},
+        {"output": str(user.folder / "study.html"), "run_id": studies.first.info.run_id},
     )
     assert done.returncode == 0, done.stdout
     return user, done.stdout
@@ -49,9 +49,9 @@ def test_a_study_that_is_not_there_is_one_line_and_writes_nothing(
 ) -> None:
     user, _ = reported
     output = user.folder / "nothing.html"
-    done = user.run("report", {"study": "0" * 32, "output": str(output)})
+    done = user.run("report", {"run_id": "0" * 32, "output": str(output)})
     assert done.returncode == 1
-    assert f"report: study={'0' * 32}: no such run" in done.stdout
+    assert f"report: run_id={'0' * 32}: no such run" in done.stdout
     assert "Traceback" not in done.stdout
     assert not output.exists()
     assert user.runs()[-1].info.status == "FAILED"

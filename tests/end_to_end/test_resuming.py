@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from mlflow.entities import Run
 
-from cifar_mlflow import tracking
+from cifar_mlflow.store import tracking
 from tests.end_to_end.conftest import QUICK, User
 
 GRID = QUICK | {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "workers": "2"}

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 
-from cifar_mlflow.data import CLASSES
-from cifar_mlflow.evaluation import evaluate
+from cifar_mlflow.analysis.metrics import evaluate
+from cifar_mlflow.data.cifar10 import CLASSES
 from tests.conftest import PROJECT, StandIn
 from tests.end_to_end.conftest import QUICK, User
 

@@ -1,0 +1,1 @@
+"""Pure functions: tables in, numbers or a matplotlib Figure out."""

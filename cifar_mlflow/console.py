@@ -1,0 +1,53 @@
+"""The terminal: the project's own lines, and nothing of what TensorFlow and MLflow print."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.text import Text
+
+from cifar_mlflow.formatting import printable
+
+# Inherited by the workers, so that they know.
+QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines a trial; `mlflow run` prints the study's
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def quieten() -> None:
+    """For this process and those it starts; before they import TensorFlow or MLflow."""
+    os.environ.update(QUIET)
+    warnings.simplefilter("ignore")  # PYTHONWARNINGS comes too late for this process
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Import TensorFlow inside: its C++ code logs to stderr while it loads, whatever its log level."""
+    if not QUIET.items() <= os.environ.items():
+        yield
+        return
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def say(console: Console, topic: str, text: str) -> None:
+    """A line of a command's account; not broken, however narrow the terminal is.
+
+    ``text`` is shown as it is, whatever names it holds: no markup, no emoji, no control characters.
+    """
+    console.print(Text(printable(f"{topic:<9} {text}")), soft_wrap=True)

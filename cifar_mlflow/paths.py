@@ -1,0 +1,27 @@
+"""Paths as the user gives them."""
+
+import os
+from pathlib import Path
+
+from cifar_mlflow.errors import UsageError
+from cifar_mlflow.formatting import printable
+
+
+def user_path(text: str | Path) -> Path:
+    """``text`` as a path, with `~` and `~user` as home folders; as it is where such a file exists.
+
+    Raises:
+        UsageError: it begins with `~` and a name that has no home folder.
+    """
+    path = Path(text)
+    if os.path.lexists(path):
+        return path  # a file's own name may begin with ~
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise UsageError(f"no home folder is known for {printable(path.parts[0])}") from None
+
+
+def written_to(path: Path) -> Path:
+    """The file that is written for ``path``: its home spelled out, its links followed."""
+    return Path(os.path.realpath(user_path(path)))

@@ -1,0 +1,1 @@
+"""Classify the user's own images."""

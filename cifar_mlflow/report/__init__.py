@@ -1,0 +1,1 @@
+"""The paper's figures and tables from tracked runs, as one HTML page."""

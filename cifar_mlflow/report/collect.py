@@ -1,0 +1,230 @@
+"""What a report is made of: a study's runs and artifacts, read from the tracking store."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import pandas as pd
+
+from cifar_mlflow.analysis.metrics import Evaluation, evaluate, intervals
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
+from cifar_mlflow.errors import UsageError
+from cifar_mlflow.parameters import ArchitecturesParameters, GridParameters, StudyOptions, expand
+from cifar_mlflow.store import registry, tracking
+from cifar_mlflow.store.tracking import StoredRun
+from cifar_mlflow.study import results
+
+STUDIES: dict[str, type[StudyOptions]] = {
+    "architectures": ArchitecturesParameters,
+    "grid": GridParameters,
+}
+HISTORY = ("train_accuracy", "val_accuracy", "val_loss")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's run, its plan, and what became of each trial; runs and histories by trial key."""
+
+    run: StoredRun
+    trials: list[TrialConfig]
+    runs: dict[str, StoredRun]
+    histories: dict[str, pd.DataFrame]
+
+    @property
+    def select_by(self) -> str:
+        return self.run.parameters.get("select_by", "val_accuracy")
+
+    @property
+    def digest(self) -> str | None:
+        return self.run.tags.get(tracking.DATA_DIGEST)
+
+    @property
+    def official(self) -> bool:
+        return self.digest == CIFAR10_DIGEST
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        return results.tabulate(self.trials, self.runs, self.select_by, self.official)
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        return results.summarise(self.table, self.select_by)
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({trial.seed for trial in self.trials})
+
+    @property
+    def factors(self) -> list[str]:
+        """What was varied but the seed."""
+        return [name for name in results.FACTORS if "," in self.run.parameters.get(name, "")]
+
+    @property
+    def configurations(self) -> dict[TrialConfig, list[TrialConfig]]:
+        """The trials of each configuration, which differ by seed alone."""
+        grouped: dict[TrialConfig, list[TrialConfig]] = {}
+        for trial in self.trials:
+            grouped.setdefault(trial.configuration, []).append(trial)
+        return grouped
+
+    @property
+    def ranking(self) -> list[StoredRun]:
+        """The best trial of each configuration, the best configuration first."""
+        ranked = self.summary.dropna(subset=["rank"]).sort_values("rank").index
+        finished = self.table.dropna(subset=[self.select_by])
+        best = finished.groupby("configuration")[self.select_by].idxmax()
+        return [self.runs[self.trials[best[name]].key] for name in ranked]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trial's model, by what its run keeps of the test set; None where it does not."""
+
+    run: StoredRun
+    predictions: pd.DataFrame | None
+    misclassified: bytes | None  # PNG
+    layers: pd.DataFrame | None
+
+    @cached_property
+    def evaluation(self) -> Evaluation | None:
+        return None if self.predictions is None else evaluate(self.predictions)
+
+    @cached_property
+    def intervals(self) -> pd.DataFrame | None:
+        return None if self.predictions is None else intervals(self.predictions)
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that the page tells of; None where the experiment has no such run."""
+
+    experiment: str
+    data: StoredRun | None
+    class_examples: bytes | None  # PNG
+    architectures: Study | None
+    networks: dict[str, Classifier]  # of the architectures, by name: the first that finished
+    grid: Study | None
+    leaders: list[Classifier]  # the grid's best trial, and the second configuration's
+    champion: str  # a sentence
+
+    @property
+    def studies(self) -> list[Study]:
+        return [study for study in (self.architectures, self.grid) if study]
+
+    @property
+    def best(self) -> Classifier | None:
+        return self.leaders[0] if self.leaders else None
+
+
+def gather(experiment_id: str, grid_id: str) -> Material:
+    """Read what the page tells of from the runs of one experiment.
+
+    Args:
+        grid_id: the id of a grid's run, or "latest".
+
+    Raises:
+        UsageError: the experiment has no such run, or nothing to report at all.
+    """
+    experiment = tracking.experiment_name(experiment_id)
+    grid_run = _grid_run(experiment_id, experiment, grid_id)
+    architectures_run = tracking.newest(experiment_id, "architectures")
+    data = tracking.newest(experiment_id, "data")
+    if not (grid_run or architectures_run or data):
+        raise UsageError(
+            f"experiment {experiment!r} has no finished study to report on; "
+            "mlflow run . -e grid --env-manager local makes one"
+        )
+    architectures = _read_study(architectures_run) if architectures_run else None
+    grid = _read_study(grid_run) if grid_run else None
+    leaders = grid.ranking[:2] if grid else []
+    return Material(
+        experiment=experiment,
+        data=data,
+        class_examples=tracking.find_file(data.run_id, "class_examples.png") if data else None,
+        architectures=architectures,
+        networks=_read_networks(architectures) if architectures else {},
+        grid=grid,
+        leaders=[_read_classifier(run) for run in leaders],
+        champion=_read_champion(grid, leaders) if grid else "",
+    )
+
+
+def _grid_run(experiment_id: str, experiment: str, grid_id: str) -> StoredRun | None:
+    if grid_id == "latest":
+        return tracking.newest(experiment_id, "grid")
+    run = tracking.find_run(grid_id)
+    if run is None:
+        raise UsageError(
+            f"run_id={grid_id}: no such run; it should be a grid's run id, or 'latest'"
+        )
+    if run.kind != "grid":
+        raise UsageError(f"run_id={grid_id}: a run of kind {run.kind!r}; it should be a grid's")
+    if run.experiment_id != experiment_id:
+        other = tracking.experiment_name(run.experiment_id)
+        raise UsageError(f"run_id={grid_id}: of experiment {other!r}, and this is {experiment!r}")
+    return run
+
+
+def _read_study(run: StoredRun) -> Study:
+    options = STUDIES[run.kind]
+    factors = (name for name in TrialConfig.model_fields if name in run.parameters)
+    given = {name: run.parameters[name] for name in factors}
+    children = [_with_present_key(child) for child in tracking.stored_children(run)]
+    newest = tracking.latest(children)
+    return Study(
+        run=run,
+        trials=expand(options.model_validate(given)),
+        runs=newest,
+        histories={
+            key: tracking.metric_histories(child.run_id, HISTORY) for key, child in newest.items()
+        },
+    )
+
+
+def _with_present_key(child: StoredRun) -> StoredRun:
+    """A trial with its key as this version computes it, which may know more factors."""
+    fields = [name for name in TrialConfig.model_fields if name in child.parameters]
+    if not fields:  # it ended before it had logged them
+        return child
+    config = TrialConfig.model_validate({name: child.parameters[name] for name in fields})
+    return replace(child, key=config.key)
+
+
+def _read_networks(study: Study) -> dict[str, Classifier]:
+    first: dict[str, StoredRun] = {}
+    for trial in study.trials:
+        run = study.runs.get(trial.key)
+        if run and run.status == "FINISHED":
+            first.setdefault(trial.architecture, run)
+    return {name: _read_classifier(run) for name, run in first.items()}
+
+
+def _read_classifier(run: StoredRun) -> Classifier:
+    """From the trial's own run, or where it has lost its artifacts from the newest evaluation."""
+    evaluations = f"tags.{tracking.MODEL_URI} = '{run.model_uri}' AND params.part = 'test'"
+    again = tracking.newest(run.experiment_id, "evaluate", where=evaluations)
+    sources = [run.run_id, *([again.run_id] if again else [])]
+
+    def table(name: str) -> pd.DataFrame | None:
+        found = (tracking.find_table(source, name) for source in sources)
+        return next((each for each in found if each is not None), None)
+
+    pictures = (tracking.find_file(source, "misclassified.png") for source in sources)
+    return Classifier(
+        run,
+        predictions=table("predictions.parquet"),
+        misclassified=next((each for each in pictures if each is not None), None),
+        layers=table("layers.csv"),
+    )
+
+
+def _read_champion(grid: Study, leaders: list[StoredRun]) -> str:
+    name = grid.run.parameters.get("model_name", "")
+    champion = registry.champion(name) if name else None
+    if champion is None:
+        return "The registry has no champion of its name now."
+    version = f"{name} version {champion.version}"
+    if leaders and champion.run_id == leaders[0].run_id:
+        return f"It is the champion now: {version}."
+    trial = champion.tags.get("trial", "of a trial that is not named")
+    return f"The champion now is another model: {version}, {trial}."

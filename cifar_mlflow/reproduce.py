@@ -1,0 +1,74 @@
+"""Reproduce the whole paper in one command: data, architectures, grid, evaluation and report."""
+
+import sys
+
+from rich.console import Console
+
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.console import say
+from cifar_mlflow.data.load import load
+from cifar_mlflow.describe_data import describe_data
+from cifar_mlflow.errors import DONE, FAILED
+from cifar_mlflow.evaluate import assess
+from cifar_mlflow.parameters import (
+    DataParameters,
+    EvaluateParameters,
+    ReportParameters,
+    ReproduceParameters,
+    expand,
+)
+from cifar_mlflow.report.write import write_report
+from cifar_mlflow.store import claims, resume, tracking
+from cifar_mlflow.study.command import plan_or_run
+
+
+def reproduce(parameters: ReproduceParameters) -> int:
+    """Run every part that an interrupted command has not finished, each as a child of one run.
+
+    Gives the exit code: FAILED if a trial did not finish.
+
+    Raises:
+        UsageError: as the parts do, or another command is at work on the same paper.
+    """
+    console = Console()
+    networks = parameters.architectures()
+    usual = parameters.grid(TrialConfig().architecture)
+    key = claims.plan_key([*expand(networks), *expand(usual)], load(parameters.data_dir))
+    with (
+        tracking.tracked_run("reproduce") as run,
+        claims.claimed(
+            run, key, parameters.resume, tell=lambda topic, text: say(console, topic, text)
+        ) as before,
+    ):
+        tracking.log_parameters(parameters)
+        done = resume.adopt_parts(before)
+        if before:
+            say(console, "Resuming", f"with {', '.join(done) or 'no part'} finished")
+        codes = [DONE]
+        if "data" not in done:
+            say(console, "Part", "the data")
+            describe_data(parameters.part(DataParameters))
+        if "architectures" not in done:
+            say(console, "Part", "the networks compared")
+            codes.append(plan_or_run(networks))
+        compared = tracking.parts()["architectures"]
+        if compared.status != "FINISHED":
+            missing = ", ".join(tracking.unfinished(compared, expand(networks)))
+            reason = f"the comparison of the networks lacks {missing}"
+            tracking.tag_end_reason(reason)
+            print(f"reproduce: {reason}; run the same command again", file=sys.stderr)
+            return FAILED
+        winner = compared.tags["best_architecture"]
+        if "grid" not in done:
+            say(console, "Part", f"the grid, of the network {winner}")
+            codes.append(plan_or_run(parameters.grid(winner)))
+        trained = tracking.parts()["grid"]
+        if "best_run_id" in trained.tags:
+            say(console, "Part", "the best model, and the report")
+            best = trained.tags["best_run_id"]
+            if "evaluate" not in done:
+                assess(parameters.part(EvaluateParameters, model=best), console)
+            write_report(parameters.part(ReportParameters, run_id=trained.run_id))
+        if FAILED in codes:
+            tracking.tag_end_reason("not every trial finished")
+        return max(codes)

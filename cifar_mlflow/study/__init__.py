@@ -1,0 +1,1 @@
+"""Many trials under one parent run, from the plan to the summary."""

@@ -1,0 +1,162 @@
+"""Where trials run: processes of this machine, or a cluster of dask or ray, all through joblib.
+
+Dask and ray are extras of the environment (requirements-cluster.txt), imported where asked for.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from cifar_mlflow.errors import UsageError, WorkerDied
+from cifar_mlflow.parameters import StudyOptions
+from cifar_mlflow.processes import end_with, this_process
+from cifar_mlflow.study.plan import share_cores, share_threads
+
+Jobs = Sequence[Any]  # of joblib.delayed
+
+
+@dataclass(frozen=True)
+class Engine:
+    workers: int
+    threads: int  # of each trial
+    run: Callable[[Jobs], list[Any]]  # all jobs, giving their results in order; or WorkerDied
+
+
+def started(
+    options: StudyOptions, trials: int, tracking_uri: str
+) -> AbstractContextManager[Engine]:
+    """The engine that a study asks for, until it is left.
+
+    Raises:
+        UsageError: the engine is not installed or not there, or its workers could not reach the
+            tracking store.
+    """
+    local = options.address == "local"
+    if options.engine == "loky" and not local:
+        raise UsageError(f"address={options.address}: the engine loky has none; it runs here")
+    if not local and not tracking_uri.startswith(("http:", "https:")):
+        raise UsageError(
+            f"engine={options.engine}: workers on other machines cannot reach {tracking_uri}; start "
+            "`mlflow server` where they can, and let MLFLOW_TRACKING_URI name it (docs/scaling.md)"
+        )
+    return {"loky": _loky, "dask": _dask, "ray": _ray}[options.engine](options, trials)
+
+
+@contextmanager
+def _loky(options: StudyOptions, trials: int) -> Iterator[Engine]:
+    workers, threads = share_cores(trials, options)
+
+    def run(jobs: Jobs) -> list[Any]:
+        try:
+            with joblib.parallel_config("loky", initializer=end_with, initargs=(this_process(),)):
+                return _side_by_side(jobs, workers)
+        except TerminatedWorkerError as error:
+            raise WorkerDied from error
+
+    yield Engine(workers, threads, run)
+
+
+@contextmanager
+def _dask(options: StudyOptions, trials: int) -> Iterator[Engine]:
+    with _extra("dask"):
+        import distributed
+    workers, threads = share_cores(trials, options)
+    try:
+        client = distributed.Client(
+            distributed.LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                dashboard_address=None,
+                silence_logs="ERROR",
+            )
+            if options.address == "local"
+            else options.address,
+            timeout="10s",
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"address={options.address}: no dask scheduler answers ({error})"
+        ) from error
+
+    def run(jobs: Jobs) -> list[Any]:
+        # All at once, so that the scheduler can give work to workers that come later.
+        with joblib.parallel_config("dask", client=client):
+            results: list[Any] = joblib.Parallel(n_jobs=-1, batch_size=1, pre_dispatch="all")(jobs)
+            return results
+
+    def tolerate(dask_scheduler: Any, deaths: int) -> None:
+        dask_scheduler.allowed_failures = max(dask_scheduler.allowed_failures, deaths)
+
+    with client:
+        # Dask starts a trial again whose worker died; trials themselves count how often they began,
+        # and joblib would wait for ever for one that dask gives up.
+        client.run_on_scheduler(tolerate, deaths=options.retries + 1)
+        if options.address != "local":
+            workers, threads = sum(client.ncores().values()), share_threads(None, options)
+        yield Engine(workers, threads, run)
+
+
+@contextmanager
+def _ray(options: StudyOptions, trials: int) -> Iterator[Engine]:
+    with _extra("ray"):
+        import ray
+        from ray.util.joblib import register_ray
+    workers, threads = share_cores(trials, options)
+    cluster: dict[str, Any] = (
+        {"num_cpus": max(workers, 2), "include_dashboard": False}
+        if options.address == "local"
+        else {
+            "address": options.address,
+            "runtime_env": {"py_modules": [str(Path(__file__).parents[1])]},
+        }
+    )
+    try:
+        ray.init(**cluster, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"address={options.address}: no ray cluster answers, or it asks for the token that "
+            f"RAY_AUTH_MODE=token sends ({error})"
+        ) from error
+    register_ray()
+    if options.address != "local":
+        cores = int(ray.cluster_resources()["CPU"])
+        workers = cores if options.workers == "auto" else min(cores, options.workers)
+        threads = share_threads(None, options)
+
+    def run(jobs: Jobs) -> list[Any]:
+        try:
+            with joblib.parallel_config("ray"):
+                return _side_by_side(jobs, workers)
+        except ray.exceptions.RayActorError as error:
+            raise WorkerDied from error
+
+    try:
+        yield Engine(workers, threads, run)
+    finally:
+        ray.shutdown()
+
+
+def _side_by_side(jobs: Jobs, workers: int) -> list[Any]:
+    # With n_jobs=1 joblib would run the trials in this very process, and a trial that dies would take
+    # the study along: so two processes at least, though only one may be fed.
+    results: list[Any] = joblib.Parallel(
+        n_jobs=max(workers, 2), batch_size=1, pre_dispatch=min(workers, len(jobs))
+    )(jobs)
+    return results
+
+
+@contextmanager
+def _extra(engine: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise UsageError(
+            f"engine={engine}: {error.name} is not installed; "
+            "pip install -r requirements-cluster.txt"
+        ) from error

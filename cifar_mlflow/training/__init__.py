@@ -1,0 +1,1 @@
+"""Train one network: configuration and images in, weights out."""

@@ -1,0 +1,93 @@
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from cifar_mlflow.analysis import statistics
+
+VALUES = {"a": [0.70, 0.71, 0.72], "b": [0.69, 0.70, 0.68, 0.69], "c": [0.1] * 3, "d": [0.5]}
+
+
+def estimates(values: dict[str, list[float]]) -> pd.DataFrame:
+    groups = pd.Series([name for name, group in values.items() for _ in group])
+    return statistics.estimates(pd.Series(np.concatenate(list(values.values()))), groups)
+
+
+def test_estimates_agree_with_scipy_whatever_the_size_of_a_group() -> None:
+    table = estimates(VALUES)
+    assert list(table.index) == list(VALUES)
+    for name in ("a", "b"):
+        values = np.array(VALUES[name])
+        interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+        row = table.loc[name]
+        assert row["n"] == len(values)
+        assert row["mean"] == pytest.approx(values.mean())
+        assert row["sd"] == pytest.approx(values.std(ddof=1))
+        assert (row["low"], row["high"]) == pytest.approx(tuple(interval))
+
+
+def test_one_value_has_a_mean_and_no_spread() -> None:
+    row = estimates(VALUES).loc["d"]
+    assert (row["n"], row["mean"]) == (1, 0.5)
+    assert row[["sd", "low", "high"]].isna().all()
+
+
+def test_two_values_have_a_spread_and_no_interval() -> None:
+    row = estimates({"a": [0.81, 0.99]}).loc["a"]
+    assert row["sd"] == pytest.approx(0.18 / np.sqrt(2))
+    assert row[["low", "high"]].isna().all()
+
+
+def test_an_interval_is_cut_at_the_bounds_of_the_measure() -> None:
+    values = pd.Series([0.90, 0.95, 1.0, 0.0, 0.05, 0.1])
+    groups = pd.Series(["high"] * 3 + ["low"] * 3)
+    table = statistics.estimates(values, groups, highest=1)
+    half = 4.302653 * 0.05 / np.sqrt(3)  # Student's t from a table
+    assert table["low"].to_dict() == pytest.approx({"high": 0.95 - half, "low": 0})
+    assert table["high"].to_dict() == pytest.approx({"high": 1, "low": 0.05 + half})
+    assert statistics.estimates(values, groups)["high"].max() > 1
+
+
+def test_missing_values_count_for_nothing() -> None:
+    table = estimates({"a": [0.5, np.nan, 0.7], "none": [np.nan, np.nan]})
+    assert table["n"].tolist() == [2, 0]
+    assert table.loc["a", "mean"] == pytest.approx(0.6)
+    assert table.loc["none"].drop("n").isna().all()
+
+
+def test_values_that_agree_have_an_interval_of_no_width() -> None:
+    row = estimates(VALUES).loc["c"]
+    assert (row["sd"], row["low"], row["high"]) == pytest.approx((0, 0.1, 0.1))
+
+
+def test_differences_to_the_best_are_welch_tests_adjusted_by_holm() -> None:
+    values = VALUES | {"c": [0.10, 0.11, 0.12], "e": [0.72, 0.69, 0.60]}
+    adjusted = statistics.against_best(estimates(values), "a")
+    raw = {
+        name: stats.ttest_ind(VALUES["a"], values[name], equal_var=False).pvalue
+        for name in ("b", "c", "e")
+    }
+    least, middle, most = sorted(raw, key=lambda name: raw[name])
+    assert (least, middle, most) == ("c", "b", "e")
+    assert adjusted[least] == pytest.approx(3 * raw[least])
+    assert adjusted[middle] == pytest.approx(2 * raw[middle])
+    assert adjusted[most] == pytest.approx(max(raw[most], adjusted[middle]))
+
+
+def test_the_best_itself_and_what_has_fewer_than_three_values_are_not_tested() -> None:
+    values = estimates(VALUES | {"e": [0.5, 0.6]})
+    adjusted = statistics.against_best(values, "a")
+    assert adjusted.isna().tolist() == [True, False, False, True, True]
+    assert statistics.against_best(values, "e").isna().all()
+
+
+def test_two_groups_without_spread_cannot_be_told_apart() -> None:
+    table = estimates({"a": [0.2] * 3, "b": [0.1] * 3, "c": [0.1, 0.11, 0.12]})
+    assert statistics.against_best(table, "a").isna().tolist() == [True, True, False]
+
+
+def test_holm_adjusts_a_worked_example() -> None:
+    # By hand: 4 x 0.005, 3 x 0.01, 2 x 0.03, and 0.04 raised to the one before it.
+    adjusted = statistics.holm(pd.Series([0.01, 0.04, 0.03, 0.005], list("abcd")))
+    assert adjusted.to_dict() == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
+    assert statistics.holm(pd.Series([0.9, 0.8])).tolist() == [1, 1]

@@ -1,0 +1,254 @@
+"""What a trial has in common with what it goes on from, or is told apart from."""
+
+import dataclasses
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import mlflow
+import pytest
+from rich.console import Console
+
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.parameters import GridParameters, TrainingOptions, expand
+from cifar_mlflow.store import claims, resume, tracking
+from cifar_mlflow.study import engines, runner, trial
+from cifar_mlflow.training import fit, origin
+from cifar_mlflow.training.checkpoint import Checkpoint
+from tests.conftest import PROJECT
+
+CONFIG = TrialConfig(architecture="small", epochs=2)
+NOW = {"network": "0123456789ab", "keras_version": "3.15.1", "onednn": "on"}
+PARTS = tuple(NOW)
+
+
+def test_equal_origins_do_not_differ() -> None:
+    assert origin.differences(NOW, dict(NOW), PARTS) == ""
+
+
+def test_what_differs_is_named_with_both_values() -> None:
+    earlier = NOW | {"keras_version": "3.14.0", "onednn": "off"}
+    text = "keras_version 3.14.0, now 3.15.1; onednn off, now on"
+    assert origin.differences(earlier, NOW, PARTS) == text
+    assert origin.differences({}, NOW, ("network",)) == "network unknown, now 0123456789ab"
+
+
+# TensorFlow's own answer, in a process that imports nothing before the project.
+ENABLED = """
+import cifar_mlflow.training.fit
+from cifar_mlflow.training.origin import environment
+from tensorflow.python.util import _pywrap_util_port
+print(_pywrap_util_port.IsMklEnabled(), environment()["onednn"])
+"""
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "True on"), ("0", "False off")])
+def test_onednn_is_on_unless_the_user_has_switched_it_off(given: str | None, expected: str) -> None:
+    variable = "TF_ENABLE_ONEDNN_OPTS"
+    environment = {name: value for name, value in os.environ.items() if name != variable}
+    if given is not None:
+        environment[variable] = given
+    command = [sys.executable, "-c", ENABLED]
+    printed = subprocess.check_output(
+        command, cwd=PROJECT, env=environment, text=True, stderr=subprocess.DEVNULL
+    )
+    assert printed.strip() == expected
+
+
+def test_the_variable_is_set_before_any_module_of_the_project_runs() -> None:
+    program = (
+        "import os, sys; import cifar_mlflow; "
+        "print(os.environ['TF_ENABLE_ONEDNN_OPTS'], 'tensorflow' in sys.modules)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
+    command = [sys.executable, "-c", program]
+    printed = subprocess.check_output(command, cwd=PROJECT, env=environment, text=True)
+    assert printed.split() == ["1", "False"]
+
+
+# Checkpoints ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def first_epoch(small_cifar10: Cifar10) -> Checkpoint:
+    told: list[Checkpoint] = []
+    config = CONFIG.model_copy(update={"epochs": 1})
+    fit.train(config, small_cifar10.split(0.2), told.append)
+    return told[-1]
+
+
+class _Begun(Exception):
+    """The training would begin now."""
+
+
+Resume = Callable[[Checkpoint], tuple[tracking.TrialRun, list[str], Checkpoint | None]]
+
+
+@pytest.fixture
+def resume_trial(small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch) -> Resume:
+    """Runs a trial that finds a checkpoint: gives its run, what it says, and where it starts."""
+    started: list[Checkpoint | None] = []
+
+    def train(*_: object, start: Checkpoint | None, **__: object) -> None:
+        started.append(start)
+        raise _Begun
+
+    def run(checkpoint: Checkpoint) -> tuple[tracking.TrialRun, list[str], Checkpoint | None]:
+        with tracking.tracked_run("trial") as before:
+            resume.save_checkpoint(checkpoint)
+            plan = claims.plan_key([CONFIG], small_cifar10)
+            mlflow.set_tag(tracking.PLAN_KEY, plan)
+        mlflow.MlflowClient().set_terminated(before.info.run_id, "FAILED")
+        lines: list[str] = []
+        monkeypatch.setattr(fit, "train", train)
+        options = TrainingOptions()
+        ended = trial.run_trial(
+            CONFIG, small_cifar10, options, 1, lambda topic, text: lines.append(f"{topic} {text}")
+        )
+        return ended, lines, started.pop()
+
+    return run
+
+
+def test_a_trial_goes_on_from_a_checkpoint_of_the_same_origin(
+    resume_trial: Resume, first_epoch: Checkpoint
+) -> None:
+    run, lines, start = resume_trial(first_epoch)
+    assert lines == ["Resuming after epoch 1"]
+    assert start is not None
+    assert start.history == first_epoch.history
+    assert run.checkpoint_lost == ""
+    assert run.origin == fit.origin(CONFIG)
+
+
+@pytest.mark.parametrize("part", origin.OF_A_CHECKPOINT)
+def test_a_trial_begins_again_where_the_checkpoint_is_of_another_origin_and_names_what_differs(
+    resume_trial: Resume, first_epoch: Checkpoint, part: str
+) -> None:
+    theirs = {**first_epoch.origin, part: "another"}
+    run, lines, start = resume_trial(dataclasses.replace(first_epoch, origin=theirs))
+    now = first_epoch.origin[part]
+    assert start is None
+    assert run.checkpoint_lost.endswith(f"of another origin: {part} another, now {now}")
+    assert lines == [
+        f"Retrained from the first epoch; the checkpoint is lost: {run.checkpoint_lost}"
+    ]
+
+
+def test_a_trial_begins_again_where_the_checkpoint_does_not_say_its_origin(
+    resume_trial: Resume, first_epoch: Checkpoint
+) -> None:
+    run, lines, start = resume_trial(dataclasses.replace(first_epoch, origin={}))
+    assert start is None
+    assert "network unknown, now " in run.checkpoint_lost
+    assert len(lines) == 1
+
+
+def test_a_trial_begins_again_where_the_arrays_of_the_checkpoint_do_not_fit(
+    resume_trial: Resume, first_epoch: Checkpoint
+) -> None:
+    run, lines, start = resume_trial(
+        dataclasses.replace(first_epoch, network=first_epoch.network[1:])
+    )
+    assert start is None
+    assert "do not have the shapes" in run.checkpoint_lost
+    assert len(lines) == 1
+
+
+# Finished trials ------------------------------------------------------------------------------
+
+OPTIONS = {"activation": "relu", "batch_size": "32", "optimizer": "sgd,adam"}
+TRIALS = expand(GridParameters.model_validate(OPTIONS))
+# In place of workers.
+ENGINE = engines.Engine(1, 1, lambda jobs: [call(*given, **named) for call, given, named in jobs])
+
+
+@dataclasses.dataclass
+class Left:
+    """A study that was killed when its two trials had finished."""
+
+    study: str
+    runs: dict[str, str]  # of the trials, by name
+
+    def resumed(self, **options: str) -> tuple[dict[str, tracking.TrialRun], list[str]]:
+        """The trials that a successor takes over, by name, and what it says."""
+        output = io.StringIO()
+        with tracking.tracked_run("grid") as run:
+            parent = tracking.as_parent(run)
+            runner.take_over(
+                [claims._command(mlflow.get_run(self.study))],
+                TRIALS,
+                GridParameters.model_validate(OPTIONS | options),
+                ENGINE,
+                parent,
+                Console(file=output, width=1000),
+            )
+        kept = {run.name: run for run in tracking.children(parent)}
+        return kept, output.getvalue().splitlines()
+
+
+@pytest.fixture
+def left() -> Callable[..., Left]:
+    def make(**changes: str) -> Left:
+        with tracking.tracked_run("grid") as run:
+            parent = tracking.as_parent(run)
+        runs = {}
+        for config, different in zip(TRIALS, (changes, {}), strict=True):
+            tags = {tracking.TRIAL_KEY: config.key}
+            with tracking.tracked_run("trial", config.name, parent, tags) as child:
+                tracking.log_environment(1, {**fit.origin(config), **different})
+            runs[config.name] = child.info.run_id
+        mlflow.MlflowClient().set_terminated(parent.run_id, "KILLED")
+        return Left(parent.run_id, runs)
+
+    return make
+
+
+SGD, ADAM = (config.name for config in TRIALS)
+
+
+def test_finished_trials_of_the_same_origin_are_kept_without_a_word(
+    left: Callable[..., Left],
+) -> None:
+    # oneDNN's kernels change the last bits, not what a trial is.
+    kept, lines = left(onednn="off").resumed()
+    assert {run.outdated for run in kept.values()} == {""}
+    assert kept.keys() == {SGD, ADAM}
+    assert [line.split()[0] for line in lines] == ["Resuming"]
+
+
+@pytest.mark.parametrize("part", origin.OF_A_RESULT)
+def test_a_finished_trial_of_another_origin_is_kept_and_marked(
+    left: Callable[..., Left], part: str
+) -> None:
+    kept, lines = left(**{part: "another"}).resumed()
+    differing = f"{part} another, now {fit.origin(TRIALS[0])[part]}"
+    assert {name: run.outdated for name, run in kept.items()} == {SGD: differing, ADAM: ""}
+    assert lines[0].endswith("2 of 2 finished, 0 part-done; nothing left to train")
+    assert lines[1].startswith("Outdated  1 trial, kept (outdated=retrain trains them again)")
+    assert lines[1].endswith(differing)
+    assert len(lines) == 2
+
+
+def test_a_trial_that_is_not_outdated_any_more_loses_its_mark(left: Callable[..., Left]) -> None:
+    before = left()
+    mlflow.MlflowClient().set_tag(before.runs[SGD], tracking.OUTDATED, "keras_version 3, now 4")
+    kept, _ = before.resumed()
+    assert kept[SGD].outdated == ""
+
+
+def test_outdated_trials_are_trained_again_where_that_is_asked_for(
+    left: Callable[..., Left],
+) -> None:
+    before = left(tensorflow_version="2.20.0")
+    kept, lines = before.resumed(outdated="retrain")
+    assert kept.keys() == {ADAM}
+    assert "1 of 2 finished, 0 part-done; 1 trial, 20 epochs left" in lines[0]
+    assert lines[1].startswith("Outdated  1 trial, trained again: tensorflow_version 2.20.0, now ")
+    # Nothing is lost: it is a finished trial of its own study still.
+    run = mlflow.get_run(before.runs[SGD])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags[tracking.PARENT] == before.study

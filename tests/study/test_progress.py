@@ -1,0 +1,114 @@
+"""What a study shows while it runs, of trials that only the test's list holds."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.store import tracking
+from cifar_mlflow.store.tracking import TrialRun
+from cifar_mlflow.study import progress
+
+TRIALS = [TrialConfig(seed=seed) for seed in range(4)]
+MINUTE = 60.0
+
+
+class Store:
+    """The runs of a study, and the time."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, TrialRun] = {}
+        self.now = 0.0
+
+    def write(
+        self, run_id: str, trial: int, epochs: int, status: str = "RUNNING", **more: str
+    ) -> None:
+        key, name = TRIALS[trial].key, f"trial {trial}"
+        ended = 0 if status == "RUNNING" else 1 + int(self.now)
+        run = TrialRun(run_id, name, key, status, "", None, {}, epochs=epochs, end_time=ended)
+        self.runs[run_id] = replace(run, **more)  # type: ignore[arg-type]
+
+    def children(self, parent: tracking.Parent, where: str) -> list[TrialRun]:
+        running = where == tracking.RUNNING
+        since = 0 if running else int(where.rpartition(" ")[2])
+        return [
+            run
+            for run in self.runs.values()
+            if (run.status == "RUNNING") == running and run.end_time >= since
+        ]
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Store:
+    made = Store()
+    monkeypatch.setattr(tracking, "children", made.children)
+    monkeypatch.setattr(tracking, "read", lambda run_id: made.runs[run_id])
+    monkeypatch.setattr("cifar_mlflow.study.progress.time.monotonic", lambda: made.now)
+    return made
+
+
+def watch(width: int = 100, terminal_: bool = True) -> progress.Watch:
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal_, color_system=None)
+    return progress.Watch(tracking.Parent("", "0", "study"), TRIALS, console)
+
+
+def left(watched: progress.Watch) -> str:
+    watched._look()
+    return str(watched.progress.tasks[watched.tasks[""]].fields["note"])
+
+
+def test_the_time_left_of_a_resumed_study_goes_by_the_epochs_that_it_trained(store: Store) -> None:
+    store.write("before 0", 0, 20, "FINISHED")
+    store.write("before 1", 1, 15, "KILLED")
+    store.write("before 2", 2, 10, "KILLED")
+    watched = watch()
+    watched._look(before=True)
+    # It goes on: what it had is logged again, and is no work of this command.
+    store.now = 1 * MINUTE
+    store.write("again 1", 1, 14, resumed_from="before 1")
+    assert left(watched) == ""
+    store.now = 2 * MINUTE
+    store.write("again 1", 1, 17, resumed_from="before 1")
+    assert left(watched) == "about 33 min left"  # 2 epochs in 2 minutes, 33 to go
+    # Another one was not seen before it had gone on and finished.
+    store.write("again 2", 2, 20, "FINISHED", resumed_from="before 2")
+    store.now = 4 * MINUTE
+    assert left(watched) == "about 8 min left"  # 12 more; 23 to go, at 12 in 4 minutes
+
+
+def test_the_time_left_of_a_study_that_begins(store: Store) -> None:
+    watched = watch()
+    watched._look(before=True)
+    store.now = 10 * MINUTE
+    store.write("a", 0, 5)
+    store.write("b", 1, 5)
+    assert left(watched) == "about 70 min left"
+
+
+def test_a_trial_that_begins_again_has_its_epochs_to_train_again(store: Store) -> None:
+    store.write("before 0", 0, 15, "KILLED")
+    watched = watch()
+    watched._look(before=True)
+    store.now = 1 * MINUTE
+    store.write("again 0", 0, 1)
+    assert left(watched) == "about 79 min left"
+
+
+def test_a_terminal_shows_what_a_look_found_without_a_clock_of_its_own(store: Store) -> None:
+    watched = watch()
+    with watched:
+        store.write("a", 0, 7)
+        watched._look()
+        shown = watched.console.file
+        assert isinstance(shown, io.StringIO)
+        assert "trial 0" in shown.getvalue()
+        assert "7/20" in shown.getvalue()
+        assert watched.progress.live._refresh_thread is None
+
+
+def test_a_look_that_takes_long_is_followed_by_a_longer_pause() -> None:
+    assert progress.pause(0.001) == progress.POLL_SECONDS
+    assert progress.pause(0.1) == pytest.approx(10)
+    assert progress.pause(100) == progress.MOST_POLL_SECONDS

@@ -1,0 +1,235 @@
+"""Real trainings, of a few hundred images for a few epochs."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from cifar_mlflow import errors
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.data.cifar10 import Cifar10, Examples, Splits
+from cifar_mlflow.errors import CheckpointError
+from cifar_mlflow.training import fit
+from cifar_mlflow.training.architectures import ARCHITECTURES, build, small
+from cifar_mlflow.training.checkpoint import Checkpoint, Epoch, best
+from cifar_mlflow.training.origin import Origin
+
+QUICK = {"architecture": "small", "optimizer": "adam", "epochs": 3}
+
+
+def quick(**changes: object) -> TrialConfig:
+    return TrialConfig.model_validate(QUICK | changes)
+
+
+def run(config: TrialConfig, data: Splits) -> fit.Trained:
+    return fit.train(config, data, on_epoch=lambda checkpoint: None)
+
+
+def weights(trained: fit.Trained) -> list[np.ndarray]:
+    return [np.asarray(weight) for weight in trained.model.get_weights()]
+
+
+def without_time(history: list[Epoch]) -> list[Epoch]:
+    return [dataclasses.replace(epoch, epoch_seconds=0) for epoch in history]
+
+
+def test_the_same_seed_gives_the_same_weights_and_history(small_cifar10: Cifar10) -> None:
+    data = small_cifar10.split(0.2)
+    first, second = (run(quick(), data) for _ in range(2))
+    for one, other in zip(weights(first), weights(second), strict=True):
+        np.testing.assert_array_equal(one, other)
+    losses = [
+        [(epoch.train_loss, epoch.val_loss) for epoch in run.history] for run in (first, second)
+    ]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_training_resumed_after_any_epoch_ends_as_one_that_was_not_interrupted(
+    small_cifar10: Cifar10, optimizer: str, keep: str
+) -> None:
+    # A high learning rate makes the last epoch differ from the best one.
+    config = quick(optimizer=optimizer, keep=keep, epochs=4, learning_rate=0.02)
+    data = small_cifar10.split(0.2)
+    saved: list[bytes] = []
+    whole = fit.train(config, data, lambda epoch: saved.append(epoch.to_bytes()))
+
+    assert len(saved) == 4
+    for content in saved:
+        resumed = fit.train(
+            config, data, lambda checkpoint: None, start=Checkpoint.from_bytes(content)
+        )
+        for one, other in zip(weights(whole), weights(resumed), strict=True):
+            np.testing.assert_array_equal(one, other)
+        assert without_time(resumed.history) == without_time(whole.history)
+        assert resumed.kept.epoch == whole.kept.epoch
+        np.testing.assert_array_equal(
+            fit.predict(resumed.model, data.test), fit.predict(whole.model, data.test)
+        )
+
+
+@pytest.fixture
+def one_epoch(small_cifar10: Cifar10) -> Checkpoint:
+    told: list[Checkpoint] = []
+    fit.train(quick(epochs=1), small_cifar10.split(0.2), told.append)
+    return told[-1]
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    small_cifar10: Cifar10, one_epoch: Checkpoint
+) -> None:
+    other = quick(activation="tanh")
+    theirs, ours = (fit.origin(config)["network"] for config in (quick(), other))
+    with pytest.raises(CheckpointError, match=f"network {theirs}, now {ours}$"):
+        fit.train(other, small_cifar10.split(0.2), lambda _: None, start=one_epoch)
+
+
+@pytest.mark.parametrize("part", ["network", "optimizer", "best_weights"])
+def test_a_checkpoint_whose_arrays_do_not_fit_is_refused(one_epoch: Checkpoint, part: str) -> None:
+    config = quick(keep="best")
+    arrays: dict[str, Any] = {part: [np.zeros(3, np.float32)]}
+    unfit = dataclasses.replace(one_epoch, **arrays)
+    with pytest.raises(CheckpointError, match="do not have the shapes"):
+        fit.restore(config, unfit)
+
+
+def test_what_was_trained_before_does_not_change_the_origin() -> None:
+    before = fit.origin(quick())
+    fit.network_fingerprint.cache_clear()
+    build("deep", "relu")  # layers are named by counting
+    assert fit.origin(quick()) == before
+    assert fit.origin(quick(seed=1, epochs=7, keep="best")) == before
+
+
+def test_a_change_of_layers_loss_or_optimizer_changes_the_origin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = fit.origin(quick())
+
+    def average_pooling(activation: str) -> list[keras.layers.Layer]:
+        first, _, *others = small(activation)
+        return [first, keras.layers.AveragePooling2D(2), *others]
+
+    monkeypatch.setitem(ARCHITECTURES, "small", average_pooling)
+    fit.network_fingerprint.cache_clear()
+    edited = fit.origin(quick())
+    fit.network_fingerprint.cache_clear()
+    assert differing(before, edited) == {"network"}
+    assert differing(edited, fit.origin(quick(optimizer="sgd"))) == {"compile_config"}
+    ignoring = functools.partial(keras.losses.SparseCategoricalCrossentropy, ignore_class=3)
+    monkeypatch.setattr(keras.losses, "SparseCategoricalCrossentropy", ignoring)
+    assert differing(edited, fit.origin(quick())) == {"compile_config"}
+
+
+def differing(one: Origin, other: Origin) -> set[str]:
+    return {part for part in one if one[part] != other[part]}
+
+
+def test_another_seed_gives_other_weights(small_cifar10: Cifar10) -> None:
+    data = small_cifar10.split(0.2)
+    one, other = (weights(run(quick(seed=seed, epochs=1), data)) for seed in (0, 1))
+    assert not np.array_equal(one[0], other[0])
+
+
+def test_training_learns_the_classes(small_cifar10: Cifar10) -> None:
+    data = small_cifar10.split(0.2)
+    trained = run(quick(epochs=15, batch_size=16), data)
+    assert trained.history[-1].train_loss < trained.history[0].train_loss
+    predicted = fit.predict(trained.model, data.test).argmax(axis=1)
+    assert (predicted == data.test.labels).mean() > 0.5
+
+
+def test_the_history_is_told_epoch_by_epoch(small_cifar10: Cifar10) -> None:
+    told: list[Checkpoint] = []
+    trained = fit.train(quick(), small_cifar10.split(0.2), told.append)
+    assert [len(checkpoint.history) for checkpoint in told] == [1, 2, 3]
+    assert list(told[-1].history) == trained.history
+    assert all(epoch.learning_rate == pytest.approx(0.001) for epoch in trained.history)
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_the_kept_weights_are_those_of_the_epoch_that_is_named(
+    small_cifar10: Cifar10, keep: str
+) -> None:
+    data = small_cifar10.split(0.2)
+    # A high learning rate makes the last epoch differ from the best one.
+    trained = run(quick(keep=keep, epochs=6, learning_rate=0.02), data)
+    best = max(epoch.val_accuracy for epoch in trained.history)
+    kept = {"last": trained.history[-1].val_accuracy, "best": best}[keep]
+    assert trained.kept.val_accuracy == kept
+    predicted = fit.predict(trained.model, data.validation).argmax(axis=1)
+    assert (predicted == data.validation.labels).mean() == pytest.approx(kept)
+
+
+def test_of_equally_good_epochs_the_first_is_the_best() -> None:
+    accuracies = [0.5, 0.7, 0.7, 0.6]
+    history = [Epoch(n, 1, 0, 1, a, 0.1, 1) for n, a in enumerate(accuracies, 1)]
+    assert best(history).epoch == 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(small_cifar10: Cifar10) -> None:
+    with pytest.raises(errors.Diverged, match="training loss is nan in epoch 1"):
+        run(quick(learning_rate=1e20), small_cifar10.split(0.2))
+
+
+def test_weights_that_the_last_step_spoils_stop_the_training(small_cifar10: Cifar10) -> None:
+    # One step: the training loss is from before it.
+    config = quick(architecture="deep", optimizer="sgd", batch_size=160, learning_rate=1e30)
+    with pytest.raises(errors.Diverged, match="validation loss is nan in epoch 1"):
+        run(config, small_cifar10.split(0.2))
+
+
+def test_a_weight_that_is_not_finite_is_found_where_the_losses_are() -> None:
+    epoch = Epoch(2, 2.3, 0.1, 2.3, 0.1, 0.01, 1.0)
+    fit.check_finite(epoch, [np.zeros(3)])
+    with pytest.raises(errors.Diverged, match="after epoch 2"):
+        fit.check_finite(epoch, [np.zeros(3), np.array([0, np.inf])])
+
+
+def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
+    count = 107
+    images = np.zeros((count, 32, 32, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(count)
+    tensors = fit.tensors(Examples(images, np.arange(count, dtype=np.uint8)))
+    order = np.random.default_rng(0).permutation(count)
+    batches = list(fit.batches(*tensors, order, 32))
+    assert [len(labels) for _, labels in batches] == [32, 32, 32, 11]
+    seen = np.concatenate([labels.numpy() for _, labels in batches])
+    np.testing.assert_array_equal(seen, order)
+    pixels = np.concatenate([batch.numpy()[:, 0, 0, 0] for batch, _ in batches])
+    np.testing.assert_array_equal(pixels, order)
+
+
+def test_images_that_lie_at_any_address_can_be_trained_on() -> None:
+    memory = np.zeros(10 * 3072 + 64, np.uint8)
+    for shift in (0, 1, 16):
+        images = memory[shift : shift + 10 * 3072].reshape(10, 32, 32, 3)
+        tensor, _ = fit.tensors(Examples(images, np.zeros(10, np.uint8)))
+        batches = fit.batches(tensor, tensor[:, 0, 0, 0], np.arange(10))
+        assert [batch.shape[0] for batch, _ in batches] == [10]
+
+
+def test_images_are_not_copied_into_the_process(small_cifar10: Cifar10) -> None:
+    train = small_cifar10.split(0.2).train
+    tensor, _ = fit.tensors(train)
+    train.images[0, 0, 0, 0] += 1  # copy-on-write: changes this mapping, not the file
+    assert int(tensor[0, 0, 0, 0]) == int(train.images[0, 0, 0, 0])
+
+
+def test_tensorboard_gets_scalars_and_a_histogram_of_each_weight(
+    small_cifar10: Cifar10, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    data = small_cifar10.split(0.2)
+    trained = fit.train(quick(), data, lambda epoch: None, tensorboard=tmp_path)
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    tags = events.Tags()["tensors"]
+    assert {"train_loss", "val_accuracy"} <= set(tags)
+    assert len(tags) == 4 + len(trained.model.trainable_variables)
+    assert [event.step for event in events.Tensors("val_loss")] == [1, 2, 3]
