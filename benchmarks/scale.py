@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
-from rich.console import Console
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import Cifar10
@@ -69,11 +68,11 @@ def half(trials: Sequence[TrialConfig], data: Cifar10, options: GridOptions, las
         with phase("resuming"):
             resume.adopt_trials(resume.left_trials(before, parent), before, parent)
         now = list(trials) if last else list(trials[::2])
-        with phase("running"), Watch(parent, trials, Console(quiet=True)):
+        with phase("running"), Watch(parent, trials):
             runner.train_all(now, data, engine, options, parent)
         if last:
             with phase("choosing"):
-                summary.conclude(trials, data, options, parent, Console(quiet=True))
+                summary.conclude(trials, data, options, parent)
     if last:
         mlflow.end_run()
     else:

@@ -17,6 +17,7 @@ QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines a trial; `mlflow run` prints the study's
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "PYTHONWARNINGS": "ignore",
 }
 
@@ -45,9 +46,12 @@ def hushed() -> Iterator[None]:
         os.close(kept)
 
 
-def say(console: Console, topic: str, text: str) -> None:
+terminal = Console()
+
+
+def say(topic: str, text: str) -> None:
     """A line of a command's account; not broken, however narrow the terminal is.
 
     ``text`` is shown as it is, whatever names it holds: no markup, no emoji, no control characters.
     """
-    console.print(Text(printable(f"{topic:<9} {text}")), soft_wrap=True)
+    terminal.print(Text(printable(f"{topic:<9} {text}")), soft_wrap=True)

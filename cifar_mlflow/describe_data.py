@@ -1,7 +1,5 @@
 """Fetch and verify CIFAR-10, and log what it looks like: the entry point data."""
 
-from rich.console import Console
-
 from cifar_mlflow.analysis import figures
 from cifar_mlflow.console import say
 from cifar_mlflow.data.cifar10 import class_counts
@@ -17,7 +15,7 @@ def describe_data(parameters: DataParameters) -> None:
         DataError: the data cannot be found, downloaded or verified.
     """
     data = load(parameters.data_dir)
-    say(Console(), "Data", str(data))
+    say("Data", str(data))
     with tracking.tracked_run("data"):
         tracking.log_parameters(parameters)
         tracking.log_dataset(data, "source")

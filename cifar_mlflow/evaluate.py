@@ -6,12 +6,11 @@ from pathlib import Path
 
 import joblib
 import pandas as pd
-from rich.console import Console
 
 from cifar_mlflow.analysis import figures, metrics, statistics
 from cifar_mlflow.analysis.artifacts import model_artifacts
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.console import hushed, say
+from cifar_mlflow.console import say
 from cifar_mlflow.data.cifar10 import CLASSES, Cifar10, Examples
 from cifar_mlflow.data.load import load
 from cifar_mlflow.errors import UsageError
@@ -72,27 +71,26 @@ class Assessed:
     intervals: pd.DataFrame
 
 
-def assess(parameters: EvaluateParameters, console: Console) -> None:
+def assess(parameters: EvaluateParameters) -> None:
     """Evaluate one model, in a run; or two, in a run each, under the run that compares them.
 
     Raises:
         UsageError: a model or the data cannot be had, or the model is not one for CIFAR-10.
     """
     data = load(parameters.data_dir)
-    say(console, "Data", str(data))
+    say("Data", str(data))
     threads = joblib.cpu_count()
-    with hushed():
-        from cifar_mlflow.training import fit
+    from cifar_mlflow.training import fit  # takes seconds
 
-        fit.configure(threads)
+    fit.configure(threads)
     subjects = [subject(model) for model in parameters.model]
     part = choose_part(parameters.part, data, subjects)
-    say(console, "Images", f"{part}{part.remark}")
+    say("Images", f"{part}{part.remark}")
 
     if len(subjects) == 1:
         (only,) = subjects
         with tracking.tracked_run("evaluate", f"evaluate {only.name}", tags=only.tags):
-            log_one(only, part, parameters, threads, console)
+            log_one(only, part, parameters, threads)
         return
     first, second = subjects
     with tracking.tracked_run("comparison", f"{first.name} against {second.name}") as run:
@@ -103,8 +101,8 @@ def assess(parameters: EvaluateParameters, console: Console) -> None:
             given = parameters.model_copy(update={"model": (model,)})
             name = f"evaluate {each.name}"
             with tracking.tracked_run("evaluate", name, tracking.as_parent(run), each.tags):
-                assessed.append(log_one(each, part, given, threads, console))
-        log_comparison(assessed[0], assessed[1], part, console)
+                assessed.append(log_one(each, part, given, threads))
+        log_comparison(assessed[0], assessed[1], part)
 
 
 def subject(model: str) -> Subject:
@@ -144,7 +142,6 @@ def log_one(
     part: Part,
     parameters: EvaluateParameters,
     threads: int,
-    console: Console,
 ) -> Assessed:
     """Evaluate a model, keep everything in the active run, and tell the essence."""
     from cifar_mlflow.training import fit
@@ -184,7 +181,7 @@ def log_one(
     )
     account = essence(subject, result, intervals, pairs)
     for topic, text in account:
-        say(console, topic, text)
+        say(topic, text)
     tracking.describe(description(account, part))
     return Assessed(subject, predictions, intervals)
 
@@ -231,7 +228,7 @@ def essence(
     ]
 
 
-def log_comparison(first: Assessed, second: Assessed, part: Part, console: Console) -> None:
+def log_comparison(first: Assessed, second: Assessed, part: Part) -> None:
     """Compare two models on the same images; keep it in the active run, and tell the verdict."""
     comparison = statistics.compare(first.predictions, second.predictions)
     tracking.log_evaluation(
@@ -255,7 +252,7 @@ def log_comparison(first: Assessed, second: Assessed, part: Part, console: Conso
         ("Agreed", agreement),
     ]
     for topic, text in account:
-        say(console, topic, text)
+        say(topic, text)
     tracking.describe(f"{description(account, part)}\n{side_by_side([first, second])}")
 
 

@@ -2,8 +2,6 @@
 
 import sys
 
-from rich.console import Console
-
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import say
 from cifar_mlflow.data.load import load
@@ -30,26 +28,23 @@ def reproduce(parameters: ReproduceParameters) -> int:
     Raises:
         UsageError: as the parts do, or another command is at work on the same paper.
     """
-    console = Console()
     networks = parameters.architectures()
     usual = parameters.grid(TrialConfig().architecture)
     key = claims.plan_key([*expand(networks), *expand(usual)], load(parameters.data_dir))
     with (
         tracking.tracked_run("reproduce") as run,
-        claims.claimed(
-            run, key, parameters.resume, tell=lambda topic, text: say(console, topic, text)
-        ) as before,
+        claims.claimed(run, key, parameters.resume, tell=say) as before,
     ):
         tracking.log_parameters(parameters)
         done = resume.adopt_parts(before)
         if before:
-            say(console, "Resuming", f"with {', '.join(done) or 'no part'} finished")
+            say("Resuming", f"with {', '.join(done) or 'no part'} finished")
         codes = [DONE]
         if "data" not in done:
-            say(console, "Part", "the data")
+            say("Part", "the data")
             describe_data(parameters.part(DataParameters))
         if "architectures" not in done:
-            say(console, "Part", "the networks compared")
+            say("Part", "the networks compared")
             codes.append(plan_or_run(networks))
         compared = tracking.parts()["architectures"]
         if compared.status != "FINISHED":
@@ -60,14 +55,14 @@ def reproduce(parameters: ReproduceParameters) -> int:
             return FAILED
         winner = compared.tags["best_architecture"]
         if "grid" not in done:
-            say(console, "Part", f"the grid, of the network {winner}")
+            say("Part", f"the grid, of the network {winner}")
             codes.append(plan_or_run(parameters.grid(winner)))
         trained = tracking.parts()["grid"]
         if "best_run_id" in trained.tags:
-            say(console, "Part", "the best model, and the report")
+            say("Part", "the best model, and the report")
             best = trained.tags["best_run_id"]
             if "evaluate" not in done:
-                assess(parameters.part(EvaluateParameters, model=best), console)
+                assess(parameters.part(EvaluateParameters, model=best))
             write_report(parameters.part(ReportParameters, run_id=trained.run_id))
         if FAILED in codes:
             tracking.tag_end_reason("not every trial finished")

@@ -1,7 +1,5 @@
 """Evaluate any model on the test set or the validation part; compare two on the same images."""
 
-from rich.console import Console
-
 from cifar_mlflow.command_line import main
 from cifar_mlflow.errors import DONE
 from cifar_mlflow.parameters import EvaluateParameters
@@ -10,7 +8,7 @@ from cifar_mlflow.parameters import EvaluateParameters
 def evaluate(parameters: EvaluateParameters) -> int:
     from cifar_mlflow.evaluate import assess
 
-    assess(parameters, Console())
+    assess(parameters)
     return DONE
 
 

@@ -1,7 +1,5 @@
 """Classify a person's own images."""
 
-from rich.console import Console
-
 from cifar_mlflow.command_line import main
 from cifar_mlflow.errors import DONE, FAILED
 from cifar_mlflow.parameters import PredictParameters
@@ -10,7 +8,7 @@ from cifar_mlflow.parameters import PredictParameters
 def predict(parameters: PredictParameters) -> int:
     from cifar_mlflow.predict.classify import run_inference
 
-    return DONE if run_inference(parameters, Console()) else FAILED
+    return DONE if run_inference(parameters) else FAILED
 
 
 if __name__ == "__main__":

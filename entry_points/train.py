@@ -2,8 +2,6 @@
 
 import sys
 
-from rich.console import Console
-
 from cifar_mlflow.command_line import main
 from cifar_mlflow.errors import DONE, FAILED
 from cifar_mlflow.parameters import TrainParameters
@@ -16,29 +14,27 @@ def train(parameters: TrainParameters) -> int:
     from cifar_mlflow.study.plan import share_threads
     from cifar_mlflow.study.trial import run_trial
 
-    console = Console()
     data = load(parameters.data_dir)
     threads = share_threads(1, parameters)
-    say(console, "Data", str(data))
+    say("Data", str(data))
     epochs, on = counted(parameters.epochs, "epoch"), counted(threads, "thread")
-    say(console, "Trial", f"{parameters.trial.name}, {epochs}, {on}")
+    say("Trial", f"{parameters.trial.name}, {epochs}, {on}")
     run = run_trial(
         parameters.trial,
         data,
         parameters,
         threads,
-        tell=lambda topic, text: say(console, topic, text),
+        tell=say,
     )
     if run.status != "FINISHED":
         print(f"train: {run.end_reason}", file=sys.stderr)
         return FAILED
     say(
-        console,
         "Result",
         f"validation accuracy {run.metrics['kept_val_accuracy']:.4f}, "
         f"test accuracy {run.metrics['test_accuracy']:.4f}, loss {run.metrics['test_loss']:.4f}",
     )
-    say(console, "Model", str(run.model_uri))
+    say("Model", str(run.model_uri))
     return DONE
 
 

@@ -1,5 +1,6 @@
 """Every test has its own home, cache and tracking store, and small data in place of CIFAR-10."""
 
+import io
 import os
 import platform
 import shutil
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from rich.console import Console
 
+from cifar_mlflow import console
 from cifar_mlflow.data import cifar10, load
 from cifar_mlflow.processes import Process, this_machine
 from cifar_mlflow.store import claims, tracking
@@ -99,6 +102,22 @@ def small_cifar10(standin_files: StandIn, monkeypatch: pytest.MonkeyPatch) -> ci
     """The stand-in, loaded and verified as CIFAR-10 is."""
     monkeypatch.setenv("CIFAR10_DIGEST", standin_files.digest)
     return load.load(str(standin_files.folder))
+
+
+Screen = Callable[..., io.StringIO]
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+    """Puts a screen in place of the terminal, and gives what it shows; by default a wide file."""
+
+    def make(width: int = 1000, is_terminal: bool = False) -> io.StringIO:
+        shown = io.StringIO()
+        made = Console(file=shown, width=width, force_terminal=is_terminal, color_system=None)
+        monkeypatch.setattr(console, "terminal", made)
+        return shown
+
+    return make
 
 
 # Studies that were interrupted, in the test's own store ------------------------------------------

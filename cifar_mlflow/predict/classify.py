@@ -13,12 +13,12 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from cifar_mlflow.console import hushed, say
+from cifar_mlflow import console
+from cifar_mlflow.console import say
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import PredictParameters
 from cifar_mlflow.paths import user_path
@@ -50,7 +50,7 @@ class Inference:
     cells: list[Cell]
 
 
-def run_inference(parameters: PredictParameters, console: Console) -> bool:
+def run_inference(parameters: PredictParameters) -> bool:
     """Classify pictures, and leave the results in a folder and in a run; tells whether none was skipped.
 
     Raises:
@@ -60,25 +60,25 @@ def run_inference(parameters: PredictParameters, console: Console) -> bool:
     replaced = outputs.former(output)
     names, lost = images.find(parameters.images, leave_out=[output / name for name in replaced])
     if not names:
-        raise _none_read(lost, console)
-    with hushed():
-        from cifar_mlflow.training import fit
+        raise _none_read(lost)
+    from cifar_mlflow.training import fit  # takes seconds
+
     fit.configure(joblib.cpu_count())
     model = models.load_model(parameters.model)
-    say(console, "Model", str(model))
-    say(console, "Pictures", f"{len(names):,} found")
+    say("Model", str(model))
+    say("Pictures", f"{len(names):,} found")
 
     with tracking.tracked_run("predict") as run, tempfile.TemporaryDirectory() as scratch:
         tracking.log_parameters(parameters)
         if model.model_id:
             tracking.log_model_used(run, model.model_id)
         began = time.perf_counter()
-        with _progress(console, len(names)) as advance:
+        with _progress(len(names)) as advance:
             inference = classify(model, names, advance)
         seconds = time.perf_counter() - began
         skipped = lost + inference.skipped
         if inference.predictions.empty:
-            raise _none_read(skipped, console)
+            raise _none_read(skipped)
         known = {"uri": model.uri, "model_id": model.model_id, "classes": model.classes}
         outputs.write(
             Path(scratch),
@@ -100,7 +100,7 @@ def run_inference(parameters: PredictParameters, console: Console) -> bool:
         tracking.describe(markdown(str(model), inference.predictions, skipped))
         if skipped:
             tracking.tag_end_reason(f"{len(skipped)} could not be read")
-    tell(inference, skipped, output, console)
+    tell(inference, skipped, output)
     return not skipped
 
 
@@ -144,26 +144,26 @@ def top(
 
 
 @contextmanager
-def _progress(console: Console, total: int) -> Iterator[Callable[[int], None]]:
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
     """A bar while pictures are read, in a terminal."""
     columns = (TextColumn("  {task.description}"), BarColumn(24), MofNCompleteColumn())
     with Progress(
         *columns,
         TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
+        console=console.terminal,
+        disable=not console.terminal.is_terminal,
         transient=True,
     ) as progress:
         task = progress.add_task("read and classified", total=total)
         yield lambda count: progress.advance(task, count)
 
 
-def _none_read(skipped: Sequence[Skipped], console: Console) -> UsageError:
+def _none_read(skipped: Sequence[Skipped]) -> UsageError:
     """Why there is nothing to classify, in one line, after a line for each where there are several."""
     if len(skipped) == 1:
         return UsageError(f"{skipped[0].file}: {skipped[0].reason}")
     for line in _account(skipped):
-        say(console, "Skipped", line)
+        say("Skipped", line)
     return UsageError(f"none of {len(skipped):,} could be read")
 
 
@@ -174,12 +174,12 @@ def _account(skipped: Sequence[Skipped]) -> list[str]:
     return [*lines, f"and {more:,} more"] if more else lines
 
 
-def tell(inference: Inference, skipped: Sequence[Skipped], output: Path, console: Console) -> None:
+def tell(inference: Inference, skipped: Sequence[Skipped], output: Path) -> None:
     """What came of it: each picture where they are few, else how many there are of each class."""
     predictions = inference.predictions
     if len(predictions) <= LISTED:
         table = Table("file", "class", "probability", "second", "third", **PLAIN)
-        room = max(16, console.width - OTHER_COLUMNS)
+        room = max(16, console.terminal.width - OTHER_COLUMNS)
         for file, name, probability, *others in predictions.itertuples(index=False):
             rest = [f"{name} {share:.2f}" for name, share in zip(others[::2], others[1::2])]
             short = file if len(file) <= room else f"…{file[1 - room :]}"
@@ -190,15 +190,15 @@ def tell(inference: Inference, skipped: Sequence[Skipped], output: Path, console
         table = Table("class", "pictures", "mean probability", **PLAIN)
         for name, count, probability in by_class(predictions).itertuples():
             table.add_row(Text(name), f"{count:,}", f"{probability:.2f}")
-    console.print(table)
+    console.terminal.print(table)
     for line in _account(skipped):
-        say(console, "Skipped", line)
+        say("Skipped", line)
     pages, shown = math.ceil(len(inference.cells) / PER_PAGE), len(inference.cells)
     part = f", the first {shown:,} pictures" if shown < len(predictions) else ""
     sheet = f"{output / outputs.SHEET}.png"
-    say(console, "Results", str(output / outputs.CSV))
-    say(console, "Results", str(output / outputs.RECORD))
-    say(console, "Results", f"{sheet} ({pages} pages{part})" if pages > 1 else sheet)
+    say("Results", str(output / outputs.CSV))
+    say("Results", str(output / outputs.RECORD))
+    say("Results", f"{sheet} ({pages} pages{part})" if pages > 1 else sheet)
 
 
 def markdown(model: str, predictions: pd.DataFrame, skipped: Sequence[Skipped]) -> str:

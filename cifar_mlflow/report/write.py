@@ -1,7 +1,5 @@
 """Write the report to a file and to its run: the entry point report."""
 
-from rich.console import Console
-
 from cifar_mlflow.console import say
 from cifar_mlflow.parameters import ReportParameters
 from cifar_mlflow.paths import written_to
@@ -25,6 +23,5 @@ def write_report(parameters: ReportParameters) -> None:
     partial = output.with_name(f".{output.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(output)
-    console = Console()
-    say(console, "Report", str(output))
-    say(console, "Artifact", f"report.html of run {run.info.run_id}")
+    say("Report", str(output))
+    say("Artifact", f"report.html of run {run.info.run_id}")

@@ -30,7 +30,7 @@ def load(path: Path) -> "keras.Model":
         UsageError: the file declares more than it holds.
         Exception: anything that a zip archive, HDF5 or a layer raises that cannot be read or made.
     """
-    import keras
+    from cifar_mlflow.backend import keras  # takes seconds
 
     with zipfile.ZipFile(path) as archive:
         _check_sizes(archive, path.stat().st_size)
@@ -78,7 +78,7 @@ def _stored(weights: Any) -> int:
 
 def _declared(config: dict[str, Any]) -> int:
     """How many weights a model's layers would have; none of them is made."""
-    import keras
+    from cifar_mlflow.backend import keras
 
     with keras.StatelessScope(initialize_variables=False):
         model = keras.saving.deserialize_keras_object(

@@ -13,7 +13,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 
-from cifar_mlflow.console import hushed
 from cifar_mlflow.data.cifar10 import IMAGE_SHAPE
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import printable
@@ -73,7 +72,7 @@ def load_model(uri: str) -> LoadedModel:
         UsageError: there is no such model, or it is of another kind.
     """
     shown = printable(uri)
-    with tempfile.TemporaryDirectory() as scratch, hushed():
+    with tempfile.TemporaryDirectory() as scratch:
         try:
             name, version, folder = _fetch(uri, Path(scratch))
             description = Model.load(str(folder))

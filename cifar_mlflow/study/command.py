@@ -1,7 +1,6 @@
 """Print a study's plan, or run it: the entry points grid and architectures."""
 
-from rich.console import Console
-
+from cifar_mlflow import console
 from cifar_mlflow.errors import DONE, FAILED
 from cifar_mlflow.parameters import StudyOptions, expand
 from cifar_mlflow.study.plan import outline, share_cores
@@ -10,14 +9,13 @@ from cifar_mlflow.study.plan import outline, share_cores
 def plan_or_run(parameters: StudyOptions) -> int:
     """Do what ``parameters`` ask for, and give the exit code; a plan starts without MLflow."""
     trials = expand(parameters)
-    console = Console()
     if parameters.dry_run:
         for trial in trials:
-            console.print(f"{trial.key}  {trial.name}", highlight=False)
+            console.terminal.print(f"{trial.key}  {trial.name}", highlight=False)
         plan = outline(trials, *share_cores(len(trials), parameters))
-        console.print(plan, highlight=False, soft_wrap=True)
+        console.terminal.print(plan, highlight=False, soft_wrap=True)
         return DONE
 
     from cifar_mlflow.study.runner import run_study
 
-    return DONE if run_study(trials, parameters, console) else FAILED
+    return DONE if run_study(trials, parameters) else FAILED

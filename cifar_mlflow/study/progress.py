@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from cifar_mlflow import console
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.formatting import duration
 from cifar_mlflow.store import tracking
@@ -30,8 +30,8 @@ class Watch(AbstractContextManager["Watch"]):
     often where a look takes longer.
     """
 
-    def __init__(self, parent: tracking.Parent, trials: Sequence[TrialConfig], console: Console):
-        self.parent, self.console = parent, console
+    def __init__(self, parent: tracking.Parent, trials: Sequence[TrialConfig]):
+        self.parent = parent
         self.epochs = {trial.key: trial.epochs for trial in trials}
         self.began = self.told = time.monotonic()
         self.since = 0  # milliseconds since 1970, of the newest end that was seen
@@ -46,8 +46,8 @@ class Watch(AbstractContextManager["Watch"]):
             BarColumn(24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
-            console=console,
-            disable=not console.is_terminal,
+            console=console.terminal,
+            disable=not console.terminal.is_terminal,
             auto_refresh=False,  # nothing changes but by a look
         )
         self.tasks: dict[str, TaskID] = {}
@@ -130,8 +130,8 @@ class Watch(AbstractContextManager["Watch"]):
         self.progress.update(self.tasks[key], completed=done, note=note)
 
     def _plain(self, line: str) -> None:
-        if not self.console.is_terminal:
-            self.console.print(f"  {line}", highlight=False, soft_wrap=True)
+        if not console.terminal.is_terminal:
+            console.terminal.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
 def pause(look: float) -> float:

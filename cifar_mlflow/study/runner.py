@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 
 import joblib
-from rich.console import Console
 
 from cifar_mlflow import errors
 from cifar_mlflow.config import TrialConfig
@@ -24,7 +23,7 @@ from cifar_mlflow.training.origin import OF_A_RESULT, differences
 BESIDE = "a worker died, of this trial or of one beside it; it goes on alone"
 
 
-def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Console) -> bool:
+def run_study(trials: Sequence[TrialConfig], options: StudyOptions) -> bool:
     """Run every trial under one parent run and conclude; tells whether all finished.
 
     Raises:
@@ -34,26 +33,26 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Con
     data = load(options.data_dir)
     for fraction in {trial.validation_fraction for trial in trials}:
         data.split(fraction)
-    say(console, "Data", str(data))
+    say("Data", str(data))
     with (
         tracking.tracked_run(options.kind) as run,
         claims.claimed(
             run,
             claims.plan_key(trials, data),
             options.resume,
-            tell=lambda topic, text: say(console, topic, text),
+            tell=say,
         ) as before,
         engines.started(options, len(trials), tracking.uri()) as engine,
     ):
         parent = tracking.as_parent(run)
-        say(console, "Study", outline(trials, engine.workers, engine.threads))
+        say("Study", outline(trials, engine.workers, engine.threads))
         tracking.log_parameters(options)
         tracking.log_environment(engine.threads)
         tracking.log_dataset(data, "training")
         if before:
-            take_over(before, trials, options, engine, parent, console)
+            take_over(before, trials, options, engine, parent)
         try:
-            with Watch(parent, trials, console):
+            with Watch(parent, trials):
                 stopped = train_all(trials, data, engine, options, parent)
         finally:
             # Those of an interrupted study, and of workers that it was cut off from.
@@ -61,10 +60,10 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions, console: Con
                 tracking.end_run(trial.run_id, "KILLED", "the study was interrupted")
         for trial in tracking.children(parent, f"tags.{tracking.CHECKPOINT_LOST} != ''"):
             lost = f"{trial.name}; the checkpoint is lost: {trial.checkpoint_lost}"
-            say(console, "Retrained", lost)
+            say("Retrained", lost)
         if stopped:
-            say(console, "Stopped", f"after the same failure again and again: {stopped}")
-        finished = conclude(trials, data, options, parent, console)
+            say("Stopped", f"after the same failure again and again: {stopped}")
+        finished = conclude(trials, data, options, parent)
         if not finished:
             tracking.tag_end_reason(stopped or "not every trial finished")
         return finished
@@ -76,7 +75,6 @@ def take_over(
     options: StudyOptions,
     engine: engines.Engine,
     parent: tracking.Parent,
-    console: Console,
 ) -> None:
     """Keep what interrupted runs of the study have left, and say what that is.
 
@@ -95,7 +93,6 @@ def take_over(
     left_over = remainder([trial for trial in trials if trial.key not in finished], part_done)
     names = " and ".join(command.run_id for command in before)
     say(
-        console,
         "Resuming",
         f"study {names}: {len(finished)} of {len(trials)} finished, {len(part_done)} part-done; "
         f"{left_over}",
@@ -104,7 +101,7 @@ def take_over(
         fate = "kept (outdated=retrain trains them again)" if keep else "trained again"
         first, *others = sorted(set(outdated.values()))
         more = f" (and {len(others)} more; results.csv has all)" if keep and others else ""
-        say(console, "Outdated", f"{counted(len(outdated), 'trial')}, {fate}: {first}{more}")
+        say("Outdated", f"{counted(len(outdated), 'trial')}, {fate}: {first}{more}")
 
 
 def find_outdated(

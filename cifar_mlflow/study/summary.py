@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Table
 
+from cifar_mlflow import console
 from cifar_mlflow.analysis import figures
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import say
@@ -29,7 +29,6 @@ def conclude(
     data: Cifar10,
     options: StudyOptions,
     parent: tracking.Parent,
-    console: Console,
 ) -> bool:
     """Results, pictures and the best, from what the store holds; tells whether all trials finished.
 
@@ -46,7 +45,7 @@ def conclude(
     tracking.log_files(pictures(trials, runs, summary, options), tables)
 
     headings, rows = results.cells(summary)
-    show(console, headings, rows)
+    show(headings, rows)
     account = failures(table) + results.reading(summary, options.select_by)
     if table["best"].any():
         trial = trials[int(table["best"].argmax())]
@@ -54,7 +53,7 @@ def conclude(
     else:
         account += [("Best", "none, because no trial finished")]
     for topic, text in account:
-        say(console, topic, text)
+        say(topic, text)
     tracking.describe(
         "\n\n".join(
             [
@@ -127,17 +126,17 @@ def read_layers(
     return {name: tracking.read_table(run.run_id, "layers.csv") for name, run in first.items()}
 
 
-def show(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def show(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """The results in the terminal: where it is narrow, intervals go below their means and columns on
     the right are left out; what goes to a file or a pipe is as wide as it is."""
-    anything = console.options.update(width=999)
-    width = console.width if console.is_terminal else anything.max_width
+    anything = console.terminal.options.update(width=999)
+    width = console.terminal.width if console.terminal.is_terminal else anything.max_width
     columns = [list(column) for column in zip(headings, *rows, strict=True)]
-    while (size := console.measure(_table(columns), options=anything)).minimum > width:
+    while (size := console.terminal.measure(_table(columns), options=anything)).minimum > width:
         columns.pop()
     printed = _table(columns)
     printed.width = min(size.maximum, width)
-    console.print(printed, crop=False)
+    console.terminal.print(printed, crop=False)
 
 
 def _table(columns: Sequence[Sequence[str]]) -> Table:

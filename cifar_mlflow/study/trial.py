@@ -13,7 +13,6 @@ from mlflow.entities import Run
 from cifar_mlflow.analysis import figures, metrics
 from cifar_mlflow.analysis.artifacts import model_artifacts
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.console import hushed
 from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.data.load import on_this_host
 from cifar_mlflow.errors import DataError
@@ -96,10 +95,9 @@ def run_child(
 
 def origins(trials: Sequence[TrialConfig], threads: int) -> list[Origin]:
     """The origin that each trial would have here and now; imports TensorFlow, so runs in a worker."""
-    with hushed():
-        from cifar_mlflow.training import fit
+    from cifar_mlflow.training import fit
 
-        fit.configure(threads)
+    fit.configure(threads)
     return [fit.origin(trial) for trial in trials]
 
 
@@ -142,10 +140,9 @@ def _run(
     earlier: Sequence[tracking.TrialRun],
     tell: claims.Tell,
 ) -> None:
-    with hushed():
-        from cifar_mlflow.training import architectures, fit
+    from cifar_mlflow.training import architectures, fit
 
-        fit.configure(threads)
+    fit.configure(threads)
     splits = data.split(config.validation_fraction)
     tracking.log_trial(config)
     tracking.log_environment(threads, fit.origin(config))

@@ -2,50 +2,49 @@
 
 from collections.abc import Callable
 
-import keras
 import pandas as pd
-from keras.layers import Conv2D, Dense, Flatten, Layer, MaxPooling2D, Rescaling, Softmax
 
+from cifar_mlflow.backend import keras, layers
 from cifar_mlflow.config import Architecture
 from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE
 
 
-def small(activation: str) -> list[Layer]:
+def small(activation: str) -> list[layers.Layer]:
     """The study's first network: 178,506 parameters."""
     return [
-        Conv2D(16, 3, activation=activation),
-        MaxPooling2D(),
-        Conv2D(32, 3, activation=activation),
-        Flatten(),
-        Dense(32, activation=activation),
+        layers.Conv2D(16, 3, activation=activation),
+        layers.MaxPooling2D(),
+        layers.Conv2D(32, 3, activation=activation),
+        layers.Flatten(),
+        layers.Dense(32, activation=activation),
     ]
 
 
-def wide(activation: str) -> list[Layer]:
+def wide(activation: str) -> list[layers.Layer]:
     """The study's second network, twice as wide as the first: 712,330 parameters."""
     return [
-        Conv2D(32, 3, activation=activation),
-        MaxPooling2D(),
-        Conv2D(64, 3, activation=activation),
-        Flatten(),
-        Dense(64, activation=activation),
+        layers.Conv2D(32, 3, activation=activation),
+        layers.MaxPooling2D(),
+        layers.Conv2D(64, 3, activation=activation),
+        layers.Flatten(),
+        layers.Dense(64, activation=activation),
     ]
 
 
-def deep(activation: str) -> list[Layer]:
+def deep(activation: str) -> list[layers.Layer]:
     """The study's third network, one convolution deeper than the second: 122,570 parameters."""
     return [
-        Conv2D(32, 3, activation=activation),
-        MaxPooling2D(),
-        Conv2D(64, 3, activation=activation),
-        MaxPooling2D(),
-        Conv2D(64, 3, activation=activation),
-        Flatten(),
-        Dense(64, activation=activation),
+        layers.Conv2D(32, 3, activation=activation),
+        layers.MaxPooling2D(),
+        layers.Conv2D(64, 3, activation=activation),
+        layers.MaxPooling2D(),
+        layers.Conv2D(64, 3, activation=activation),
+        layers.Flatten(),
+        layers.Dense(64, activation=activation),
     ]
 
 
-ARCHITECTURES: dict[Architecture, Callable[[str], list[Layer]]] = {
+ARCHITECTURES: dict[Architecture, Callable[[str], list[layers.Layer]]] = {
     "small": small,
     "wide": wide,
     "deep": deep,
@@ -56,12 +55,14 @@ def build(architecture: Architecture, activation: str) -> keras.Sequential:
     """A fresh network that rescales RGB 0..255 to 0..1 first and ends in logits."""
     hidden = ARCHITECTURES[architecture](activation)
     pixels = keras.Input(IMAGE_SHAPE, dtype="uint8")
-    return keras.Sequential([pixels, Rescaling(1 / 255), *hidden, Dense(len(CLASSES))])
+    return keras.Sequential(
+        [pixels, layers.Rescaling(1 / 255), *hidden, layers.Dense(len(CLASSES))]
+    )
 
 
 def classifier(network: keras.Sequential) -> keras.Model:
     """The same network and weights, ending in probabilities: what is logged, served and loaded."""
-    return keras.Model(network.inputs[0], Softmax(name="probabilities")(network.outputs[0]))
+    return keras.Model(network.inputs[0], layers.Softmax(name="probabilities")(network.outputs[0]))
 
 
 def layer_table(model: keras.Model) -> pd.DataFrame:

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
+from cifar_mlflow.backend import keras, tf
 from cifar_mlflow.config import Architecture, TrialConfig
 from cifar_mlflow.data.cifar10 import Examples, Splits
 from cifar_mlflow.errors import CheckpointError, Diverged

@@ -345,7 +345,7 @@ def test_a_cache_that_cannot_be_written_is_named(
 def test_processes_that_load_at_once_do_not_spoil_each_other(
     files: StandIn, tmp_path: Path
 ) -> None:
-    program = "import sys; from cifar_mlflow import data; print(data.load(sys.argv[1]).digest)"
+    program = "import sys; from cifar_mlflow.data.load import load; print(load(sys.argv[1]).digest)"
     command = [sys.executable, "-c", program, str(files.folder)]
     processes = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=PROJECT) for _ in range(3)

@@ -1,4 +1,4 @@
-import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +6,6 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from cifar_mlflow.console import say
 from cifar_mlflow.predict import classify
@@ -14,6 +13,7 @@ from cifar_mlflow.predict.classify import Inference
 from cifar_mlflow.predict.contact_sheet import Cell
 from cifar_mlflow.predict.images import Skipped
 from cifar_mlflow.store.models import LoadedModel
+from tests.conftest import Screen
 
 CLASSES = ("dark", "middle", "bright", "other")
 
@@ -31,11 +31,19 @@ class Brightness:
 MODEL = LoadedModel("models:/m-1", "m-1", None, None, CLASSES, Brightness())
 
 
-def shown(found: Inference, width: int = 100) -> str:
-    console = Console(file=io.StringIO(), width=width)
-    classify.tell(found, found.skipped, Path("/out"), console)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return text
+Shown = Callable[..., str]
+
+
+@pytest.fixture
+def shown(screen: Screen) -> Shown:
+    """What is shown of a result."""
+
+    def show(found: Inference, width: int = 100) -> str:
+        text = screen(width)
+        classify.tell(found, found.skipped, Path("/out"))
+        return text.getvalue()
+
+    return show
 
 
 def made_up(count: int) -> Inference:
@@ -96,7 +104,7 @@ def test_the_contact_sheet_has_a_limit(tmp_path: Path, monkeypatch: pytest.Monke
     assert (len(found.cells), len(found.predictions)) == (70, 150)
 
 
-def test_few_pictures_are_told_one_by_one() -> None:
+def test_few_pictures_are_told_one_by_one(shown: Shown) -> None:
     found = made_up(2)
     found.predictions.loc[0, "file"] = "photos/[red]holiday[/red].png"
     lines = shown(found).splitlines()
@@ -108,7 +116,7 @@ def test_few_pictures_are_told_one_by_one() -> None:
     assert lines[-1].split() == ["Results", "/out/contact_sheet.png"]
 
 
-def test_names_of_classes_are_shown_as_they_are() -> None:
+def test_names_of_classes_are_shown_as_they_are(shown: Shown) -> None:
     few, many = made_up(1), made_up(30)
     for found in (few, many):
         found.predictions.replace({"b": "[link=x]b[/link]", "c": "[/c] :cat:"}, inplace=True)
@@ -116,29 +124,27 @@ def test_names_of_classes_are_shown_as_they_are() -> None:
     assert "[link=x]b[/link]  30" in shown(many)
 
 
-def test_a_line_is_said_as_it_is() -> None:
-    console = Console(file=io.StringIO(), width=20, force_terminal=True)
-    say(console, "Skipped", "[red]x[/red]:cat:\x1b[31m http://me:secret@host/a.png")
-    assert console.file.getvalue() == (  # type: ignore[attr-defined]
-        "Skipped   [red]x[/red]:cat:\ufffd[31m http://host/a.png\n"
-    )
+def test_a_line_is_said_as_it_is(screen: Screen) -> None:
+    shown = screen(20, is_terminal=True)
+    say("Skipped", "[red]x[/red]:cat:\x1b[31m http://me:secret@host/a.png")
+    assert shown.getvalue() == ("Skipped   [red]x[/red]:cat:\ufffd[31m http://host/a.png\n")
 
 
-def test_a_long_name_keeps_its_end() -> None:
+def test_a_long_name_keeps_its_end(shown: Shown) -> None:
     found = made_up(1)
     found.predictions.loc[0, "file"] = "x" * 200 + "/end.png"
     assert "…" in shown(found)
     assert "x/end.png " in shown(found)
 
 
-def test_many_pictures_are_told_by_class() -> None:
+def test_many_pictures_are_told_by_class(shown: Shown) -> None:
     text = shown(made_up(3000))
     assert "b      3,000     0.60" in text
     assert "/out/contact_sheet.png (10 pages, the first 1,000 pictures)" in text
     assert "/out/contact_sheet.png (2 pages)" in shown(made_up(101))
 
 
-def test_what_was_skipped_is_told_with_its_reason_up_to_a_limit() -> None:
+def test_what_was_skipped_is_told_with_its_reason_up_to_a_limit(shown: Shown) -> None:
     skipped = [Skipped(f"{number}.png", "the file is empty") for number in range(30)]
     found = Inference(made_up(1).predictions, skipped, made_up(1).cells)
     lines = [line for line in shown(found).splitlines() if line.startswith("Skipped")]

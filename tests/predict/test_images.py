@@ -546,11 +546,11 @@ def test_a_download_has_a_deadline_however_its_bytes_come(
 def test_an_interruption_does_not_wait_for_downloads(site: str) -> None:
     program = f"""
 import os
-from cifar_mlflow import pictures
-pictures.SILENCE_SECONDS = pictures.DOWNLOAD_SECONDS = 10 * {HANGS_AFTER}
-fetch = pictures._fetch
-pictures._fetch = lambda address: os.write(1, b"begins\\n") and fetch(address)
-list(pictures.read_all(["{site}/slow", "{site}/silent", "{site}/stops"]))
+from cifar_mlflow.predict import images
+images.SILENCE_SECONDS = images.DOWNLOAD_SECONDS = 10 * {HANGS_AFTER}
+fetch = images._fetch
+images._fetch = lambda address: os.write(1, b"begins\\n") and fetch(address)
+list(images.read_all(["{site}/slow", "{site}/silent", "{site}/stops"]))
 """
     with subprocess.Popen(
         [sys.executable, "-c", program],

@@ -1,7 +1,6 @@
 """What a trial has in common with what it goes on from, or is told apart from."""
 
 import dataclasses
-import io
 import os
 import subprocess
 import sys
@@ -9,7 +8,6 @@ from collections.abc import Callable
 
 import mlflow
 import pytest
-from rich.console import Console
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import Cifar10
@@ -18,7 +16,7 @@ from cifar_mlflow.store import claims, resume, tracking
 from cifar_mlflow.study import engines, runner, trial
 from cifar_mlflow.training import fit, origin
 from cifar_mlflow.training.checkpoint import Checkpoint
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, Screen
 
 CONFIG = TrialConfig(architecture="small", epochs=2)
 NOW = {"network": "0123456789ab", "keras_version": "3.15.1", "onednn": "on"}
@@ -173,9 +171,11 @@ class Left:
     study: str
     runs: dict[str, str]  # of the trials, by name
 
+    screen: Screen
+
     def resumed(self, **options: str) -> tuple[dict[str, tracking.TrialRun], list[str]]:
         """The trials that a successor takes over, by name, and what it says."""
-        output = io.StringIO()
+        output = self.screen()
         with tracking.tracked_run("grid") as run:
             parent = tracking.as_parent(run)
             runner.take_over(
@@ -184,14 +184,13 @@ class Left:
                 GridParameters.model_validate(OPTIONS | options),
                 ENGINE,
                 parent,
-                Console(file=output, width=1000),
             )
         kept = {run.name: run for run in tracking.children(parent)}
         return kept, output.getvalue().splitlines()
 
 
 @pytest.fixture
-def left() -> Callable[..., Left]:
+def left(screen: Screen) -> Callable[..., Left]:
     def make(**changes: str) -> Left:
         with tracking.tracked_run("grid") as run:
             parent = tracking.as_parent(run)
@@ -202,7 +201,7 @@ def left() -> Callable[..., Left]:
                 tracking.log_environment(1, {**fit.origin(config), **different})
             runs[config.name] = child.info.run_id
         mlflow.MlflowClient().set_terminated(parent.run_id, "KILLED")
-        return Left(parent.run_id, runs)
+        return Left(parent.run_id, runs, screen)
 
     return make
 

@@ -1,15 +1,14 @@
 """What a study shows while it runs, of trials that only the test's list holds."""
 
-import io
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.store import tracking
 from cifar_mlflow.store.tracking import TrialRun
 from cifar_mlflow.study import progress
+from tests.conftest import Screen
 
 TRIALS = [TrialConfig(seed=seed) for seed in range(4)]
 MINUTE = 60.0
@@ -49,9 +48,8 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     return made
 
 
-def watch(width: int = 100, terminal_: bool = True) -> progress.Watch:
-    console = Console(file=io.StringIO(), width=width, force_terminal=terminal_, color_system=None)
-    return progress.Watch(tracking.Parent("", "0", "study"), TRIALS, console)
+def watch() -> progress.Watch:
+    return progress.Watch(tracking.Parent("", "0", "study"), TRIALS)
 
 
 def left(watched: progress.Watch) -> str:
@@ -96,13 +94,14 @@ def test_a_trial_that_begins_again_has_its_epochs_to_train_again(store: Store) -
     assert left(watched) == "about 79 min left"
 
 
-def test_a_terminal_shows_what_a_look_found_without_a_clock_of_its_own(store: Store) -> None:
+def test_a_terminal_shows_what_a_look_found_without_a_clock_of_its_own(
+    store: Store, screen: Screen
+) -> None:
+    shown = screen(100, is_terminal=True)
     watched = watch()
     with watched:
         store.write("a", 0, 7)
         watched._look()
-        shown = watched.console.file
-        assert isinstance(shown, io.StringIO)
         assert "trial 0" in shown.getvalue()
         assert "7/20" in shown.getvalue()
         assert watched.progress.live._refresh_thread is None

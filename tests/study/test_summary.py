@@ -3,13 +3,13 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import pytest
-from rich.console import Console
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.parameters import GridOptions, GridParameters, expand
 from cifar_mlflow.store import tracking
 from cifar_mlflow.store.tracking import TrialRun
 from cifar_mlflow.study import results, summary
+from tests.conftest import Screen
 
 
 def plan(**factors: str) -> list[TrialConfig]:
@@ -110,31 +110,29 @@ HEADINGS = ["activation", "best", "val acc.", "test acc.", "min"]
 ROWS = [["relu", "★", CELL, CELL, "1.5"], ["sigmoid", "", CELL, "", "1.6"]]
 
 
-def shown(width: int, terminal: bool = True) -> list[str]:
-    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
-    summary.show(console, HEADINGS, ROWS)
-    assert isinstance(console.file, io.StringIO)
-    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+def lines_on(shown: io.StringIO) -> list[str]:
+    summary.show(HEADINGS, ROWS)
+    return [line.rstrip() for line in shown.getvalue().splitlines()]
 
 
-def test_a_wide_terminal_shows_a_line_for_each_configuration() -> None:
-    lines = shown(120)
+def test_a_wide_terminal_shows_a_line_for_each_configuration(screen: Screen) -> None:
+    lines = lines_on(screen(120, is_terminal=True))
     assert len(lines) == 4  # headings take two
     assert lines[2].split() == ["relu", "★", *CELL.split(), *CELL.split(), "1.5"]
 
 
-def test_a_narrower_terminal_shows_intervals_below_their_means() -> None:
-    lines = shown(66)
+def test_a_narrower_terminal_shows_intervals_below_their_means(screen: Screen) -> None:
+    lines = lines_on(screen(66, is_terminal=True))
     assert lines[2].split() == ["relu", "★", *CELL.split()[:3], *CELL.split()[:3], "1.5"]
     assert lines[3].split() == [CELL.split()[3]] * 2
 
 
-def test_a_narrow_terminal_leaves_out_what_matters_least_and_cuts_no_number() -> None:
-    lines = shown(40)
+def test_a_narrow_terminal_leaves_out_what_matters_least_and_cuts_no_number(screen: Screen) -> None:
+    lines = lines_on(screen(40, is_terminal=True))
     assert "min" not in " ".join(lines)
     assert "…" not in " ".join(lines)
     assert lines[2].split() == ["relu", "★", *CELL.split()[:3]]
 
 
-def test_a_file_gets_everything_however_wide() -> None:
-    assert shown(40, terminal=False) == shown(120)
+def test_a_file_gets_everything_however_wide(screen: Screen) -> None:
+    assert lines_on(screen(40)) == lines_on(screen(120, is_terminal=True))
