@@ -146,7 +146,7 @@ def test_help_and_a_dry_run_load_neither_tensorflow_nor_mlflow(entry: str, argum
 ENDLESS = """
 import sys, threading
 from cifar_mlflow.command_line import main
-from cifar_mlflow.config import Options
+from cifar_mlflow.parameters import Options
 
 def command(options):
     try:

@@ -27,7 +27,8 @@ COMMAND = """
 import sys, time
 clock, shift = time.time, float(sys.argv[1])
 time.time = lambda: clock() + shift
-from cifar_mlflow import claims, processes, tracking
+from cifar_mlflow import processes
+from cifar_mlflow.store import claims, tracking
 processes.this_machine = lambda: "elsewhere, another boot"
 claims.HEARTBEAT_SECONDS = 0.1
 with (

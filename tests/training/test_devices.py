@@ -12,7 +12,7 @@ from tests.conftest import PROJECT
 
 CLAIM = """
 import sys
-from cifar_mlflow import devices
+from cifar_mlflow.training import devices
 print(devices.claim(["0", "1"]), devices.claim(["0", "1"]), flush=True)
 sys.stdin.read()
 """
