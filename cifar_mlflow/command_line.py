@@ -13,7 +13,7 @@ from typing import NoReturn, TypeVar
 from pydantic import ValidationError
 
 from cifar_mlflow.console import quieten
-from cifar_mlflow.errors import FAILED, INTERRUPTED, MISUSED, UsageError
+from cifar_mlflow.errors import FAILED, INTERRUPTED, MISUSED, Superseded, UsageError
 from cifar_mlflow.formatting import as_text
 from cifar_mlflow.parameters import Options
 
@@ -116,10 +116,9 @@ def main(parameters: type[P], prog: str, command: Callable[[P], int]) -> NoRetur
         print(f"{prog}: interrupted by {interruption}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        from cifar_mlflow.errors import Superseded  # takes seconds to import
-        from cifar_mlflow.store.tracking import StoreError
+        from mlflow.exceptions import MlflowException  # takes seconds to import
 
-        if parsed.verbose or not isinstance(error, (StoreError, Superseded, OSError)):
+        if parsed.verbose or not isinstance(error, (MlflowException, Superseded, OSError)):
             raise
         # Of a database's error the line that names it; elsewhere the first one.
         lines = str(error).splitlines()
