@@ -58,10 +58,10 @@ def half(trials: Sequence[TrialConfig], data: Cifar10, options: GridOptions, las
     """A study as `run_study` runs it; the first one is left unfinished, as if it had been killed."""
     with phase("start"):
         run = mlflow.start_run(tags={tracking.KIND: "grid", tracking.PROCESS: "0"})
-    parent = tracking.as_parent(run)
+    parent = tracking.read(run.info.run_id).as_parent()
     with (
         claims.claimed(
-            mlflow.get_run(run.info.run_id), "0", options.resume, tell=lambda *_: None
+            tracking.read(run.info.run_id), "0", options.resume, tell=lambda *_: None
         ) as before,
         engines.started(options, len(trials), tracking.uri()) as engine,
     ):

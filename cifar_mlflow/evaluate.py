@@ -100,7 +100,7 @@ def assess(parameters: EvaluateParameters) -> None:
         for each, model in zip(subjects, parameters.model):
             given = parameters.model_copy(update={"model": (model,)})
             name = f"evaluate {each.name}"
-            with tracking.tracked_run("evaluate", name, tracking.as_parent(run), each.tags):
+            with tracking.tracked_run("evaluate", name, run.as_parent(), each.tags):
                 assessed.append(log_one(each, part, given, threads))
         log_comparison(assessed[0], assessed[1], part)
 

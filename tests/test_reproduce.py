@@ -20,14 +20,14 @@ Part = Callable[..., str]
 def part() -> Part:
     """Adds a finished part to a study that was killed, and is gone on from at the end."""
     with tracking.tracked_run("reproduce") as before:
-        parent = tracking.as_parent(before)
-    mlflow.MlflowClient().update_run(before.info.run_id, "KILLED")
+        parent = before.as_parent()
+    mlflow.MlflowClient().update_run(before.run_id, "KILLED")
 
     def add(kind: str, status: str = "FINISHED", params: Any = None, **tags: str) -> str:
         with tracking.tracked_run(kind, parent=parent, tags=tags) as run:
             mlflow.log_params(params or {})
-        mlflow.MlflowClient().update_run(run.info.run_id, status)
-        return str(run.info.run_id)
+        mlflow.MlflowClient().update_run(run.run_id, status)
+        return str(run.run_id)
 
     add.before = [SimpleNamespace(run_id=parent.run_id)]  # type: ignore[attr-defined]
     return add
@@ -126,7 +126,7 @@ def test_the_grid_waits_until_the_networks_are_compared(
         f"reproduce: the comparison of the networks lacks {missing}; run the same command again\n"
     )
     (study,) = tracking.search("0", "tags.kind = 'reproduce'")
-    assert (study.info.status, missing in study.data.tags["end_reason"]) == ("FAILED", True)
+    assert (study.status, missing in study.tags["end_reason"]) == ("FAILED", True)
 
     failing.clear()
     made.clear()

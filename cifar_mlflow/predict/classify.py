@@ -68,10 +68,10 @@ def run_inference(parameters: PredictParameters) -> bool:
     say("Model", str(model))
     say("Pictures", f"{len(names):,} found")
 
-    with tracking.tracked_run("predict") as run, tempfile.TemporaryDirectory() as scratch:
+    with tracking.tracked_run("predict"), tempfile.TemporaryDirectory() as scratch:
         tracking.log_parameters(parameters)
         if model.model_id:
-            tracking.log_model_used(run, model.model_id)
+            tracking.log_model_used(model.model_id)
         began = time.perf_counter()
         with _progress(len(names)) as advance:
             inference = classify(model, names, advance)

@@ -1,6 +1,6 @@
 """What a report is made of: a study's runs and artifacts, read from the tracking store."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import pandas as pd
@@ -11,7 +11,7 @@ from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import ArchitecturesParameters, GridParameters, StudyOptions, expand
 from cifar_mlflow.store import registry, tracking
-from cifar_mlflow.store.tracking import StoredRun
+from cifar_mlflow.store.tracking import TrackedRun
 from cifar_mlflow.study import results
 
 STUDIES: dict[str, type[StudyOptions]] = {
@@ -25,9 +25,9 @@ HISTORY = ("train_accuracy", "val_accuracy", "val_loss")
 class Study:
     """A study's run, its plan, and what became of each trial; runs and histories by trial key."""
 
-    run: StoredRun
+    run: TrackedRun
     trials: list[TrialConfig]
-    runs: dict[str, StoredRun]
+    runs: dict[str, TrackedRun]
     histories: dict[str, pd.DataFrame]
 
     @property
@@ -68,7 +68,7 @@ class Study:
         return grouped
 
     @property
-    def ranking(self) -> list[StoredRun]:
+    def ranking(self) -> list[TrackedRun]:
         """The best trial of each configuration, the best configuration first."""
         ranked = self.summary.dropna(subset=["rank"]).sort_values("rank").index
         finished = self.table.dropna(subset=[self.select_by])
@@ -80,7 +80,7 @@ class Study:
 class Classifier:
     """A trial's model, by what its run keeps of the test set; None where it does not."""
 
-    run: StoredRun
+    run: TrackedRun
     predictions: pd.DataFrame | None
     misclassified: bytes | None  # PNG
     layers: pd.DataFrame | None
@@ -99,7 +99,7 @@ class Material:
     """All that the page tells of; None where the experiment has no such run."""
 
     experiment: str
-    data: StoredRun | None
+    data: TrackedRun | None
     class_examples: bytes | None  # PNG
     architectures: Study | None
     networks: dict[str, Classifier]  # of the architectures, by name: the first that finished
@@ -149,7 +149,7 @@ def gather(experiment_id: str, grid_id: str) -> Material:
     )
 
 
-def _grid_run(experiment_id: str, experiment: str, grid_id: str) -> StoredRun | None:
+def _grid_run(experiment_id: str, experiment: str, grid_id: str) -> TrackedRun | None:
     if grid_id == "latest":
         return tracking.newest(experiment_id, "grid")
     run = tracking.find_run(grid_id)
@@ -165,11 +165,11 @@ def _grid_run(experiment_id: str, experiment: str, grid_id: str) -> StoredRun | 
     return run
 
 
-def _read_study(run: StoredRun) -> Study:
+def _read_study(run: TrackedRun) -> Study:
     options = STUDIES[run.kind]
     factors = (name for name in TrialConfig.model_fields if name in run.parameters)
     given = {name: run.parameters[name] for name in factors}
-    children = [_with_present_key(child) for child in tracking.stored_children(run)]
+    children = tracking.children(run.as_parent())
     newest = tracking.latest(children)
     return Study(
         run=run,
@@ -181,17 +181,8 @@ def _read_study(run: StoredRun) -> Study:
     )
 
 
-def _with_present_key(child: StoredRun) -> StoredRun:
-    """A trial with its key as this version computes it, which may know more factors."""
-    fields = [name for name in TrialConfig.model_fields if name in child.parameters]
-    if not fields:  # it ended before it had logged them
-        return child
-    config = TrialConfig.model_validate({name: child.parameters[name] for name in fields})
-    return replace(child, key=config.key)
-
-
 def _read_networks(study: Study) -> dict[str, Classifier]:
-    first: dict[str, StoredRun] = {}
+    first: dict[str, TrackedRun] = {}
     for trial in study.trials:
         run = study.runs.get(trial.key)
         if run and run.status == "FINISHED":
@@ -199,7 +190,7 @@ def _read_networks(study: Study) -> dict[str, Classifier]:
     return {name: _read_classifier(run) for name, run in first.items()}
 
 
-def _read_classifier(run: StoredRun) -> Classifier:
+def _read_classifier(run: TrackedRun) -> Classifier:
     """From the trial's own run, or where it has lost its artifacts from the newest evaluation."""
     evaluations = f"tags.{tracking.MODEL_URI} = '{run.model_uri}' AND params.part = 'test'"
     again = tracking.newest(run.experiment_id, "evaluate", where=evaluations)
@@ -218,7 +209,7 @@ def _read_classifier(run: StoredRun) -> Classifier:
     )
 
 
-def _read_champion(grid: Study, leaders: list[StoredRun]) -> str:
+def _read_champion(grid: Study, leaders: list[TrackedRun]) -> str:
     name = grid.run.parameters.get("model_name", "")
     champion = registry.champion(name) if name else None
     if champion is None:

@@ -27,7 +27,7 @@ from cifar_mlflow.report.elements import (
     vector,
 )
 from cifar_mlflow.store import tracking
-from cifar_mlflow.store.tracking import StoredRun
+from cifar_mlflow.store.tracking import TrackedRun
 from cifar_mlflow.study import results
 
 # The study's figures 2 to 4 show the architectures, 5 to 16 the grid, in the order of table 1.
@@ -144,7 +144,7 @@ def _curves(study: Study, experiment: str) -> tuple[list[tuple[Curve, Picture]],
     return [(curve, picture) for curve, picture in drawn if picture], missing
 
 
-def _unfinished(run: StoredRun | None) -> str:
+def _unfinished(run: TrackedRun | None) -> str:
     """Why a trial has no result; empty where it has."""
     if run is None:
         return "not run"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import mlflow
-from mlflow.entities import Run, RunTag
+from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 
 from cifar_mlflow.config import TrialConfig
@@ -21,6 +21,7 @@ from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.processes import Process
 from cifar_mlflow.store import tracking
+from cifar_mlflow.store.tracking import TrackedRun
 
 CLAIM = "claim"  # on that plan: CLAIMING, then HELD
 CLAIMING, HELD = "claiming", "held"
@@ -62,7 +63,7 @@ class Command:
 
 
 @contextmanager
-def claimed(run: Run, key: str, resume: str, tell: Tell) -> Iterator[list[Command]]:
+def claimed(run: TrackedRun, key: str, resume: str, tell: Tell) -> Iterator[list[Command]]:
     """Claim a plan for a run, show that it lives, and give the dead runs that it resumes.
 
     Args:
@@ -74,7 +75,7 @@ def claimed(run: Run, key: str, resume: str, tell: Tell) -> Iterator[list[Comman
     Raises:
         UsageError: another command works on the same plan, or the run named cannot be resumed.
     """
-    client, run_id = mlflow.MlflowClient(), run.info.run_id
+    client, run_id = mlflow.MlflowClient(), run.run_id
     stop = threading.Event()
 
     def beat() -> None:
@@ -88,7 +89,7 @@ def claimed(run: Run, key: str, resume: str, tell: Tell) -> Iterator[list[Comman
     heart.start()
     try:
         try:
-            before = _predecessors(client.get_run(run_id), key, resume, tell)
+            before = _predecessors(tracking.read(run_id), key, resume, tell)
         except UsageError:
             client.delete_tag(
                 run_id, tracking.PLAN_KEY
@@ -105,7 +106,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _predecessors(run: Run, key: str, resume: str, tell: Tell) -> list[Command]:
+def _predecessors(run: TrackedRun, key: str, resume: str, tell: Tell) -> list[Command]:
     """The dead runs to resume, once no other live command claims the plan.
 
     A claim is written before others are looked for, so of two commands at least one sees the other, and
@@ -120,7 +121,7 @@ def _predecessors(run: Run, key: str, resume: str, tell: Tell) -> list[Command]:
     while True:
         lives = {other: watch.lives(other) for other in _unfinished(run, key)}
         for other, alive in lives.items():
-            if alive and (other.claim != CLAIMING or other.run_id < run.info.run_id):
+            if alive and (other.claim != CLAIMING or other.run_id < run.run_id):
                 raise UsageError(_busy(other))
         if not any(alive is not False for alive in lives.values()):
             return [named] if named else list(lives)
@@ -153,35 +154,35 @@ class _Watch:
         return False if time.monotonic() - seen > self.silence else None
 
 
-def _unfinished(run: Run, key: str) -> list[Command]:
+def _unfinished(run: TrackedRun, key: str) -> list[Command]:
     """The other runs of the same kind and plan that have neither finished nor been resumed."""
-    kind = run.data.tags[tracking.KIND]
+    kind = run.tags[tracking.KIND]
     return [
         _command(found)
         for found in tracking.search(
-            run.info.experiment_id,
+            run.experiment_id,
             f"tags.{tracking.KIND} = '{kind}' and tags.{tracking.PLAN_KEY} = '{key}' "
             "and attributes.status != 'FINISHED'",
         )
-        if found.info.run_id != run.info.run_id and SUPERSEDED_BY not in found.data.tags
+        if found.run_id != run.run_id and SUPERSEDED_BY not in found.tags
     ]
 
 
-def _named(run_id: str, run: Run, key: str) -> Command:
-    kind = run.data.tags[tracking.KIND]
+def _named(run_id: str, run: TrackedRun, key: str) -> Command:
+    kind = run.tags[tracking.KIND]
     try:
-        named = mlflow.get_run(run_id)
+        named = tracking.read(run_id)
     except MlflowException as error:
         raise UsageError(
             f"resume={run_id}: there is no such run in {tracking.uri()}; input should be 'auto', "
             "'never' or the id of an unfinished run"
         ) from error
-    tags = named.data.tags
-    if named.info.experiment_id != run.info.experiment_id:
+    tags = named.tags
+    if named.experiment_id != run.experiment_id:
         why = "is in another experiment"
     elif tags.get(tracking.KIND) != kind or tags.get(tracking.PLAN_KEY) != key:
         why = f"is not a {kind} of the same trials on the same data"
-    elif named.info.status == "FINISHED":
+    elif named.status == "FINISHED":
         why = "is finished"
     elif SUPERSEDED_BY in tags:
         why = f"was resumed by run {tags[SUPERSEDED_BY]}"
@@ -197,14 +198,14 @@ def _busy(other: Command) -> str:
     )
 
 
-def _command(run: Run) -> Command:
-    tags = run.data.tags
+def _command(run: TrackedRun) -> Command:
+    tags = run.tags
     return Command(
-        run_id=run.info.run_id,
-        name=run.info.run_name,
-        status=run.info.status,
+        run_id=run.run_id,
+        name=run.name,
+        status=run.status,
         host=tags.get(tracking.HOST, "an unknown host"),
-        process=tracking.process_of(run),
+        process=run.process,
         claim=tags.get(CLAIM, HELD),
         heartbeat=tags.get(HEARTBEAT, ""),
     )

@@ -14,7 +14,7 @@ from cifar_mlflow.analysis import metrics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
 from cifar_mlflow.store import tracking
-from cifar_mlflow.store.tracking import DATA_DIGEST, UNKNOWN, TrialRun
+from cifar_mlflow.store.tracking import DATA_DIGEST, UNKNOWN, TrackedRun
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 VALIDATION_FRACTION = "validation_fraction"
@@ -59,7 +59,7 @@ def champion(name: str) -> ModelVersion | None:
         raise
 
 
-def register(name: str, run: TrialRun, config: TrialConfig, data: Cifar10) -> Promotion:
+def register(name: str, run: TrackedRun, config: TrialConfig, data: Cifar10) -> Promotion:
     """Register a trial's model as a new version of ``name``; move the alias if it is better.
 
     Of several that do so at once the best becomes champion, however their calls are interleaved
@@ -160,7 +160,7 @@ def _tags(version: ModelVersion | None) -> dict[str, str] | None:
 def describe(
     name: str,
     version: str,
-    run: TrialRun,
+    run: TrackedRun,
     config: TrialConfig,
     data: Cifar10,
     predictions: pd.DataFrame,

@@ -31,13 +31,13 @@ def supersede(run_id: str) -> None:
     client.set_terminated(run_id, "KILLED")
 
 
-def left_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tracking.TrialRun]:
+def left_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tracking.TrackedRun]:
     """What earlier runs of the study have left; none of it is RUNNING any more.
 
     Gives the run of each trial that is kept: one that is FINISHED, else one with a checkpoint, else one
     that failed, so that the study knows what it has tried. Of several the newest.
     """
-    kept: dict[str, tracking.TrialRun] = {}
+    kept: dict[str, tracking.TrackedRun] = {}
     for command in before:
         for trial in tracking.children(
             tracking.Parent(parent.tracking_uri, parent.experiment_id, command.run_id)
@@ -53,7 +53,7 @@ def left_trials(before: Sequence[Command], parent: tracking.Parent) -> list[trac
 
 
 def adopt_trials(
-    kept: Sequence[tracking.TrialRun], before: Sequence[Command], parent: tracking.Parent
+    kept: Sequence[tracking.TrackedRun], before: Sequence[Command], parent: tracking.Parent
 ) -> None:
     """Hang trials that earlier runs of the study have left under the active one; they end KILLED."""
     client = mlflow.MlflowClient()
@@ -67,11 +67,11 @@ def adopt_trials(
         supersede(command.run_id)
 
 
-def _worth(trial: tracking.TrialRun) -> tuple[bool, bool, bool]:
+def _worth(trial: tracking.TrackedRun) -> tuple[bool, bool, bool]:
     return trial.status == "FINISHED", bool(trial.checkpoint), bool(trial.failure)
 
 
-def adopt_parts(before: Sequence[Command]) -> dict[str, tracking.StoredRun]:
+def adopt_parts(before: Sequence[Command]) -> dict[str, tracking.TrackedRun]:
     """Hang the finished parts of earlier commands under the active run; gives them by their kinds.
 
     Of each kind the newest; a grid only if it is of the network that the comparison found the best, and
@@ -82,10 +82,10 @@ def adopt_parts(before: Sequence[Command]) -> dict[str, tracking.StoredRun]:
         part
         for command in before
         if (left := tracking.find_run(command.run_id))
-        for part in tracking.stored_children(left)
+        for part in tracking.children(left.as_parent())
         if part.status == "FINISHED"
     ]
-    kept: dict[str, tracking.StoredRun] = {}
+    kept: dict[str, tracking.TrackedRun] = {}
 
     def keep(kind: str, **made_of: str | None) -> None:
         for part in finished:
@@ -107,7 +107,7 @@ def adopt_parts(before: Sequence[Command]) -> dict[str, tracking.StoredRun]:
 
 
 def go_on_from(
-    before: Sequence[tracking.TrialRun], check: Callable[[Checkpoint], None]
+    before: Sequence[tracking.TrackedRun], check: Callable[[Checkpoint], None]
 ) -> Checkpoint | None:
     """Take over, in the active run, the newest checkpoint of earlier runs of the same trial.
 
@@ -161,7 +161,7 @@ def save_checkpoint(checkpoint: Checkpoint) -> None:
     tracking.log_epochs([epoch], {tracking.CHECKPOINT: json.dumps(pointer)})
 
 
-def load_checkpoint(trial: tracking.TrialRun) -> Checkpoint:
+def load_checkpoint(trial: tracking.TrackedRun) -> Checkpoint:
     """Raises CheckpointError where the newest checkpoint is missing or not as it was saved."""
     pointer = json.loads(trial.checkpoint)
     try:

@@ -14,11 +14,12 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -56,7 +57,7 @@ OUTDATED = "outdated"  # how a finished trial's origin differs from the resumed 
 HOST, PROCESS, MACHINE, PROCESS_STARTED = "host", "process", "machine", "process_started"
 METRICS_IN_A_BATCH = 1000  # MLflow's limit
 RUNNING = "attributes.status = 'RUNNING'"
-PAGE = 1000  # runs in one answer, MLflow's limit
+EVERY = 2**31 - 1  # as many runs as there are
 PARENT = "mlflow.parentRunId"
 DESCRIPTION = "mlflow.note.content"
 DESCRIPTION_LENGTH = 8000  # characters that a tag may have; MLflow cuts off the rest
@@ -92,40 +93,128 @@ class Parent:
     run_id: str
 
 
+class Status(StrEnum):
+    """How a run stands."""
+
+    RUNNING = "RUNNING"
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"  # interrupted, or resumed by another run
+
+
 @dataclass(frozen=True)
-class TrialRun:
-    """A trial as the store has it."""
+class TrackedRun:
+    """A run as the store has it, by the names that this project gives to its tags and metrics."""
 
-    run_id: str
-    name: str
-    key: str
-    status: str  # RUNNING, FINISHED, FAILED or KILLED
-    end_reason: str  # why it did not finish
-    model_uri: str | None
-    metrics: dict[str, float]
-    epochs: int = 0  # that it has logged
-    end_time: int = 0  # milliseconds since 1970; 0 while it runs
-    checkpoint: str = ""  # where its newest one is; empty where it has none
-    checkpoint_lost: str = ""  # why it had to begin again
-    failure: str = ""  # the class of its exception, if it failed
-    resumed_from: str = ""  # the run that it went on from
-    origin: Origin = field(default_factory=dict)  # the parts that are known
-    outdated: str = ""  # how its origin differs from that of the study which kept it
+    entity: Run
 
+    @property
+    def run_id(self) -> str:
+        return str(self.entity.info.run_id)
 
-@dataclass(frozen=True, kw_only=True)
-class StoredRun(TrialRun):
-    """A run of any kind, with everything that the store knows of it."""
+    @property
+    def name(self) -> str:
+        return str(self.entity.info.run_name)
 
-    kind: str
-    experiment_id: str
-    started: datetime  # UTC
-    ended: datetime | None
-    parameters: dict[str, str]
-    tags: dict[str, str]
+    @property
+    def experiment_id(self) -> str:
+        return str(self.entity.info.experiment_id)
 
+    @property
+    def status(self) -> Status:
+        return Status(self.entity.info.status)
 
-R = TypeVar("R", bound=TrialRun)
+    @property
+    def started(self) -> datetime:
+        return datetime.fromtimestamp(self.entity.info.start_time / 1000, UTC)
+
+    @property
+    def ended(self) -> datetime | None:
+        milliseconds = self.end_time
+        return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
+
+    @property
+    def end_time(self) -> int:
+        """Milliseconds since 1970; 0 while it runs."""
+        return int(self.entity.info.end_time or 0)
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        return dict(self.entity.data.params)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last value of each metric."""
+        return dict(self.entity.data.metrics)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return dict(self.entity.data.tags)
+
+    @property
+    def kind(self) -> str:
+        return self._tag(KIND)
+
+    @property
+    def key(self) -> str:
+        """Of a trial: `TrialConfig.key`."""
+        return self._tag(TRIAL_KEY)
+
+    @property
+    def epochs(self) -> int:
+        """The epochs that a trial has logged."""
+        return int(self.metrics.get("epoch", 0))
+
+    @property
+    def end_reason(self) -> str:
+        """Why it did not finish."""
+        return self._tag(END_REASON)
+
+    @property
+    def failure(self) -> str:
+        """The class of its exception, if it failed."""
+        return self._tag(FAILURE)
+
+    @property
+    def model_uri(self) -> str | None:
+        return self._tag(MODEL_URI) or None
+
+    @property
+    def checkpoint(self) -> str:
+        """Where its newest checkpoint is, as JSON; empty where it has none."""
+        return self._tag(CHECKPOINT)
+
+    @property
+    def checkpoint_lost(self) -> str:
+        """Why it had to begin again."""
+        return self._tag(CHECKPOINT_LOST)
+
+    @property
+    def resumed_from(self) -> str:
+        """The id of the run that it resumed."""
+        return self._tag(RESUMED_FROM)
+
+    @property
+    def origin(self) -> Origin:
+        """The parts of a trial's origin that are known."""
+        return {part: self.tags[part] for part in OF_A_CHECKPOINT if part in self.tags}
+
+    @property
+    def process(self) -> Process:
+        """The process that writes it; of no machine where its tags name none."""
+        started = self._tag(PROCESS_STARTED)
+        return Process(self._tag(MACHINE), int(self._tag(PROCESS) or 0), started)
+
+    @property
+    def outdated(self) -> str:
+        """How its origin differs from that of the study which kept it."""
+        return self._tag(OUTDATED)
+
+    def as_parent(self) -> Parent:
+        return Parent(mlflow.get_tracking_uri(), self.experiment_id, self.run_id)
+
+    def _tag(self, name: str) -> str:
+        return str(self.entity.data.tags.get(name, ""))
 
 
 @contextmanager
@@ -135,7 +224,7 @@ def tracked_run(
     parent: Parent | None = None,
     tags: Mapping[str, str] | None = None,
     keep_failure: bool = False,
-) -> Iterator[Run]:
+) -> Iterator[TrackedRun]:
     """A run that ends FINISHED, KILLED after KeyboardInterrupt, or FAILED after another exception.
 
     A new child under ``parent``, or under the run that is active in this process; without them the run
@@ -151,7 +240,7 @@ def tracked_run(
     tags = {KIND: kind, HOST: platform.node(), **process_tags(this_process()), **(tags or {})}
     name = name or kind
     if parent is None and (active := mlflow.active_run()):
-        parent = as_parent(active)
+        parent = TrackedRun(active).as_parent()
     if parent:
         connect(parent)
         inherited = mlflow.get_run(parent.run_id).data.tags
@@ -166,7 +255,7 @@ def tracked_run(
         run = _start_outermost(name, tags)
         _end_killed(run.info.experiment_id)
     try:
-        yield run
+        yield TrackedRun(run)
     except Superseded:
         mlflow.end_run("KILLED")
         if parent is None:
@@ -196,12 +285,6 @@ def process_tags(process: Process) -> dict[str, str]:
     }
 
 
-def process_of(run: Run) -> Process:
-    """The process that a run's tags name; of no machine where they name none."""
-    tags = run.data.tags
-    return Process(tags.get(MACHINE, ""), int(tags.get(PROCESS, 0)), tags.get(PROCESS_STARTED, ""))
-
-
 def cause(error: BaseException) -> str:
     """An exception in one line, as runs have it in ``end_reason``."""
     return f"{type(error).__name__}: {error}".partition("\n")[0][:500]
@@ -225,19 +308,14 @@ def _start_outermost(name: str, tags: Mapping[str, str]) -> Run:
 def _end_killed(experiment_id: str) -> None:
     """End the runs of this machine whose process is gone, but for those that can be resumed."""
     for run in search(experiment_id, RUNNING):
-        process = process_of(run)
-        resumable = {PLAN_KEY, TRIAL_KEY} & run.data.tags.keys()
-        if process.is_local and not process.is_alive and not resumable:
-            end_run(run.info.run_id, "KILLED", "its process was killed")
+        resumable = {PLAN_KEY, TRIAL_KEY} & run.tags.keys()
+        if run.process.is_local and not run.process.is_alive and not resumable:
+            end_run(run.run_id, "KILLED", "its process was killed")
 
 
 def connect(parent: Parent) -> None:
     """Let this process write where the parent is."""
     mlflow.set_tracking_uri(parent.tracking_uri)
-
-
-def as_parent(run: Run) -> Parent:
-    return Parent(mlflow.get_tracking_uri(), run.info.experiment_id, run.info.run_id)
 
 
 def log_parameters(parameters: Parameters) -> None:
@@ -373,8 +451,8 @@ def log_model(
     mlflow.set_tag(MODEL_URI, info.model_uri)
 
 
-def log_model_used(run: Run, model_id: str) -> None:
-    """Link a run to the logged model that it used; nothing where this store has no such model."""
+def log_model_used(model_id: str) -> None:
+    """Link the active run to the logged model that it used, where this store has that model."""
     client = mlflow.MlflowClient()
     try:
         client.get_logged_model(model_id)
@@ -382,7 +460,7 @@ def log_model_used(run: Run, model_id: str) -> None:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return  # the model came in a folder, out of another store
-    client.log_inputs(run.info.run_id, models=[LoggedModelInput(model_id)])
+    client.log_inputs(active_id(), models=[LoggedModelInput(model_id)])
 
 
 def tag_end_reason(reason: str) -> None:
@@ -402,10 +480,10 @@ def describe(markdown: str) -> None:
     mlflow.set_tag(DESCRIPTION, markdown)
 
 
-def tag_best(best: TrialRun, config: TrialConfig) -> None:
+def tag_best(best: TrackedRun, config: TrialConfig) -> None:
     """Mark the best child, and on the active run, its parent, which one it is and what it reached."""
     client = mlflow.MlflowClient()
-    for before in children(as_parent(client.get_run(active_id())), f"tags.{BEST} = 'true'"):
+    for before in children(read(active_id()).as_parent(), f"tags.{BEST} = 'true'"):
         client.delete_tag(before.run_id, BEST)  # of the study that this one went on from
     client.set_tag(best.run_id, BEST, "true")
     mlflow.set_tags(
@@ -430,7 +508,7 @@ def end_run(run_id: str, status: str, reason: str, failure: str = "") -> None:
     client.set_terminated(run_id, status)
 
 
-def mark_outdated(run: TrialRun, how: str) -> None:
+def mark_outdated(run: TrackedRun, how: str) -> None:
     """Keep on a finished trial how its origin differs now; empty where it does not."""
     if how != run.outdated:
         mlflow.MlflowClient().set_tag(run.run_id, OUTDATED, how)
@@ -452,59 +530,31 @@ def uri() -> str:
 
 def search(
     experiment_id: str, where: str, order: str = "attributes.start_time ASC", limit: int = 0
-) -> Iterator[Run]:
-    """The runs of an experiment that a filter of MLflow's language lets through, page by page."""
-    client = mlflow.MlflowClient()
-    page = None
-    while page is None or (page and not limit):
-        found = client.search_runs(
-            [experiment_id],
-            where,
-            max_results=limit or PAGE,
-            order_by=[order],
-            page_token=page,
-        )
-        yield from found
-        page = found.token or ""
+) -> list[TrackedRun]:
+    """The runs of an experiment that a filter of MLflow's language lets through, at most ``limit``."""
+    found: list[Run] = mlflow.search_runs(
+        [experiment_id],
+        where,
+        max_results=limit or EVERY,
+        order_by=[order],
+        output_format="list",
+    )
+    return [TrackedRun(run) for run in found]
 
 
-def children(parent: Parent, where: str = "", limit: int = 0) -> list[TrialRun]:
-    """The trials under a parent, the oldest first; with ``limit``, those that ended last, backwards."""
-    return [as_trial(run) for run in _children(parent, where, limit)]
-
-
-def _children(parent: Parent, where: str = "", limit: int = 0) -> Iterator[Run]:
+def children(parent: Parent, where: str = "", limit: int = 0) -> list[TrackedRun]:
+    """The runs under a parent, the oldest first; with ``limit``, those that ended last, backwards."""
     condition = f"tags.`{PARENT}` = '{parent.run_id}'" + (f" and {where}" if where else "")
     order = "attributes.end_time DESC" if limit else "attributes.start_time ASC"
     return search(parent.experiment_id, condition, order, limit)
 
 
-def read(run_id: str) -> TrialRun:
-    """One trial, by its run."""
-    return as_trial(mlflow.get_run(run_id))
+def read(run_id: str) -> TrackedRun:
+    """A run by its id."""
+    return TrackedRun(mlflow.get_run(run_id))
 
 
-def as_trial(run: Run) -> TrialRun:
-    return TrialRun(
-        run_id=run.info.run_id,
-        name=run.info.run_name,
-        key=run.data.tags.get(TRIAL_KEY, ""),
-        status=run.info.status,
-        end_reason=run.data.tags.get(END_REASON, ""),
-        model_uri=run.data.tags.get(MODEL_URI),
-        metrics=run.data.metrics,
-        epochs=int(run.data.metrics.get("epoch", 0)),
-        end_time=run.info.end_time or 0,
-        checkpoint=run.data.tags.get(CHECKPOINT, ""),
-        checkpoint_lost=run.data.tags.get(CHECKPOINT_LOST, ""),
-        failure=run.data.tags.get(FAILURE, ""),
-        resumed_from=run.data.tags.get(RESUMED_FROM, ""),
-        origin={part: run.data.tags[part] for part in OF_A_CHECKPOINT if part in run.data.tags},
-        outdated=run.data.tags.get(OUTDATED, ""),
-    )
-
-
-def latest(runs: Sequence[R]) -> dict[str, R]:
+def latest(runs: Sequence[TrackedRun]) -> dict[str, TrackedRun]:
     """The run of each trial that tells what became of it, by its key; ``runs`` with the oldest first.
 
     That is a finished one before all others, and one that another has followed (KILLED) after them: each
@@ -514,23 +564,23 @@ def latest(runs: Sequence[R]) -> dict[str, R]:
     return {run.key: run for run in ranked}
 
 
-def unfinished(study: StoredRun, trials: Sequence[TrialConfig]) -> list[str]:
+def unfinished(study: TrackedRun, trials: Sequence[TrialConfig]) -> list[str]:
     """The names of a study's trials that did not finish."""
-    runs = latest(stored_children(study))
+    runs = latest(children(study.as_parent()))
     return [t.name for t in trials if t.key not in runs or runs[t.key].status != "FINISHED"]
 
 
-def find_run(run_id: str) -> StoredRun | None:
+def find_run(run_id: str) -> TrackedRun | None:
     """Any run by its id; None where the store has none."""
     try:
-        return _as_stored(mlflow.get_run(run_id))
+        return read(run_id)
     except MlflowException as error:
         if error.error_code in UNKNOWN:
             return None
         raise
 
 
-def newest(experiment_id: str, kind: str, where: str = "") -> StoredRun | None:
+def newest(experiment_id: str, kind: str, where: str = "") -> TrackedRun | None:
     """The finished run of a kind that started last; None without one.
 
     Args:
@@ -539,33 +589,12 @@ def newest(experiment_id: str, kind: str, where: str = "") -> StoredRun | None:
     conditions = [f"tags.{KIND} = '{kind}'", "attributes.status = 'FINISHED'", where]
     condition = " AND ".join(filter(None, conditions))
     found = search(experiment_id, condition, "attributes.start_time DESC", limit=1)
-    return next(map(_as_stored, found), None)
+    return next(iter(found), None)
 
 
-def stored_children(parent: StoredRun) -> list[StoredRun]:
-    """The runs under a parent, the oldest first, with all that the store knows of them."""
-    return [
-        _as_stored(run) for run in _children(Parent(uri(), parent.experiment_id, parent.run_id))
-    ]
-
-
-def parts() -> dict[str, StoredRun]:
+def parts() -> dict[str, TrackedRun]:
     """The newest run of each kind under the active run."""
-    active = find_run(active_id())
-    return {run.kind: run for run in stored_children(active)} if active else {}
-
-
-def _as_stored(run: Run) -> StoredRun:
-    ended = run.info.end_time
-    return StoredRun(
-        **vars(as_trial(run)),
-        kind=run.data.tags.get(KIND, ""),
-        experiment_id=run.info.experiment_id,
-        started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
-        ended=datetime.fromtimestamp(ended / 1000, UTC) if ended else None,
-        parameters=run.data.params,
-        tags=run.data.tags,
-    )
+    return {run.kind: run for run in children(read(active_id()).as_parent())}
 
 
 def experiment_name(experiment_id: str) -> str:

@@ -99,7 +99,7 @@ class Watch(AbstractContextManager["Watch"]):
             self._plain("; ".join([duration(self.told - self.began), *each, left]).rstrip("; "))
         self.progress.refresh()
 
-    def _count(self, run: tracking.TrialRun, before: bool) -> None:
+    def _count(self, run: tracking.TrackedRun, before: bool) -> None:
         if not run.epochs:
             return
         if run.run_id not in self.old:
@@ -110,7 +110,7 @@ class Watch(AbstractContextManager["Watch"]):
             self.old[run.run_id] = source.epochs if source else 0
         self.seen[run.run_id] = self.done[run.key] = run.epochs
 
-    def _show_end(self, run: tracking.TrialRun) -> None:
+    def _show_end(self, run: tracking.TrackedRun) -> None:
         self.ended[run.key] = run.run_id
         self._plain(f"{len(self.ended)}/{len(self.epochs)} {run.name}: {_note(run)}")
         self._bar(run.key, run.name, run.epochs, self.epochs[run.key], _note(run))
@@ -139,7 +139,7 @@ def pause(look: float) -> float:
     return min(max(POLL_SECONDS, look / LOOK_SHARE), MOST_POLL_SECONDS)
 
 
-def _note(run: tracking.TrialRun) -> str:
+def _note(run: tracking.TrackedRun) -> str:
     words = ["failed"] if run.status == "FAILED" else []
     for word, metric in (("val", "val_accuracy"), ("test", "test_accuracy")):
         if metric in run.metrics:

@@ -14,7 +14,7 @@ from cifar_mlflow.analysis import statistics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.formatting import counted
 from cifar_mlflow.paper import Published, published
-from cifar_mlflow.store.tracking import TrialRun
+from cifar_mlflow.store.tracking import TrackedRun
 
 FACTORS = [name for name in TrialConfig.model_fields if name != "seed"]
 # The measures, and the largest value that each can have; the least is 0.
@@ -47,7 +47,7 @@ NOTHING = Published(float("nan"), float("nan"))
 
 
 def tabulate(
-    trials: Sequence[TrialConfig], runs: Mapping[str, TrialRun], select_by: str, official: bool
+    trials: Sequence[TrialConfig], runs: Mapping[str, TrackedRun], select_by: str, official: bool
 ) -> pd.DataFrame:
     """A row for each trial in the order of the plan, with all its factors; the best one marked.
 

@@ -44,7 +44,7 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions) -> bool:
         ) as before,
         engines.started(options, len(trials), tracking.uri()) as engine,
     ):
-        parent = tracking.as_parent(run)
+        parent = run.as_parent()
         say("Study", outline(trials, engine.workers, engine.threads))
         tracking.log_parameters(options)
         tracking.log_environment(engine.threads)
@@ -105,7 +105,7 @@ def take_over(
 
 
 def find_outdated(
-    finished: Sequence[tracking.TrialRun], trials: Sequence[TrialConfig], engine: engines.Engine
+    finished: Sequence[tracking.TrackedRun], trials: Sequence[TrialConfig], engine: engines.Engine
 ) -> dict[str, str]:
     """How the origins of finished trials differ from what the workers have now, by run id.
 

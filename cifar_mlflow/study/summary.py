@@ -13,7 +13,7 @@ from cifar_mlflow.console import say
 from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.parameters import ArchitecturesOptions, GridOptions, StudyOptions
 from cifar_mlflow.store import registry, tracking
-from cifar_mlflow.store.tracking import TrialRun
+from cifar_mlflow.store.tracking import TrackedRun
 from cifar_mlflow.study import results
 
 # A history takes two calls of the store, so curves are drawn from this many seeds at most.
@@ -68,7 +68,7 @@ def conclude(
 
 def pictures(
     trials: Sequence[TrialConfig],
-    runs: Mapping[str, TrialRun],
+    runs: Mapping[str, TrackedRun],
     summary: pd.DataFrame,
     options: StudyOptions,
 ) -> dict[str, Figure]:
@@ -91,14 +91,14 @@ def pictures(
 
 def read_histories(
     trials: Sequence[TrialConfig],
-    runs: Mapping[str, TrialRun],
+    runs: Mapping[str, TrackedRun],
     summary: pd.DataFrame,
 ) -> dict[str, pd.DataFrame]:
     """The accuracies by epoch of the configurations shown, by label: those of their seeds in one table.
 
     Where a seed finished, those that did not are left out.
     """
-    replicates: dict[str, list[TrialRun]] = {}
+    replicates: dict[str, list[TrackedRun]] = {}
     for trial in trials:
         if trial.key in runs:
             replicates.setdefault(trial.configuration.name, []).append(runs[trial.key])
@@ -115,10 +115,10 @@ def read_histories(
 
 
 def read_layers(
-    trials: Sequence[TrialConfig], runs: Mapping[str, TrialRun]
+    trials: Sequence[TrialConfig], runs: Mapping[str, TrackedRun]
 ) -> dict[str, pd.DataFrame]:
     """The layers of each network, as the first of its trials that finished has logged them."""
-    first: dict[str, TrialRun] = {}
+    first: dict[str, TrackedRun] = {}
     for trial in trials:
         run = runs.get(trial.key)
         if run and run.status == "FINISHED":
@@ -163,7 +163,7 @@ def failures(table: pd.DataFrame) -> Account:
 
 def choose(
     trial: TrialConfig,
-    run: TrialRun,
+    run: TrackedRun,
     summary: pd.DataFrame,
     data: Cifar10,
     options: StudyOptions,
@@ -188,7 +188,7 @@ def choose(
     return [("Best", text), promoted, look, use]
 
 
-def promote(trial: TrialConfig, run: TrialRun, data: Cifar10, name: str) -> Account:
+def promote(trial: TrialConfig, run: TrackedRun, data: Cifar10, name: str) -> Account:
     """Register the best trial's model; what became of it, and how to load it."""
     before = registry.champion(name)
     promotion = registry.register(name, run, trial, data)

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
-from mlflow.entities import Run
 
 from cifar_mlflow.analysis import figures, metrics
 from cifar_mlflow.analysis.artifacts import model_artifacts
@@ -35,7 +34,7 @@ def run_trial(
     options: TrainingOptions,
     threads: int,
     tell: claims.Tell,
-) -> tracking.TrialRun:
+) -> tracking.TrackedRun:
     """The run of this process itself: train, evaluate and track one configuration.
 
     It goes on from an interrupted run of the same trial, as ``options.resume`` says.
@@ -124,9 +123,9 @@ def repeated_failure(parent: tracking.Parent) -> str | None:
     return cause if status == "FAILED" and not outcomes else None
 
 
-def _ended(run: Run) -> tracking.TrialRun:
+def _ended(run: tracking.TrackedRun) -> tracking.TrackedRun:
     """The run as it ended; a finished one needs its checkpoint no more."""
-    ended = tracking.read(run.info.run_id)
+    ended = tracking.read(run.run_id)
     if ended.status == "FINISHED":
         resume.delete_checkpoint(ended.run_id)
     return ended
@@ -137,7 +136,7 @@ def _run(
     data: Cifar10,
     threads: int,
     tensorboard: bool,
-    earlier: Sequence[tracking.TrialRun],
+    earlier: Sequence[tracking.TrackedRun],
     tell: claims.Tell,
 ) -> None:
     from cifar_mlflow.training import architectures, fit

@@ -120,7 +120,7 @@ def test_a_study_ends_when_mlflow_run_is_terminated(user: User) -> None:
 
 def test_the_workers_of_a_killed_command_end_with_it(user: User) -> None:
     process = user.start_trials("grid", GRID | ENDLESS, trials=2)
-    command, *workers = map(tracking.process_of, user.runs())
+    command, *workers = (tracking.TrackedRun(run).process for run in user.runs())
     assert all(worker.is_alive for worker in workers)
     os.kill(command.id, signal.SIGKILL)
     process.communicate()

@@ -35,7 +35,7 @@ with (
     tracking.tracked_run("grid") as run,
     claims.claimed(run, sys.argv[2], "auto", tell=lambda *_: None) as before,
 ):
-    print(run.info.run_id, len(before), flush=True)
+    print(run.run_id, len(before), flush=True)
     sys.stdin.read()
 """
 
@@ -111,7 +111,7 @@ def test_a_live_study_is_not_resumed_and_the_message_says_who_runs_it(
     assert mlflow.get_run(alive).info.status == "RUNNING"
     # The one that was refused did nothing that could be resumed.
     plans = tracking.search("0", f"tags.{tracking.PLAN_KEY} = '{PLAN}'")
-    assert [run.info.run_id for run in plans] == [alive]
+    assert [run.run_id for run in plans] == [alive]
 
 
 def test_a_process_id_of_another_pid_namespace_says_nothing(study: Start, leave: Leave) -> None:
@@ -181,7 +181,7 @@ def test_a_live_command_is_not_taken_over_however_wrong_its_clock_or_ours(
 
 
 def claim(run: Run) -> list[claims.Command]:
-    with claims.claimed(run, PLAN, "auto", tell=lambda *_: None) as before:
+    with claims.claimed(tracking.TrackedRun(run), PLAN, "auto", tell=lambda *_: None) as before:
         return before
 
 
@@ -222,7 +222,7 @@ def test_of_many_that_start_at_once_exactly_one_works(leave: Leave) -> None:
     def command(run: Run) -> None:
         start.wait()
         try:
-            with claims.claimed(run, PLAN, "auto", tell=lambda *_: None):
+            with claims.claimed(tracking.TrackedRun(run), PLAN, "auto", tell=lambda *_: None):
                 working.append(run.info.run_id)
                 end.wait()
         except UsageError:
@@ -242,10 +242,10 @@ def test_a_command_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
         tracking.tracked_run("grid") as run,
         claims.claimed(run, PLAN, "never", tell=lambda *_: None),
     ):
-        sign = mlflow.get_run(run.info.run_id).data.tags[claims.HEARTBEAT]
+        sign = tracking.read(run.run_id).tags[claims.HEARTBEAT]
         assert sign.endswith("+00:00")
         deadline = time.monotonic() + 60
-        while mlflow.get_run(run.info.run_id).data.tags[claims.HEARTBEAT] == sign:
+        while tracking.read(run.run_id).tags[claims.HEARTBEAT] == sign:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 

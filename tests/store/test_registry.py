@@ -3,7 +3,7 @@ import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +23,7 @@ from cifar_mlflow.store import registry, tracking
 from cifar_mlflow.store.models import Lineage, lineage, load_model, model_uri
 from cifar_mlflow.store.registry import CHALLENGER, CHAMPION, Promotion, describe, judge, register
 from tests import standin
+from tests.stores import tracked
 
 TAGS = {"data_digest": "abc", "validation_fraction": "0.2", "val_accuracy": "0.7"}
 
@@ -67,15 +68,7 @@ def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
     probabilities = random.dirichlet(np.ones(10), len(labels)).astype(np.float32)
     predictions = metrics.prediction_table(probabilities, labels)
     config = TrialConfig(optimizer="adam")
-    run = tracking.TrialRun(
-        run_id="1234",
-        name=config.name,
-        key=config.key,
-        status="FINISHED",
-        end_reason="",
-        model_uri="models:/m-1",
-        metrics={"kept_val_accuracy": 0.7654321},
-    )
+    run = tracked("1234", config.name, metrics={"kept_val_accuracy": 0.7654321})
     text = describe("mine", "3", run, config, small_cifar10, predictions, "it was the best")
     bounds = metrics.intervals(predictions)
     for name, value, low, high in bounds.itertuples(name=None):
@@ -104,7 +97,7 @@ def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
 class Candidate:
     """A trial's run that logged a model, and reached a validation accuracy."""
 
-    run: tracking.TrialRun
+    run: tracking.TrackedRun
     config: TrialConfig
     data: Cifar10
 
@@ -123,10 +116,10 @@ def candidate(
         with tracking.tracked_run("trial", config.name) as run:
             mlflow.log_text("", "model/MLmodel")
             tracking.log_files(tables={"predictions.parquet": pd.DataFrame({"label": [0]})})
-        reached = {"kept_val_accuracy": accuracy, "test_accuracy": 0.5, "test_loss": 1.0}
-        trained = tracking.read(run.info.run_id)
-        uri = f"runs:/{trained.run_id}/model"
-        return Candidate(replace(trained, metrics=reached, model_uri=uri), config, small_cifar10)
+            reached = {"kept_val_accuracy": accuracy, "test_accuracy": 0.5, "test_loss": 1.0}
+            mlflow.log_metrics(reached)
+            mlflow.set_tag(tracking.MODEL_URI, f"runs:/{run.run_id}/model")
+        return Candidate(tracking.read(run.run_id), config, small_cifar10)
 
     return make
 
@@ -304,7 +297,7 @@ def test_the_best_is_the_champion_however_the_calls_of_several_studies_interleav
 
     def study(accuracy: float) -> Callable[[], object]:
         metrics = {"kept_val_accuracy": accuracy, "test_accuracy": 0.5, "test_loss": 1.0}
-        run = tracking.TrialRun(str(accuracy), "", "", "FINISHED", "", str(accuracy), metrics)
+        run = tracked(str(accuracy), metrics=metrics, model_uri=str(accuracy))
         return lambda: made.update({accuracy: register("mine", run, TrialConfig(), small_cifar10)})
 
     study(0.95)()
@@ -402,7 +395,7 @@ def test_a_trials_model_is_found_by_its_run_and_carries_an_example_and_its_origi
     with tracking.tracked_run("trial", config.name) as run:
         tracking.log_dataset(small_cifar10, "training")
         tracking.log_model(network(), small_cifar10, {"test_accuracy": 0.1}, config.model_dump())
-    trained = tracking.read(run.info.run_id)
+    trained = tracking.read(run.run_id)
     for given in (trained.run_id, f"runs:/{trained.run_id}", f"runs:/{trained.run_id}/"):
         assert model_uri(given) == trained.model_uri
     for other in ("models:/mine@champion", f"runs:/{trained.run_id}/model", str(tmp_path)):
@@ -425,7 +418,7 @@ def test_a_trials_model_is_found_by_its_run_and_carries_an_example_and_its_origi
     with tracking.tracked_run("grid") as study:
         mlflow.set_tag("best_run_id", trained.run_id)
     with pytest.raises(UsageError, match="logged no model; the best trial of this study is run"):
-        model_uri(study.info.run_id)
+        model_uri(study.run_id)
 
 
 def test_where_nothing_is_registered_it_is_said_how_to_make_a_model() -> None:

@@ -24,7 +24,7 @@ def fits(checkpoint: Checkpoint) -> None:
     """Any checkpoint is of this training."""
 
 
-def saved(run_id: str) -> tracking.TrialRun:
+def saved(run_id: str) -> tracking.TrackedRun:
     return tracking.read(run_id)
 
 
@@ -101,16 +101,16 @@ def test_a_trial_goes_on_from_the_newest_checkpoint_with_its_whole_history() -> 
         for epochs in (1, 2, 3):
             resume.save_checkpoint(checkpoint(epochs))
     with tracking.tracked_run("trial") as run:
-        start = resume.go_on_from([saved(before.info.run_id)], fits)
+        start = resume.go_on_from([saved(before.run_id)], fits)
     assert start is not None
     assert start.history == checkpoint(3).history
-    assert history(run.info.run_id) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
-    assert saved(run.info.run_id).checkpoint
-    assert saved(run.info.run_id).epochs == 3
-    ended = mlflow.get_run(before.info.run_id)
-    assert ended.info.status == "KILLED"
-    assert ended.data.tags[claims.SUPERSEDED_BY] == run.info.run_id
-    assert not mlflow.MlflowClient().list_artifacts(before.info.run_id, resume.FOLDER)
+    assert history(run.run_id) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert saved(run.run_id).checkpoint
+    assert saved(run.run_id).epochs == 3
+    ended = tracking.read(before.run_id)
+    assert ended.status == "KILLED"
+    assert ended.tags[claims.SUPERSEDED_BY] == run.run_id
+    assert not mlflow.MlflowClient().list_artifacts(before.run_id, resume.FOLDER)
 
 
 def test_a_save_that_is_cut_off_leaves_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,35 +130,35 @@ def test_a_save_that_is_cut_off_leaves_the_one_before(monkeypatch: pytest.Monkey
         patch.setattr(Path, "write_bytes", half)
         patch.setattr(tracking, "log_epochs", killed)
         resume.save_checkpoint(checkpoint(5))
-    start = resume.load_checkpoint(saved(before.info.run_id))
+    start = resume.load_checkpoint(saved(before.run_id))
     assert start.history == checkpoint(4).history
 
 
 def test_a_damaged_checkpoint_means_that_the_trial_begins_again_and_says_so() -> None:
     with tracking.tracked_run("trial") as before:
         resume.save_checkpoint(checkpoint(2))
-    file = Path(before.info.artifact_uri, "checkpoint", "0.npz")
+    file = Path(before.entity.info.artifact_uri, "checkpoint", "0.npz")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with tracking.tracked_run("trial") as run:
-        assert resume.go_on_from([saved(before.info.run_id)], fits) is None
-    assert "0.npz is damaged" in saved(run.info.run_id).checkpoint_lost
+        assert resume.go_on_from([saved(before.run_id)], fits) is None
+    assert "0.npz is damaged" in saved(run.run_id).checkpoint_lost
 
 
 def test_a_missing_checkpoint_means_that_the_trial_begins_again_and_says_so() -> None:
     with tracking.tracked_run("trial") as before:
         resume.save_checkpoint(checkpoint(1))
-    file = Path(before.info.artifact_uri, "checkpoint", "1.npz")
+    file = Path(before.entity.info.artifact_uri, "checkpoint", "1.npz")
     file.unlink()
     with tracking.tracked_run("trial") as run:
-        assert resume.go_on_from([saved(before.info.run_id)], fits) is None
-    assert "1.npz cannot be read" in saved(run.info.run_id).checkpoint_lost
+        assert resume.go_on_from([saved(before.run_id)], fits) is None
+    assert "1.npz cannot be read" in saved(run.run_id).checkpoint_lost
 
 
 def test_a_run_that_was_superseded_ends_at_its_next_check() -> None:
     with pytest.raises(errors.Superseded), tracking.tracked_run("trial") as run:
         tracking.check_wanted()
-        mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
+        mlflow.MlflowClient().set_terminated(run.run_id, "KILLED")
         tracking.check_wanted()
-    assert mlflow.get_run(run.info.run_id).info.status == "KILLED"
+    assert tracking.read(run.run_id).status == "KILLED"

@@ -5,6 +5,7 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.processes import Process, this_process
 from cifar_mlflow.store import tracking
 from tests.conftest import Leave
+from tests.stores import tracked
 
 REACHED = {"kept_val_accuracy": 0.7, "test_accuracy": 0.6, "test_loss": 1.0}
 
@@ -50,8 +51,8 @@ def test_the_run_of_a_killed_command_that_nothing_resumes_ends_killed(
     assert {tracking.read(run_id).status for run_id in others} == {"RUNNING"}
 
 
-def trial(status: str, number: int = 0, key: str = "aaa") -> tracking.TrialRun:
-    return tracking.TrialRun(f"{status} {number}", key, key, status, "", None, REACHED)
+def trial(status: str, number: int = 0, key: str = "aaa") -> tracking.TrackedRun:
+    return tracked(f"{status} {number}", key, status, REACHED, trial_key=key)
 
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED", "RUNNING"])
@@ -77,8 +78,8 @@ def test_a_study_has_one_best_child_also_after_another_was_best() -> None:
         for name in ("first", "second"):
             with tracking.tracked_run("trial", name) as child:
                 mlflow.log_metrics(REACHED)
-            ids.append(child.info.run_id)
+            ids.append(child.run_id)
             tracking.tag_best(tracking.read(ids[-1]), TrialConfig())
-        marked = tracking.children(tracking.as_parent(run), "tags.best = 'true'")
+        marked = tracking.children(run.as_parent(), "tags.best = 'true'")
         assert [child.run_id for child in marked] == [ids[1]]
-    assert mlflow.get_run(run.info.run_id).data.tags["best_run_id"] == ids[1]
+    assert tracking.read(run.run_id).tags["best_run_id"] == ids[1]

@@ -82,7 +82,7 @@ class _Begun(Exception):
     """The training would begin now."""
 
 
-Resume = Callable[[Checkpoint], tuple[tracking.TrialRun, list[str], Checkpoint | None]]
+Resume = Callable[[Checkpoint], tuple[tracking.TrackedRun, list[str], Checkpoint | None]]
 
 
 @pytest.fixture
@@ -94,12 +94,12 @@ def resume_trial(small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch) -> Res
         started.append(start)
         raise _Begun
 
-    def run(checkpoint: Checkpoint) -> tuple[tracking.TrialRun, list[str], Checkpoint | None]:
+    def run(checkpoint: Checkpoint) -> tuple[tracking.TrackedRun, list[str], Checkpoint | None]:
         with tracking.tracked_run("trial") as before:
             resume.save_checkpoint(checkpoint)
             plan = claims.plan_key([CONFIG], small_cifar10)
             mlflow.set_tag(tracking.PLAN_KEY, plan)
-        mlflow.MlflowClient().set_terminated(before.info.run_id, "FAILED")
+        mlflow.MlflowClient().set_terminated(before.run_id, "FAILED")
         lines: list[str] = []
         monkeypatch.setattr(fit, "train", train)
         options = TrainingOptions()
@@ -173,13 +173,13 @@ class Left:
 
     screen: Screen
 
-    def resumed(self, **options: str) -> tuple[dict[str, tracking.TrialRun], list[str]]:
+    def resumed(self, **options: str) -> tuple[dict[str, tracking.TrackedRun], list[str]]:
         """The trials that a successor takes over, by name, and what it says."""
         output = self.screen()
         with tracking.tracked_run("grid") as run:
-            parent = tracking.as_parent(run)
+            parent = run.as_parent()
             runner.take_over(
-                [claims._command(mlflow.get_run(self.study))],
+                [claims._command(tracking.read(self.study))],
                 TRIALS,
                 GridParameters.model_validate(OPTIONS | options),
                 ENGINE,
@@ -193,13 +193,13 @@ class Left:
 def left(screen: Screen) -> Callable[..., Left]:
     def make(**changes: str) -> Left:
         with tracking.tracked_run("grid") as run:
-            parent = tracking.as_parent(run)
+            parent = run.as_parent()
         runs = {}
         for config, different in zip(TRIALS, (changes, {}), strict=True):
             tags = {tracking.TRIAL_KEY: config.key}
             with tracking.tracked_run("trial", config.name, parent, tags) as child:
                 tracking.log_environment(1, {**fit.origin(config), **different})
-            runs[config.name] = child.info.run_id
+            runs[config.name] = child.run_id
         mlflow.MlflowClient().set_terminated(parent.run_id, "KILLED")
         return Left(parent.run_id, runs, screen)
 

@@ -4,9 +4,9 @@ from cifar_mlflow import formatting
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.errors import FAILED
 from cifar_mlflow.parameters import StudyOptions, TrainParameters
-from cifar_mlflow.store.tracking import TrialRun
 from cifar_mlflow.study import plan
 from entry_points.train import train
+from tests.stores import tracked
 
 
 def shares(trials: int, **options: object) -> tuple[int, int]:
@@ -49,7 +49,7 @@ def test_a_plan_tells_configurations_and_seeds_where_there_are_several() -> None
 def test_a_training_counts_one_epoch_and_one_thread(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    failed = TrialRun("run", "name", "key", "FAILED", "Diverged", None, {})
+    failed = tracked("run", status="FAILED", end_reason="Diverged")
     monkeypatch.setattr("cifar_mlflow.data.load.load", lambda folder: "the data")
     monkeypatch.setattr("cifar_mlflow.study.trial.run_trial", lambda *_, **__: failed)
     assert train(TrainParameters(epochs=1, threads=1)) == FAILED

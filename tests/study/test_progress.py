@@ -1,14 +1,13 @@
 """What a study shows while it runs, of trials that only the test's list holds."""
 
-from dataclasses import replace
-
 import pytest
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.store import tracking
-from cifar_mlflow.store.tracking import TrialRun
+from cifar_mlflow.store.tracking import TrackedRun
 from cifar_mlflow.study import progress
 from tests.conftest import Screen
+from tests.stores import tracked
 
 TRIALS = [TrialConfig(seed=seed) for seed in range(4)]
 MINUTE = 60.0
@@ -18,7 +17,7 @@ class Store:
     """The runs of a study, and the time."""
 
     def __init__(self) -> None:
-        self.runs: dict[str, TrialRun] = {}
+        self.runs: dict[str, TrackedRun] = {}
         self.now = 0.0
 
     def write(
@@ -26,10 +25,11 @@ class Store:
     ) -> None:
         key, name = TRIALS[trial].key, f"trial {trial}"
         ended = 0 if status == "RUNNING" else 1 + int(self.now)
-        run = TrialRun(run_id, name, key, status, "", None, {}, epochs=epochs, end_time=ended)
-        self.runs[run_id] = replace(run, **more)  # type: ignore[arg-type]
+        metrics = {"epoch": float(epochs)} if epochs else {}
+        run = tracked(run_id, name, status, metrics, end_time=ended, trial_key=key, **more)
+        self.runs[run_id] = run
 
-    def children(self, parent: tracking.Parent, where: str) -> list[TrialRun]:
+    def children(self, parent: tracking.Parent, where: str) -> list[TrackedRun]:
         running = where == tracking.RUNNING
         since = 0 if running else int(where.rpartition(" ")[2])
         return [

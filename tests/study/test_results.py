@@ -1,5 +1,4 @@
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,11 +7,12 @@ import pytest
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.paper import GRID, published
 from cifar_mlflow.parameters import ArchitecturesParameters, GridParameters, expand
-from cifar_mlflow.store.tracking import TrialRun
+from cifar_mlflow.store.tracking import TrackedRun
 from cifar_mlflow.study import results
+from tests.stores import tracked
 
 
-def finished(trial: TrialConfig, val: float, test: float) -> TrialRun:
+def finished(trial: TrialConfig, val: float, test: float, outdated: str = "") -> TrackedRun:
     metrics = {
         "kept_val_accuracy": val,
         "test_accuracy": test,
@@ -21,11 +21,13 @@ def finished(trial: TrialConfig, val: float, test: float) -> TrialRun:
         "parameters": 122_570,
         "train_seconds": 90.0,
     }
-    return TrialRun("r" + trial.key, trial.name, trial.key, "FINISHED", "", "models:/m", metrics)
+    run_id = "r" + trial.key
+    return tracked(run_id, trial.name, "FINISHED", metrics, trial_key=trial.key, outdated=outdated)
 
 
-def failed(trial: TrialConfig) -> TrialRun:
-    return TrialRun("r" + trial.key, trial.name, trial.key, "FAILED", "Diverged", None, {})
+def failed(trial: TrialConfig) -> TrackedRun:
+    key = trial.key
+    return tracked("r" + key, trial.name, "FAILED", trial_key=key, end_reason="Diverged")
 
 
 TRIALS = expand(GridParameters.model_validate({"activation": "relu", "batch_size": "32,128"}))
@@ -96,9 +98,10 @@ def test_a_failed_or_missing_trial_is_shown_and_never_best() -> None:
 
 def test_outdated_trials_are_marked_and_counted() -> None:
     differing = "keras_version 3.14.0, now 3.15.1"
-    runs = {trial.key: finished(trial, 0.5 - n / 10, 0.5) for n, trial in enumerate(TRIALS)}
-    for trial in TRIALS[:2]:
-        runs[trial.key] = replace(runs[trial.key], outdated=differing)
+    runs = {
+        trial.key: finished(trial, 0.5 - n / 10, 0.5, differing if n < 2 else "")
+        for n, trial in enumerate(TRIALS)
+    }
     measured = results.tabulate(TRIALS, runs, "val_accuracy", True)
     assert measured["outdated"].tolist() == [differing, differing, "", ""]
     summary = summarise(measured)

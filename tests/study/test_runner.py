@@ -54,7 +54,7 @@ def train(small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch) -> Train:
         monkeypatch.setattr(trial, "_run", pretend)
         trials, options = plan()
         with tracking.tracked_run("grid") as run:
-            parent = tracking.as_parent(run)
+            parent = run.as_parent()
             resume.adopt_trials(resume.left_trials(before, parent), before, parent)
             before[:] = [SimpleNamespace(run_id=parent.run_id)]
             engine = Engine(1, 1, one_by_one)
@@ -99,7 +99,7 @@ def test_a_study_that_is_resumed_twice_still_knows_what_it_tried(train: Train) -
 def test_a_failed_trial_has_the_class_of_its_exception_as_a_tag(train: Train) -> None:
     train({1.0: Diverged("the training loss is nan"), 2.0: OSError("the disk is full")})
     runs = tracking.search("0", f"tags.{tracking.FAILURE} != ''")
-    found = {run.data.tags[tracking.FAILURE] for run in runs}
+    found = {run.tags[tracking.FAILURE] for run in runs}
     assert found == {"Diverged", "OSError"}
 
 

@@ -7,24 +7,25 @@ import pytest
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.parameters import GridOptions, GridParameters, expand
 from cifar_mlflow.store import tracking
-from cifar_mlflow.store.tracking import TrialRun
+from cifar_mlflow.store.tracking import TrackedRun
 from cifar_mlflow.study import results, summary
 from tests.conftest import Screen
+from tests.stores import tracked
 
 
 def plan(**factors: str) -> list[TrialConfig]:
     return expand(GridParameters.model_validate(factors))
 
 
-def run_of(trial: TrialConfig, status: str = "FINISHED", accuracy: float = 0.5) -> TrialRun:
+def run_of(trial: TrialConfig, status: str = "FINISHED", accuracy: float = 0.5) -> TrackedRun:
     names = ("kept_val_accuracy", "kept_val_loss", "test_accuracy", "test_loss", "train_seconds")
     metrics = dict.fromkeys((*names, "parameters"), accuracy) if status == "FINISHED" else {}
     reason = "" if status == "FINISHED" else "Diverged: " + "the loss is nan " * 50
     run_id = f"{status} {trial.name}"
-    return TrialRun(run_id, trial.name, trial.key, status, reason, None, metrics)
+    return tracked(run_id, trial.name, status, metrics, trial_key=trial.key, end_reason=reason)
 
 
-def summarise(trials: list[TrialConfig], runs: Mapping[str, TrialRun]) -> pd.DataFrame:
+def summarise(trials: list[TrialConfig], runs: Mapping[str, TrackedRun]) -> pd.DataFrame:
     table = results.tabulate(trials, runs, "val_accuracy", official=True)
     return results.summarise(table, "val_accuracy")
 
