@@ -12,7 +12,6 @@ import pytest
 from mlflow.entities import Run
 from PIL import Image
 
-from cifar_mlflow.console import say
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import PredictParameters
 from cifar_mlflow.predict import classify, images
@@ -26,7 +25,7 @@ CLASSES = ("dark", "middle", "bright", "other")
 
 
 class Brightness:
-    """Stands for a Keras model: the class is how bright an image is."""
+    """A fake Keras model: the class is how bright an image is."""
 
     def predict_on_batch(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         level = pixels.mean(axis=(1, 2, 3)) / 255
@@ -84,7 +83,7 @@ def test_the_contact_sheets_have_a_limit(tmp_path: Path, monkeypatch: pytest.Mon
     assert (len(predictions.thumbnails), len(predictions.table)) == (70, 150)
 
 
-# Predict, with that model in the store's place
+# Predict, with the fake model in place of one from the store
 
 Predict = Callable[..., Run]
 
@@ -219,12 +218,6 @@ def test_class_names_are_shown_as_they_are(shown: Shown) -> None:
         predictions.table.replace({"b": "[link=x]b[/link]", "c": "[/c] :cat:"}, inplace=True)
     assert "[link=x]b[/link]  0.60         [/c] :cat: 0.30" in shown(few)
     assert "[link=x]b[/link]  30" in shown(many)
-
-
-def test_a_line_is_shown_as_it_is(screen: Screen) -> None:
-    shown = screen(20, is_terminal=True)
-    say("Skipped", "[red]x[/red]:cat:\x1b[31m http://me:secret@host/a.png")
-    assert shown.getvalue() == ("Skipped   [red]x[/red]:cat:\ufffd[31m http://host/a.png\n")
 
 
 def test_a_long_name_is_folded_and_hides_no_class(shown: Shown) -> None:

@@ -102,17 +102,8 @@ def test_a_fine_pattern_becomes_its_mean_and_no_moire(tmp_path: Path) -> None:
     np.testing.assert_allclose(pixels, 127.5, atol=3)
 
 
-# Upright, what EXIF orientation 1 to 8 makes of an image with these four corners.
-CORNERS = {
-    1: "ABCD",
-    2: "BADC",
-    3: "DCBA",
-    4: "CDAB",
-    5: "ACBD",
-    6: "CADB",
-    7: "DBCA",
-    8: "BDAC",
-}
+# By EXIF orientation, 1 to 8, the four corners of the upright image.
+CORNERS = dict(enumerate(["ABCD", "BADC", "DCBA", "CDAB", "ACBD", "CADB", "DBCA", "BDAC"], 1))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
@@ -243,11 +234,6 @@ def test_damaged_bytes_never_raise(tmp_path: Path) -> None:
             assert isinstance(images.read(str(path)), UserImage | Skipped)
 
 
-def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(bomb(50_000))
-    assert "2500000000 pixels" in reason(str(tmp_path / "a.png"))
-
-
 def bomb(side: int) -> bytes:
     """A PNG that claims to be a square of this many pixels."""
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
@@ -255,8 +241,11 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + rows
 
 
-def test_more_pixels_than_fit_the_memory_limit_are_refused(tmp_path: Path) -> None:
-    png = bomb(8_001)
+@pytest.mark.parametrize("side", [8_001, 50_000])
+def test_more_pixels_than_fit_the_memory_limit_are_refused_before_decoding(
+    tmp_path: Path, side: int
+) -> None:
+    png = bomb(side)
     entry = struct.pack("<BBBBHHII", 32, 32, 0, 0, 1, 32, len(png), 22)
     for name, content in (("a.png", png), ("a.ico", b"\0\0\1\0\1\0" + entry + png)):
         (tmp_path / name).write_bytes(content)
