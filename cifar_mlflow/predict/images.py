@@ -5,6 +5,7 @@ What cannot be read becomes a `Skipped` with a reason, never an exception. Impor
 
 import io
 import ipaddress
+import itertools
 import math
 import multiprocessing
 import os
@@ -82,14 +83,12 @@ def find(items: Sequence[str], leave_out: Collection[Path] = ()) -> tuple[list[s
     seen = {os.path.realpath(path) for path in leave_out}
     names: list[str] = []
     skipped: list[Skipped] = []
-    for found in (found for item in items for found in _expand(item)):
-        if isinstance(found, Skipped):
-            skipped.append(found)
-            continue
-        key = found if _is_url(found) else os.path.realpath(found)
-        if key not in seen:
+    for entry in itertools.chain.from_iterable(map(_expand, items)):
+        if isinstance(entry, Skipped):
+            skipped.append(entry)
+        elif (key := entry if _is_url(entry) else os.path.realpath(entry)) not in seen:
             seen.add(key)
-            names.append(found)
+            names.append(entry)
     return names, list(dict.fromkeys(skipped))
 
 
