@@ -49,7 +49,7 @@ def test_the_parent_has_the_results_and_the_best_child(studies: Studies) -> None
 def test_the_terminal_shows_results_and_how_to_use_them(studies: Studies) -> None:
     shown, _ = studies.shown
     lines = [line for line in shown.splitlines() if " INFO " not in line]
-    assert lines[0].startswith("Data      not CIFAR-10")
+    assert lines[0].startswith("Data      stand-in data (expected by CIFAR10_DIGEST)")
     assert lines[1].startswith("Study     2 trials, 4 epochs in all, workers x threads 2 x 1")
     assert any(line.startswith("  2/2 ") and "-relu-32-small" in line for line in lines)
     assert lines[-1] == 'Use       mlflow.pyfunc.load_model("models:/cifar10-cnn@champion")'
