@@ -19,7 +19,8 @@ from pydantic import (
     field_validator,
 )
 
-Architecture = Literal["small", "wide", "deep"]
+from cifar_mlflow.architectures import Architecture
+
 Activation = Literal[
     "relu", "sigmoid", "tanh", "elu", "selu", "gelu", "silu", "leaky_relu", "softplus"
 ]

@@ -20,6 +20,7 @@ FLOORS = (
     ("parameters",),
     ("paper",),
     ("config",),
+    ("architectures",),
     ("backend",),
     ("console", "paths"),
     ("errors", "formatting", "processes"),
