@@ -8,7 +8,7 @@ from cifar_mlflow.formatting import printable
 
 
 def user_path(text: str | Path) -> Path:
-    """``text`` as a path, with `~` and `~user` as home folders; as it is where such a file exists.
+    """``text`` as a path, with `~` and `~user` replaced by home folders, unless such a file exists.
 
     Raises:
         UsageError: it begins with `~` and a name that has no home folder.
@@ -23,5 +23,5 @@ def user_path(text: str | Path) -> Path:
 
 
 def written_to(path: Path) -> Path:
-    """The file that is written for ``path``: its home spelled out, its links followed."""
+    """The absolute path of the file that writing to ``path`` writes: `~` and links resolved."""
     return Path(os.path.realpath(user_path(path)))

@@ -1,6 +1,6 @@
 """What a report is made of: a study's runs and artifacts, read from the tracking store."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import pandas as pd
@@ -169,8 +169,7 @@ def _read_study(run: StoredRun) -> Study:
     options = STUDIES[run.kind]
     factors = (name for name in TrialConfig.model_fields if name in run.parameters)
     given = {name: run.parameters[name] for name in factors}
-    children = [_with_present_key(child) for child in tracking.stored_children(run)]
-    newest = tracking.latest(children)
+    newest = tracking.latest(tracking.stored_children(run))
     return Study(
         run=run,
         trials=expand(options.model_validate(given)),
@@ -179,15 +178,6 @@ def _read_study(run: StoredRun) -> Study:
             key: tracking.metric_histories(child.run_id, HISTORY) for key, child in newest.items()
         },
     )
-
-
-def _with_present_key(child: StoredRun) -> StoredRun:
-    """A trial with its key as this version computes it, which may know more factors."""
-    fields = [name for name in TrialConfig.model_fields if name in child.parameters]
-    if not fields:  # it ended before it had logged them
-        return child
-    config = TrialConfig.model_validate({name: child.parameters[name] for name in fields})
-    return replace(child, key=config.key)
 
 
 def _read_networks(study: Study) -> dict[str, Classifier]:

@@ -135,7 +135,8 @@ def prepare(config: TrialConfig) -> keras.Sequential:
 
 def compile_network(network: keras.Sequential, config: TrialConfig) -> None:
     optimizer = keras.optimizers.get(config.optimizer)
-    optimizer.learning_rate = config.learning_rate
+    if config.learning_rate != "auto":
+        optimizer.learning_rate = config.learning_rate
     network.compile(
         optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
