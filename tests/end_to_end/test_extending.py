@@ -96,7 +96,7 @@ def test_an_architecture_is_trained(extend: Extend) -> None:
     user = extend("An architecture")
     assert trained(user, "--architecture=pooled").data.metrics["parameters"] == 20_042
     generate(user)
-    check(user, "training/test_architectures.py")
+    check(user, "training/test_network.py")
     check(user, "test_mlproject.py")
 
 
