@@ -22,7 +22,7 @@ import mlflow
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.data.load import load
-from cifar_mlflow.parameters import GridOptions, GridParameters, expand
+from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store import claims, resume, tracking
 from cifar_mlflow.study import engines, runner, summary, trial
 from cifar_mlflow.study.progress import Watch
@@ -54,7 +54,7 @@ def child(*arguments: object) -> None:
     trial.run_child(*arguments)  # type: ignore[arg-type]
 
 
-def half(trials: Sequence[TrialConfig], data: Cifar10, options: GridOptions, last: bool) -> None:
+def half(trials: Sequence[TrialConfig], data: Cifar10, options: GridParameters, last: bool) -> None:
     """A study as `run_study` runs it; the first one is left unfinished, as if it had been killed."""
     with phase("start"):
         run = mlflow.start_run(tags={tracking.KIND: "grid", tracking.PROCESS: "0"})

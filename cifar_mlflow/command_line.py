@@ -34,8 +34,10 @@ def one_line(error: ValidationError) -> str:
     name, given = errors[0]["loc"][0], errors[0]["input"]
     if errors[0]["type"] == "missing":
         return f"{name} is missing; it has no default"
-    same = [e["msg"] for e in errors if e["loc"][0] == name]
-    allowed = " or ".join(m.removeprefix("Value error, ") for m in same)
+    same = [e["msg"].removeprefix("Value error, ") for e in errors if e["loc"][0] == name]
+    # Each type of a union says what its input should be, and why that could not be read.
+    first, *others = [message.split(", unable to parse")[0] for message in same]
+    allowed = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
     return f"{name}={given}: {allowed[0].lower()}{allowed[1:]}"
 
 

@@ -1,4 +1,4 @@
-"""Train, evaluate and track one configuration."""
+"""The entry point `train`; TrainParameters says what it does."""
 
 import sys
 

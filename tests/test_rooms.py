@@ -21,6 +21,7 @@ FLOORS = (
     ("parameters",),
     ("paper",),
     ("config",),
+    ("architectures",),
     ("backend",),
     ("console", "paths"),
     ("errors", "formatting", "processes"),

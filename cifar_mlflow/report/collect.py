@@ -169,8 +169,7 @@ def _read_study(run: TrackedRun) -> Study:
     options = STUDIES[run.kind]
     factors = (name for name in TrialConfig.model_fields if name in run.parameters)
     given = {name: run.parameters[name] for name in factors}
-    children = tracking.children(run.as_parent())
-    newest = tracking.latest(children)
+    newest = tracking.latest(tracking.children(run.as_parent()))
     return Study(
         run=run,
         trials=expand(options.model_validate(given)),

@@ -15,7 +15,7 @@ from cifar_mlflow.analysis import figures, metrics, statistics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES
 from cifar_mlflow.formatting import ranges, signed
-from cifar_mlflow.paper import ARCHITECTURES, CONFUSION, GRID, PER_CLASS, published
+from cifar_mlflow.paper import ARCHITECTURES, CONFUSION, FACTORS, GRID, PER_CLASS, published
 from cifar_mlflow.report.collect import Classifier, Material, Study
 from cifar_mlflow.report.elements import (
     Missing,
@@ -31,7 +31,6 @@ from cifar_mlflow.store.tracking import TrackedRun
 from cifar_mlflow.study import results
 
 # The study's figures 2 to 4 show the architectures, 5 to 16 the grid, in the order of table 1.
-SETTINGS = {"architectures": ("architecture",), "grid": ("activation", "batch_size", "optimizer")}
 STUDY_FIGURES: dict[str, dict[tuple[Any, ...], int]] = {
     "architectures": {(name,): number for number, name in enumerate(ARCHITECTURES, start=2)},
     "grid": {setting: number for number, setting in enumerate(GRID, start=5)},
@@ -119,7 +118,7 @@ def _curves(study: Study, experiment: str) -> tuple[list[tuple[Curve, Picture]],
     free = dict(STUDY_FIGURES[study.run.kind])
     curves = []
     for config, trials in study.configurations.items():
-        setting = tuple(getattr(config, name) for name in SETTINGS[study.run.kind])
+        setting = tuple(getattr(config, name) for name in FACTORS[study.run.kind])
         curves.append(Curve(free.pop(setting, None), config, trials))
     curves.sort(key=lambda curve: curve.number or math.inf)
     missing = []

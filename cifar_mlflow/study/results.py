@@ -13,6 +13,7 @@ import pandas as pd
 from cifar_mlflow.analysis import statistics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.formatting import counted
+from cifar_mlflow.paper import FACTORS as PAPER_FACTORS
 from cifar_mlflow.paper import Published, published
 from cifar_mlflow.store.tracking import TrackedRun
 
@@ -20,7 +21,7 @@ FACTORS = [name for name in TrialConfig.model_fields if name != "seed"]
 # The measures, and the largest value that each can have; the least is 0.
 MEASURES = {"val_accuracy": 1.0, "val_loss": inf, "test_accuracy": 1.0, "test_loss": inf}
 # The factors that every table shows; others only where they vary.
-SHOWN = ("activation", "batch_size", "optimizer")
+SHOWN = PAPER_FACTORS["grid"]
 # Of more configurations than these, or rows of a grid, tables and pictures show the best.
 MOST = 24
 HEADINGS = {
@@ -155,9 +156,10 @@ def shown_factors(summary: pd.DataFrame) -> list[str]:
 
 def labels(summary: pd.DataFrame, leave_out: str = "") -> "pd.Series[str]":
     """A short name of each configuration, such as ``relu 128 adam``, of the factors shown."""
-    plain = ("architecture", *SHOWN)
     texts = [
-        summary[name].astype(str) if name in plain else name + "=" + summary[name].astype(str)
+        summary[name].astype(str)
+        if name in TrialConfig.VARIED
+        else name + "=" + summary[name].astype(str)
         for name in shown_factors(summary)
         if name != leave_out
     ]
@@ -295,7 +297,7 @@ def ranking(summary: pd.DataFrame, select_by: str) -> tuple[pd.DataFrame, str]:
 
 
 def layer_markdown(layers: Mapping[str, pd.DataFrame]) -> list[str]:
-    """A heading and a table for each network, by name; `architectures.layer_table` has the columns."""
+    """A heading and a table for each network, by name; `network.layer_table` has the columns."""
     sections = []
     for name, table in layers.items():
         rows = [

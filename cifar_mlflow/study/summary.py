@@ -11,7 +11,7 @@ from cifar_mlflow.analysis import figures
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import say
 from cifar_mlflow.data.cifar10 import Cifar10
-from cifar_mlflow.parameters import ArchitecturesOptions, GridOptions, StudyOptions
+from cifar_mlflow.parameters import StudyOptions
 from cifar_mlflow.store import registry, tracking
 from cifar_mlflow.store.tracking import TrackedRun
 from cifar_mlflow.study import results
@@ -38,7 +38,7 @@ def conclude(
     table = results.tabulate(trials, runs, options.select_by, data.official)
     summary = results.summarise(table, options.select_by)
     tables = {"results.csv": table, "summary.csv": summary}
-    layers = read_layers(trials, runs) if isinstance(options, ArchitecturesOptions) else {}
+    layers = read_layers(trials, runs) if options.compares_networks else {}
     if layers:
         by_name = pd.concat(layers, names=["architecture"])
         tables["layers.csv"] = by_name.reset_index("architecture")
@@ -78,7 +78,7 @@ def pictures(
         made["curves.png"] = figures.small_multiples(histories)
     if summary["n"].gt(1).sum() > 1:
         made["ranking.png"] = figures.ranking(*results.ranking(summary, options.select_by))
-    if isinstance(options, GridOptions):
+    if not options.compares_networks:
         grid = results.accuracy_grid(summary, "val_accuracy_mean")
         means = results.best_part(grid)
         deviations = results.accuracy_grid(summary, "val_accuracy_sd").reindex_like(means)
@@ -177,14 +177,14 @@ def choose(
             f"{trial.configuration.name}, chosen by the mean {options.select_by} of its {seeds} "
             f"seeds; the best of these is seed {trial.seed}"
         )
-    if isinstance(options, ArchitecturesOptions):
+    if options.compares_networks:
         text = f"the {trial.architecture} network: {text}"
     if options.select_by == "test_accuracy":
         text += ", which leaks the test set into the choice"
     look = ("Look", f"mlflow ui --backend-store-uri {tracking.uri()}")
-    if not isinstance(options, GridOptions):
+    if options.registers_as is None:
         return [("Best", text), look]
-    promoted, use = promote(trial, run, data, options.model_name)
+    promoted, use = promote(trial, run, data, options.registers_as)
     return [("Best", text), promoted, look, use]
 
 

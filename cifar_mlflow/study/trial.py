@@ -139,7 +139,7 @@ def _run(
     earlier: Sequence[tracking.TrackedRun],
     tell: claims.Tell,
 ) -> None:
-    from cifar_mlflow.training import architectures, fit
+    from cifar_mlflow.training import fit, network
 
     fit.configure(threads)
     splits = data.split(config.validation_fraction)
@@ -208,7 +208,7 @@ def _run(
             "curves.png": figures.curves(pd.DataFrame(map(asdict, trained.history)), config.name),
             **pictures,
         },
-        tables={**tables, "layers.csv": architectures.layer_table(trained.model)},
+        tables={**tables, "layers.csv": network.layer_table(trained.model)},
         texts={"model_summary.txt": summary.getvalue()},
     )
     tracking.check_wanted()

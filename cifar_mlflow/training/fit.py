@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cifar_mlflow.architectures import Architecture
 from cifar_mlflow.backend import keras, tf
-from cifar_mlflow.config import Architecture, TrialConfig
+from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import Examples, Splits
 from cifar_mlflow.errors import CheckpointError, Diverged
-from cifar_mlflow.training.architectures import build, classifier
 from cifar_mlflow.training.checkpoint import Arrays, Checkpoint, Epoch, best
 from cifar_mlflow.training.devices import claim, gpus
+from cifar_mlflow.training.network import build, classifier
 from cifar_mlflow.training.origin import Origin, differences, environment
 
 STEPS_PER_EXECUTION = 50
@@ -134,7 +135,8 @@ def prepare(config: TrialConfig) -> keras.Sequential:
 
 def compile_network(network: keras.Sequential, config: TrialConfig) -> None:
     optimizer = keras.optimizers.get(config.optimizer)
-    optimizer.learning_rate = config.learning_rate
+    if config.learning_rate != "auto":
+        optimizer.learning_rate = config.learning_rate
     network.compile(
         optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -18,8 +18,10 @@ SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | 
 COPIED = (
     ".ci",
     "cifar_mlflow",
+    "docs",
     "entry_points",
     "tests",
+    "tools",
     "MLproject",
     "README.md",
     "pyproject.toml",
@@ -85,17 +87,26 @@ def test_each_takes_fewer_than_ten_lines(section: str) -> None:
     assert 0 < len(written) < 10
 
 
-def test_an_architecture_is_trained_and_costed(extend: Extend) -> None:
+def generate(user: User) -> None:
+    done = python(user, "-m", "tools.generate")
+    assert done.returncode == 0, done.stdout
+
+
+def test_an_architecture_is_trained(extend: Extend) -> None:
     user = extend("An architecture")
     assert trained(user, "--architecture=pooled").data.metrics["parameters"] == 20_042
-    check(user, "test_architectures.py")
+    generate(user)
+    check(user, "training/test_network.py")
+    check(user, "test_mlproject.py")
 
 
 def test_a_factor_is_a_parameter_everywhere(extend: Extend) -> None:
     user = extend("A factor")
     run = trained(user, "--architecture=small", "--weight_decay=0.01")
     assert run.info.run_name == "relu-32-sgd-small-weight_decay=0.01-epochs=1"
+    generate(user)
     check(user, "test_mlproject.py")
+    check(user, "test_config.py")
     plan = python(user, "-m", "entry_points.grid", "--weight_decay=0,0.01", "--dry_run=true")
     assert plan.stdout.splitlines()[-1].startswith("24 trials")
 

@@ -83,7 +83,7 @@ def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
         "Validation accuracy 0.7654",
         f"a stand-in for CIFAR-10, SHA-256 {small_cifar10.digest}",
         "run 1234 (relu-32-adam-deep)",
-        "optimizer adam, learning_rate 0.001, epochs 20",
+        "optimizer adam, learning_rate auto, epochs 20",
         "it was the best",
     ):
         assert told in text

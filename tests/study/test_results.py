@@ -333,7 +333,7 @@ def test_of_many_configurations_the_best_are_shown_and_it_is_said() -> None:
         "learning_rate": rates,
     }
     trials = expand(GridParameters.model_validate(factors))
-    summary = summarise(tabulate(factors, {t.name: t.learning_rate * 20 for t in trials}))
+    summary = summarise(tabulate(factors, {t.name: float(t.learning_rate) * 20 for t in trials}))
     assert len(summary) == 30
     shown = results.top(summary)
     assert shown["rank"].tolist() == list(range(1, results.MOST + 1))

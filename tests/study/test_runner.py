@@ -47,8 +47,9 @@ def train(small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch) -> Train:
         tried = []
 
         def pretend(config: TrialConfig, *_: object) -> None:
-            tried.append(config.learning_rate)
-            if outcome := outcomes.get(config.learning_rate):
+            rate = float(config.learning_rate)
+            tried.append(rate)
+            if outcome := outcomes.get(rate):
                 raise outcome if isinstance(outcome, BaseException) else outcome()
 
         monkeypatch.setattr(trial, "_run", pretend)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.parameters import GridOptions, GridParameters, expand
+from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store import tracking
 from cifar_mlflow.store.tracking import TrackedRun
 from cifar_mlflow.study import results, summary
@@ -50,7 +50,7 @@ def test_of_a_large_study_only_the_curves_that_are_drawn_are_read(read: list[str
     seeds = ",".join(map(str, range(25)))
     trials = plan(activation="relu", batch_size="32", learning_rate=rates, seed=seeds)
     assert len(trials) == 2_000
-    runs = {trial.key: run_of(trial, accuracy=trial.learning_rate) for trial in trials}
+    runs = {trial.key: run_of(trial, accuracy=float(trial.learning_rate)) for trial in trials}
     histories = summary.read_histories(trials, runs, summarise(trials, runs))
     assert len(histories) == results.MOST
     assert len(read) == results.MOST * summary.SEEDS_DRAWN
@@ -75,7 +75,7 @@ def test_curves_leave_out_seeds_that_failed_where_others_finished(read: list[str
 def test_without_a_single_epoch_there_are_no_curves(read: list[str]) -> None:
     trials = plan(activation="relu", optimizer="adam")
     runs = {trials[0].key: run_of(trials[0], "KILLED")}
-    pictures = summary.pictures(trials, runs, summarise(trials, runs), GridOptions())
+    pictures = summary.pictures(trials, runs, summarise(trials, runs), GridParameters())
     assert read == ["32-relu-adam-deep"]
     assert set(pictures) == {"grid.png"}
 
@@ -83,7 +83,7 @@ def test_without_a_single_epoch_there_are_no_curves(read: list[str]) -> None:
 def test_a_ranking_is_drawn_where_there_are_replicates(read: list[str]) -> None:
     trials = plan(activation="relu", optimizer="adam", seed="0,1")
     runs = {trial.key: run_of(trial) for trial in trials}
-    pictures = summary.pictures(trials, runs, summarise(trials, runs), GridOptions())
+    pictures = summary.pictures(trials, runs, summarise(trials, runs), GridParameters())
     assert set(pictures) == {"curves.png", "ranking.png", "grid.png"}
     assert len(read) == len(trials)
 
