@@ -166,6 +166,8 @@ class StudyOptions(TrainingOptions):
     """the scheduler of dask or the head of ray; local starts one on this machine for the study"""
     retries: int = Field(default=1, ge=0)
     """times that a failed trial is tried again, from its last epoch"""
+    max_same_failures: PositiveInt = 3
+    """stop the study after this many failures with the same cause, one after another"""
     outdated: Literal["keep", "retrain"] = "keep"
     """finished trials of an interrupted study that are of another network, TensorFlow or Keras than
     there is now: keep them, marked, or retrain them"""

@@ -16,7 +16,7 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST, CLASSES
 from cifar_mlflow.formatting import as_text
 from cifar_mlflow.parameters import ArchitecturesParameters, GridParameters, StudyOptions, expand
-from cifar_mlflow.store.tracking import TrackedRun
+from cifar_mlflow.store.runs import TrackedRun
 from tests import standin
 
 STUDIES: dict[str, type[StudyOptions]] = {

@@ -13,8 +13,9 @@ from mlflow.exceptions import MlflowException
 from cifar_mlflow.analysis import metrics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
-from cifar_mlflow.store import tracking
-from cifar_mlflow.store.tracking import DATA_DIGEST, UNKNOWN, TrackedRun
+from cifar_mlflow.store import query
+from cifar_mlflow.store.query import UNKNOWN
+from cifar_mlflow.store.runs import DATA_DIGEST, TrackedRun
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 VALIDATION_FRACTION = "validation_fraction"
@@ -90,7 +91,7 @@ def register(name: str, run: TrackedRun, config: TrialConfig, data: Cifar10) -> 
         return Promotion(str(registered.version), alias, registered.tags[PROMOTION])
     alias, reason = _agree(name, registered)
     version = str(registered.version)
-    predictions = tracking.read_table(run.run_id, "predictions.parquet")
+    predictions = query.read_table(run.run_id, "predictions.parquet")
     text = describe(name, version, run, config, data, predictions, reason)
     client.update_model_version(name, version, text)
     client.update_registered_model(name, ABOUT)

@@ -3,8 +3,8 @@
 import pytest
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.store import tracking
-from cifar_mlflow.store.tracking import TrackedRun
+from cifar_mlflow.store import query
+from cifar_mlflow.store.runs import Parent, TrackedRun
 from cifar_mlflow.study import progress
 from tests.conftest import Screen
 from tests.stores import tracked
@@ -29,8 +29,8 @@ class Store:
         run = tracked(run_id, name, status, metrics, end_time=ended, trial_key=key, **more)
         self.runs[run_id] = run
 
-    def children(self, parent: tracking.Parent, where: str) -> list[TrackedRun]:
-        running = where == tracking.RUNNING
+    def children(self, parent: Parent, where: str) -> list[TrackedRun]:
+        running = where == query.RUNNING
         since = 0 if running else int(where.rpartition(" ")[2])
         return [
             run
@@ -42,18 +42,18 @@ class Store:
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     made = Store()
-    monkeypatch.setattr(tracking, "children", made.children)
-    monkeypatch.setattr(tracking, "read", lambda run_id: made.runs[run_id])
+    monkeypatch.setattr(query, "children", made.children)
+    monkeypatch.setattr(query, "read", lambda run_id: made.runs[run_id])
     monkeypatch.setattr("cifar_mlflow.study.progress.time.monotonic", lambda: made.now)
     return made
 
 
 def watch() -> progress.Watch:
-    return progress.Watch(tracking.Parent("", "0", "study"), TRIALS)
+    return progress.Watch(Parent("", "0", "study"), TRIALS)
 
 
 def left(watched: progress.Watch) -> str:
-    watched._look()
+    watched.poll()
     return str(watched.progress.tasks[watched.tasks[""]].fields["note"])
 
 
@@ -62,7 +62,7 @@ def test_the_time_left_of_a_resumed_study_goes_by_the_epochs_that_it_trained(sto
     store.write("before 1", 1, 15, "KILLED")
     store.write("before 2", 2, 10, "KILLED")
     watched = watch()
-    watched._look(before=True)
+    watched.poll(first=True)
     # It goes on: what it had is logged again, and is no work of this command.
     store.now = 1 * MINUTE
     store.write("again 1", 1, 14, resumed_from="before 1")
@@ -78,7 +78,7 @@ def test_the_time_left_of_a_resumed_study_goes_by_the_epochs_that_it_trained(sto
 
 def test_the_time_left_of_a_study_that_begins(store: Store) -> None:
     watched = watch()
-    watched._look(before=True)
+    watched.poll(first=True)
     store.now = 10 * MINUTE
     store.write("a", 0, 5)
     store.write("b", 1, 5)
@@ -88,7 +88,7 @@ def test_the_time_left_of_a_study_that_begins(store: Store) -> None:
 def test_a_trial_that_begins_again_has_its_epochs_to_train_again(store: Store) -> None:
     store.write("before 0", 0, 15, "KILLED")
     watched = watch()
-    watched._look(before=True)
+    watched.poll(first=True)
     store.now = 1 * MINUTE
     store.write("again 0", 0, 1)
     assert left(watched) == "about 79 min left"
@@ -101,13 +101,13 @@ def test_a_terminal_shows_what_a_look_found_without_a_clock_of_its_own(
     watched = watch()
     with watched:
         store.write("a", 0, 7)
-        watched._look()
+        watched.poll()
         assert "trial 0" in shown.getvalue()
         assert "7/20" in shown.getvalue()
         assert watched.progress.live._refresh_thread is None
 
 
 def test_a_look_that_takes_long_is_followed_by_a_longer_pause() -> None:
-    assert progress.pause(0.001) == progress.POLL_SECONDS
-    assert progress.pause(0.1) == pytest.approx(10)
-    assert progress.pause(100) == progress.MOST_POLL_SECONDS
+    assert progress.poll_pause(0.001) == progress.POLL_SECONDS
+    assert progress.poll_pause(0.1) == pytest.approx(10)
+    assert progress.poll_pause(100) == progress.MAX_POLL_SECONDS
