@@ -32,12 +32,15 @@ def tracked(
     status: str = "FINISHED",
     metrics: Mapping[str, float] = {},
     end_time: int = 0,
+    parameters: Mapping[str, str] = {},
     **tags: str,
 ) -> TrackedRun:
     """A run that is in no store; of a trial with ``trial_key``."""
     info = RunInfo(run_id, "0", "", status, 0, end_time or None, "active", run_name=name)
     logged = [Metric(*item, 0, 0) for item in metrics.items()]
-    return TrackedRun(Run(info, RunData(logged, [], [RunTag(*item) for item in tags.items()])))
+    params = [Param(*item) for item in parameters.items()]
+    run_tags = [RunTag(*item) for item in tags.items()]
+    return TrackedRun(Run(info, RunData(logged, params, run_tags)))
 
 
 def accuracy(trial: TrialConfig) -> float:

@@ -2,6 +2,7 @@ import mlflow
 import pytest
 
 from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.errors import UsageError
 from cifar_mlflow.processes import Process, this_process
 from cifar_mlflow.store import query, tracking
 from cifar_mlflow.store.runs import TrackedRun
@@ -84,3 +85,37 @@ def test_a_study_has_one_best_child_also_after_another_was_best() -> None:
         marked = query.children(run.as_parent(), "tags.best = 'true'")
         assert [child.run_id for child in marked] == [ids[1]]
     assert query.read(run.run_id).tags["best_run_id"] == ids[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, "grid"),  # MLflow made one up
+        ("bright-hare-123", "grid"),  # as MLflow might
+        ("try-two-3", "try-two-3"),
+        ("my grid", "my grid"),
+        ("bright-hare", "bright-hare"),
+    ],
+)
+def test_a_run_of_mlflow_run_keeps_the_name_that_the_user_gave(
+    given: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = mlflow.MlflowClient().create_run("0", run_name=given)
+    monkeypatch.setenv("MLFLOW_RUN_ID", created.info.run_id)
+    with tracking.tracked_run("grid") as run:
+        assert run.run_id == created.info.run_id
+    assert query.read(run.run_id).name == expected
+
+
+def test_a_run_that_the_store_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    with pytest.raises(UsageError, match="is not in sqlite.*set MLFLOW_TRACKING_URI"):
+        tracking.start_run("grid")
+
+
+def test_a_run_ends_failed_after_an_end_reason_though_nothing_was_raised() -> None:
+    with tracking.tracked_run("grid") as run:
+        tracking.tag_end_reason("not every trial finished")
+    ended = query.read(run.run_id)
+    assert (ended.status, ended.end_reason) == ("FAILED", "not every trial finished")
+    assert ended.failure is None
