@@ -1,4 +1,4 @@
-"""Find a model in the tracking store, the registry or a folder, and load it without running its code."""
+"""Find a model in the tracking store, the registry or a folder; load it without running its code."""
 
 import re
 import tempfile

@@ -95,8 +95,8 @@ def test_a_live_study_is_not_run_twice_and_ends_its_trials_when_interrupted(user
     second = user.run("grid", GRID | ENDLESS)
     assert second.returncode == 1
     first = user.runs()[0]
-    assert f"grid: run {first.info.run_id} (grid), by process " in second.stdout
-    assert "last sign of life" in second.stdout
+    assert f"grid: run {first.info.run_id} (grid), process " in second.stdout
+    assert "last heartbeat" in second.stdout
     assert "Traceback" not in second.stdout
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C

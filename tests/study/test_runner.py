@@ -1,4 +1,4 @@
-"""Which trials a study runs, in which order, and when it stops: a fake engine, and trials that train nothing."""
+"""Which trials a study runs, in which order, and when it stops; with a fake engine and training."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field

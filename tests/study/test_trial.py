@@ -1,4 +1,4 @@
-"""What a worker does with a trial under a study's run, and how the trial's run ends; nothing is trained."""
+"""What a worker does with a trial, and how the trial's run ends; with a fake training."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
