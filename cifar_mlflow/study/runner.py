@@ -137,11 +137,11 @@ def find_outdated(
 def say_expected_time(
     trials: Sequence[TrialConfig], data: Cifar10, engine: engines.Engine, parent: Parent
 ) -> None:
-    """Say how long the study will take, if earlier trials on this host show it."""
+    """Say how long the trials will train, if earlier ones on this host show it."""
     runs = query.latest(query.children(parent))
     comparable = timing.comparable_trials(parent.experiment_id, data, engine.threads)
     if seconds := timing.expected_seconds(trials, runs, comparable, engine.workers):
-        say("Time", f"about {duration(seconds)}, by earlier trials on this host")
+        say("Time", f"about {duration(seconds)} of training, by earlier trials on this host")
 
 
 def train_all(

@@ -1,4 +1,4 @@
-"""How long the rest of a study will take, from what finished trials of the same networks took."""
+"""How long the rest of a study will train, from the epochs of finished trials on this host."""
 
 import platform
 from collections.abc import Hashable, Mapping, Sequence
@@ -32,7 +32,7 @@ def expected_seconds(
     comparable: Sequence[TrackedRun],
     workers: int,
 ) -> float | None:
-    """Seconds until all trials are finished; None if a network or batch size was never timed.
+    """Seconds until all trials are trained; None if a network or batch size was never timed.
 
     An epoch takes the median of the epochs of comparable trials with the same architecture and batch
     size. The workers share the epochs evenly, but one trial runs on one worker.
