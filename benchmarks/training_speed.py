@@ -1,10 +1,10 @@
-"""The trainer beside an ordinary `fit` script, in turn, in one run, on the real data.
+"""The trainer compared with an ordinary `fit` script, in turn, on the real data.
 
     python -m benchmarks.training_speed --batch_sizes 32 64 128 --epochs 2 --rounds 3
 
-Every measurement is a fresh process, and covers all of the training, its validation and callbacks,
-but not the imports. A variant of several processes counts all of their images. Prints medians, the
-least and the most, and ratios of medians.
+Every measurement starts a process and covers training, validation and callbacks, but not the imports.
+A variant of several processes counts all of their images. Prints median, minimum and maximum, and
+ratios of medians.
 """
 
 import argparse

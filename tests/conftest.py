@@ -20,6 +20,7 @@ from cifar_mlflow import console
 from cifar_mlflow.data import cifar10, load
 from cifar_mlflow.processes import Process, this_machine
 from cifar_mlflow.store import claims, tracking
+from cifar_mlflow.store.runs import HOST, KIND, PLAN_KEY
 from tests import standin
 
 PROJECT = Path(__file__).parent.parent
@@ -124,7 +125,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 PLAN = "0123456789ab"
 Leave = Callable[..., str]
-Start = Callable[..., list[claims.Command]]
+Start = Callable[..., list[claims.UnfinishedRun]]
 
 
 @pytest.fixture
@@ -142,10 +143,10 @@ def leave(dead_process: Process) -> Leave:
         client = mlflow.MlflowClient()
         run_id = str(client.create_run("0", run_name=kind).info.run_id)
         for name, value in {
-            tracking.KIND: kind,
-            tracking.HOST: platform.node(),
+            KIND: kind,
+            HOST: platform.node(),
             **tracking.process_tags(dead_process),
-            tracking.PLAN_KEY: plan,
+            PLAN_KEY: plan,
             claims.CLAIM: claims.HELD,
             claims.HEARTBEAT: "2026-11-24T12:00:00.000+00:00",
             **tags,
@@ -161,9 +162,9 @@ def study() -> Iterator[Start]:
     """Starts a study's command, and gives what it resumes."""
     with ExitStack() as stack:
 
-        def start(resume: str = "auto") -> list[claims.Command]:
+        def start(resume: str = "auto") -> list[claims.UnfinishedRun]:
             run = stack.enter_context(tracking.tracked_run("grid"))
-            claim = claims.claimed(run, PLAN, resume, tell=lambda *_: None)
+            claim = claims.claim(run, PLAN, resume)
             return stack.enter_context(claim)
 
         yield start

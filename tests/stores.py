@@ -16,7 +16,7 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST, CLASSES
 from cifar_mlflow.formatting import as_text
 from cifar_mlflow.parameters import ArchitecturesParameters, GridParameters, StudyOptions, expand
-from cifar_mlflow.store.tracking import TrackedRun
+from cifar_mlflow.store.runs import TrackedRun
 from tests import standin
 
 STUDIES: dict[str, type[StudyOptions]] = {
@@ -32,12 +32,15 @@ def tracked(
     status: str = "FINISHED",
     metrics: Mapping[str, float] = {},
     end_time: int = 0,
+    parameters: Mapping[str, str] = {},
     **tags: str,
 ) -> TrackedRun:
     """A run that is in no store; of a trial with ``trial_key``."""
     info = RunInfo(run_id, "0", "", status, 0, end_time or None, "active", run_name=name)
     logged = [Metric(*item, 0, 0) for item in metrics.items()]
-    return TrackedRun(Run(info, RunData(logged, [], [RunTag(*item) for item in tags.items()])))
+    params = [Param(*item) for item in parameters.items()]
+    run_tags = [RunTag(*item) for item in tags.items()]
+    return TrackedRun(Run(info, RunData(logged, params, run_tags)))
 
 
 def accuracy(trial: TrialConfig) -> float:

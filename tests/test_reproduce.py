@@ -11,7 +11,8 @@ import pytest
 from cifar_mlflow import reproduce
 from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.parameters import ReproduceParameters, StudyOptions, expand
-from cifar_mlflow.store import resume, tracking
+from cifar_mlflow.store import query, resume, tracking
+from cifar_mlflow.store.runs import TRIAL_KEY
 
 Part = Callable[..., str]
 
@@ -37,7 +38,7 @@ def kept(part: Any) -> dict[str, str]:
     """What a study that goes on keeps, by kind; it is what hangs under it."""
     with tracking.tracked_run("reproduce"):
         found = resume.adopt_parts(part.before)
-        assert {run.run_id for run in tracking.parts().values()} == {
+        assert {run.run_id for run in query.parts().values()} == {
             run.run_id for run in found.values()
         }
     return {kind: run.run_id for kind, run in found.items()}
@@ -110,7 +111,7 @@ def test_the_grid_waits_until_the_networks_are_compared(
             mlflow.set_tags({"best_architecture": "deep", "best_run_id": "abc"})
             for trial in trials:
                 failed = trial.architecture in failing
-                with tracking.tracked_run("trial", tags={tracking.TRIAL_KEY: trial.key}):
+                with tracking.tracked_run("trial", tags={TRIAL_KEY: trial.key}):
                     if failed:
                         tracking.tag_end_reason("OSError: the disk is full")
             if failing:
@@ -123,9 +124,10 @@ def test_the_grid_waits_until_the_networks_are_compared(
     assert made == ["data", "architectures deep"]
     (missing,) = [trial.name for trial in expand(parameters.architectures())][-1:]
     assert capsys.readouterr().err == (
-        f"reproduce: the comparison of the networks lacks {missing}; run the same command again\n"
+        f"reproduce: the comparison of the networks is incomplete: {missing} did not finish; "
+        "run the same command again\n"
     )
-    (study,) = tracking.search("0", "tags.kind = 'reproduce'")
+    (study,) = query.search("0", "tags.kind = 'reproduce'")
     assert (study.status, missing in study.tags["end_reason"]) == ("FAILED", True)
 
     failing.clear()

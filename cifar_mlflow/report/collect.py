@@ -10,8 +10,8 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import ArchitecturesParameters, GridParameters, StudyOptions, expand
-from cifar_mlflow.store import registry, tracking
-from cifar_mlflow.store.tracking import TrackedRun
+from cifar_mlflow.store import query, registry
+from cifar_mlflow.store.runs import DATA_DIGEST, MODEL_URI, TrackedRun
 from cifar_mlflow.study import results
 
 STUDIES: dict[str, type[StudyOptions]] = {
@@ -36,7 +36,7 @@ class Study:
 
     @property
     def digest(self) -> str | None:
-        return self.run.tags.get(tracking.DATA_DIGEST)
+        return self.run.tags.get(DATA_DIGEST)
 
     @property
     def official(self) -> bool:
@@ -125,10 +125,10 @@ def gather(experiment_id: str, grid_id: str) -> Material:
     Raises:
         UsageError: the experiment has no such run, or nothing to report at all.
     """
-    experiment = tracking.experiment_name(experiment_id)
+    experiment = query.experiment_name(experiment_id)
     grid_run = _grid_run(experiment_id, experiment, grid_id)
-    architectures_run = tracking.newest(experiment_id, "architectures")
-    data = tracking.newest(experiment_id, "data")
+    architectures_run = query.newest(experiment_id, "architectures")
+    data = query.newest(experiment_id, "data")
     if not (grid_run or architectures_run or data):
         raise UsageError(
             f"experiment {experiment!r} has no finished study to report on; "
@@ -140,7 +140,7 @@ def gather(experiment_id: str, grid_id: str) -> Material:
     return Material(
         experiment=experiment,
         data=data,
-        class_examples=tracking.find_file(data.run_id, "class_examples.png") if data else None,
+        class_examples=query.find_file(data.run_id, "class_examples.png") if data else None,
         architectures=architectures,
         networks=_read_networks(architectures) if architectures else {},
         grid=grid,
@@ -151,8 +151,8 @@ def gather(experiment_id: str, grid_id: str) -> Material:
 
 def _grid_run(experiment_id: str, experiment: str, grid_id: str) -> TrackedRun | None:
     if grid_id == "latest":
-        return tracking.newest(experiment_id, "grid")
-    run = tracking.find_run(grid_id)
+        return query.newest(experiment_id, "grid")
+    run = query.find_run(grid_id)
     if run is None:
         raise UsageError(
             f"run_id={grid_id}: no such run; it should be a grid's run id, or 'latest'"
@@ -160,7 +160,7 @@ def _grid_run(experiment_id: str, experiment: str, grid_id: str) -> TrackedRun |
     if run.kind != "grid":
         raise UsageError(f"run_id={grid_id}: a run of kind {run.kind!r}; it should be a grid's")
     if run.experiment_id != experiment_id:
-        other = tracking.experiment_name(run.experiment_id)
+        other = query.experiment_name(run.experiment_id)
         raise UsageError(f"run_id={grid_id}: of experiment {other!r}, and this is {experiment!r}")
     return run
 
@@ -169,13 +169,13 @@ def _read_study(run: TrackedRun) -> Study:
     options = STUDIES[run.kind]
     factors = (name for name in TrialConfig.model_fields if name in run.parameters)
     given = {name: run.parameters[name] for name in factors}
-    newest = tracking.latest(tracking.children(run.as_parent()))
+    newest = query.latest(query.children(run.as_parent()))
     return Study(
         run=run,
         trials=expand(options.model_validate(given)),
         runs=newest,
         histories={
-            key: tracking.metric_histories(child.run_id, HISTORY) for key, child in newest.items()
+            key: query.metric_histories(child.run_id, HISTORY) for key, child in newest.items()
         },
     )
 
@@ -191,15 +191,15 @@ def _read_networks(study: Study) -> dict[str, Classifier]:
 
 def _read_classifier(run: TrackedRun) -> Classifier:
     """From the trial's own run, or where it has lost its artifacts from the newest evaluation."""
-    evaluations = f"tags.{tracking.MODEL_URI} = '{run.model_uri}' AND params.part = 'test'"
-    again = tracking.newest(run.experiment_id, "evaluate", where=evaluations)
+    evaluations = f"tags.{MODEL_URI} = '{run.model_uri}' AND params.part = 'test'"
+    again = query.newest(run.experiment_id, "evaluate", where=evaluations)
     sources = [run.run_id, *([again.run_id] if again else [])]
 
     def table(name: str) -> pd.DataFrame | None:
-        found = (tracking.find_table(source, name) for source in sources)
+        found = (query.find_table(source, name) for source in sources)
         return next((each for each in found if each is not None), None)
 
-    pictures = (tracking.find_file(source, "misclassified.png") for source in sources)
+    pictures = (query.find_file(source, "misclassified.png") for source in sources)
     return Classifier(
         run,
         predictions=table("predictions.parquet"),

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from cifar_mlflow.formatting import as_text, number
 from cifar_mlflow.report import svg
 from cifar_mlflow.report.collect import STUDIES
-from cifar_mlflow.store.tracking import TrackedRun
+from cifar_mlflow.store.runs import TrackedRun
 
 # Not part of a command that makes a run again: how it was run, and where the data lies.
 PRIVATE = ("data_dir", "verbose", "dry_run", "resume", "engine", "address")

@@ -20,7 +20,7 @@ from cifar_mlflow.report.collect import Material, Study
 from cifar_mlflow.report.conclusions import Conclusion, Evidence
 from cifar_mlflow.report.elements import command, command_of, vector
 from cifar_mlflow.report.sections import MEASURES
-from cifar_mlflow.store import tracking
+from cifar_mlflow.store.runs import DATA_DIGEST
 from cifar_mlflow.study import results
 
 VERSIONS = ("python", "tensorflow", "keras", "mlflow", "numpy")
@@ -220,7 +220,7 @@ def _seeds(study: Study) -> str:
 def _made(material: Material) -> list[tuple[str, str]]:
     """Terms and texts; where trials differ, every value."""
     runs = [run for study in material.studies for run in (study.run, *study.runs.values())]
-    names = (COMMIT, tracking.DATA_DIGEST, "host", "cores", "threads")
+    names = (COMMIT, DATA_DIGEST, "host", "cores", "threads")
     tags = {
         name: ", ".join(dict.fromkeys(run.tags[name] for run in runs if name in run.tags))
         or NOTHING
@@ -230,7 +230,7 @@ def _made(material: Material) -> list[tuple[str, str]]:
         ("Commit", tags[COMMIT]),
         ("Versions", ", ".join(f"{name} {tags[f'{name}_version']}" for name in VERSIONS)),
         ("Machine", f"{tags['host']}, cores {tags['cores']}, threads of a trial {tags['threads']}"),
-        ("Data", f"SHA-256 of its arrays {tags[tracking.DATA_DIGEST]}"),
+        ("Data", f"SHA-256 of its arrays {tags[DATA_DIGEST]}"),
     ]
     for study in material.studies:
         run = study.run

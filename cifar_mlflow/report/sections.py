@@ -26,8 +26,7 @@ from cifar_mlflow.report.elements import (
     photograph,
     vector,
 )
-from cifar_mlflow.store import tracking
-from cifar_mlflow.store.tracking import TrackedRun
+from cifar_mlflow.store.runs import DATA_DIGEST, TrackedRun
 from cifar_mlflow.study import results
 
 # The study's figures 2 to 4 show the architectures, 5 to 16 the grid, in the order of table 1.
@@ -48,7 +47,7 @@ def data(material: Material) -> dict[str, Any]:
     why = ""
     if found is None or png is None:
         why = "no run of the entry point data is in this experiment"
-    elif {study.digest for study in material.studies} - {found.tags.get(tracking.DATA_DIGEST)}:
+    elif {study.digest for study in material.studies} - {found.tags.get(DATA_DIGEST)}:
         why = "the newest run of the entry point data shows other data than the studies used"
     if why or png is None:
         again = command("data", {}, material.experiment)

@@ -15,7 +15,7 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.formatting import counted
 from cifar_mlflow.paper import FACTORS as PAPER_FACTORS
 from cifar_mlflow.paper import Published, published
-from cifar_mlflow.store.tracking import TrackedRun
+from cifar_mlflow.store.runs import TrackedRun
 
 FACTORS = [name for name in TrialConfig.model_fields if name != "seed"]
 # The measures, and the largest value that each can have; the least is 0.

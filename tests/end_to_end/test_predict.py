@@ -13,9 +13,8 @@ from PIL import Image
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.load import load
-from cifar_mlflow.parameters import TrainParameters
 from cifar_mlflow.store import registry
-from cifar_mlflow.study.trial import run_trial
+from cifar_mlflow.study.trial import TrialOptions, run_trial
 from tests import standin
 from tests.conftest import PROJECT
 from tests.end_to_end.conftest import User
@@ -33,7 +32,7 @@ def owner(new_user: Callable[[], User]) -> User:
             patch.setenv(name, user.environment[name])
         patch.chdir(user.folder)  # where MLflow keeps artifacts
         data = load(user.environment["CIFAR10_DIR"])
-        run = run_trial(config, data, TrainParameters(), threads=1, tell=lambda topic, text: None)
+        run = run_trial(config, data, TrialOptions(threads=1), "auto")
         registry.register("cifar10-cnn", run, config, data)
     photos = user.folder / "photos"
     photos.mkdir()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from mlflow.entities import Run
 
-from cifar_mlflow.store import tracking
+from cifar_mlflow.store.runs import TrackedRun
 from tests.end_to_end.conftest import QUICK, User
 
 GRID = QUICK | {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "workers": "2"}
@@ -95,8 +95,8 @@ def test_a_live_study_is_not_run_twice_and_ends_its_trials_when_interrupted(user
     second = user.run("grid", GRID | ENDLESS)
     assert second.returncode == 1
     first = user.runs()[0]
-    assert f"grid: run {first.info.run_id} (grid), by process " in second.stdout
-    assert "last sign of life" in second.stdout
+    assert f"grid: run {first.info.run_id} (grid), process " in second.stdout
+    assert "last heartbeat" in second.stdout
     assert "Traceback" not in second.stdout
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
@@ -120,7 +120,7 @@ def test_a_study_ends_when_mlflow_run_is_terminated(user: User) -> None:
 
 def test_the_workers_of_a_killed_command_end_with_it(user: User) -> None:
     process = user.start_trials("grid", GRID | ENDLESS, trials=2)
-    command, *workers = (tracking.TrackedRun(run).process for run in user.runs())
+    command, *workers = (TrackedRun(run).process for run in user.runs())
     assert all(worker.is_alive for worker in workers)
     os.kill(command.id, signal.SIGKILL)
     process.communicate()

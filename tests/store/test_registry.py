@@ -19,9 +19,10 @@ from cifar_mlflow.analysis import metrics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
 from cifar_mlflow.errors import UsageError
-from cifar_mlflow.store import registry, tracking
-from cifar_mlflow.store.models import Lineage, lineage, load_model, model_uri
+from cifar_mlflow.store import query, registry, tracking
+from cifar_mlflow.store.models import Lineage, lineage, load_model
 from cifar_mlflow.store.registry import CHALLENGER, CHAMPION, Promotion, describe, judge, register
+from cifar_mlflow.store.runs import MODEL_URI, TrackedRun
 from tests import standin
 from tests.stores import tracked
 
@@ -97,7 +98,7 @@ def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
 class Candidate:
     """A trial's run that logged a model, and reached a validation accuracy."""
 
-    run: tracking.TrackedRun
+    run: TrackedRun
     config: TrialConfig
     data: Cifar10
 
@@ -118,8 +119,8 @@ def candidate(
             tracking.log_files(tables={"predictions.parquet": pd.DataFrame({"label": [0]})})
             reached = {"kept_val_accuracy": accuracy, "test_accuracy": 0.5, "test_loss": 1.0}
             mlflow.log_metrics(reached)
-            mlflow.set_tag(tracking.MODEL_URI, f"runs:/{run.run_id}/model")
-        return Candidate(tracking.read(run.run_id), config, small_cifar10)
+            mlflow.set_tag(MODEL_URI, f"runs:/{run.run_id}/model")
+        return Candidate(query.read(run.run_id), config, small_cifar10)
 
     return make
 
@@ -292,7 +293,7 @@ def test_the_best_is_the_champion_however_the_calls_of_several_studies_interleav
     fake = SimpleNamespace(MlflowClient=lambda: store, register_model=store.register_model)
     monkeypatch.setattr(registry, "mlflow", fake)
     monkeypatch.setattr(registry, "describe", lambda *_: "")
-    monkeypatch.setattr(tracking, "read_table", lambda *_: None)
+    monkeypatch.setattr(query, "read_table", lambda *_: None)
     made: dict[float, Promotion] = {}
 
     def study(accuracy: float) -> Callable[[], object]:
@@ -395,14 +396,12 @@ def test_a_trials_model_is_found_by_its_run_and_carries_an_example_and_its_origi
     with tracking.tracked_run("trial", config.name) as run:
         tracking.log_dataset(small_cifar10, "training")
         tracking.log_model(network(), small_cifar10, {"test_accuracy": 0.1}, config.model_dump())
-    trained = tracking.read(run.run_id)
-    for given in (trained.run_id, f"runs:/{trained.run_id}", f"runs:/{trained.run_id}/"):
-        assert model_uri(given) == trained.model_uri
-    for other in ("models:/mine@champion", f"runs:/{trained.run_id}/model", str(tmp_path)):
-        assert model_uri(other) == other
-
+    trained = query.read(run.run_id)
     assert trained.model_uri
     loaded = load_model(trained.model_uri)
+    for given in (trained.run_id, f"runs:/{trained.run_id}", f"runs:/{trained.run_id}/"):
+        assert load_model(given).uri == trained.model_uri
+    assert load_model(f"runs:/{trained.run_id}/model").model_id == loaded.model_id
     assert lineage(loaded.model_id) == Lineage(config.name, 0.25, small_cifar10.digest)
     assert lineage("m-1") is lineage(None) is None
 
@@ -414,15 +413,15 @@ def test_a_trials_model_is_found_by_its_run_and_carries_an_example_and_its_origi
     assert (metric.key, metric.dataset_digest) == ("test_accuracy", small_cifar10.digest[:36])
 
     with pytest.raises(UsageError, match="no such run"):
-        model_uri("0" * 32)
+        load_model("0" * 32)
     with tracking.tracked_run("grid") as study:
         mlflow.set_tag("best_run_id", trained.run_id)
     with pytest.raises(UsageError, match="logged no model; the best trial of this study is run"):
-        model_uri(study.run_id)
+        load_model(study.run_id)
 
 
 def test_where_nothing_is_registered_it_is_said_how_to_make_a_model() -> None:
-    assert "`mlflow run . -e grid` makes one" in refusal("models:/cifar10-cnn@champion")
+    assert "`mlflow run . -e grid` registers one" in refusal("models:/cifar10-cnn@champion")
 
 
 @pytest.mark.parametrize("name", ["a#b", "a%20b", "a?b", "ä b", "~no-such-user", "caf\udce9"])
@@ -447,7 +446,7 @@ def test_names_in_a_models_description_can_be_printed(save: Save) -> None:
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     assert "no such folder" in refusal(str(tmp_path / "absent"))
-    assert "there is no file MLmodel in it" in refusal(str(tmp_path))
+    assert "it has no file MLmodel" in refusal(str(tmp_path))
     (tmp_path / "MLmodel").write_text("flavors: [")
     refusal(str(tmp_path))
     refusal("nowhere://models/1")

@@ -7,7 +7,7 @@ import pytest
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.paper import GRID, published
 from cifar_mlflow.parameters import ArchitecturesParameters, GridParameters, expand
-from cifar_mlflow.store.tracking import TrackedRun
+from cifar_mlflow.store.runs import TrackedRun
 from cifar_mlflow.study import results
 from tests.stores import tracked
 

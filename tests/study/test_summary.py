@@ -6,8 +6,8 @@ import pytest
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.parameters import GridParameters, expand
-from cifar_mlflow.store import tracking
-from cifar_mlflow.store.tracking import TrackedRun
+from cifar_mlflow.store import query
+from cifar_mlflow.store.runs import TrackedRun
 from cifar_mlflow.study import results, summary
 from tests.conftest import Screen
 from tests.stores import tracked
@@ -41,7 +41,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         epochs = [] if status == "KILLED" else [1]
         return pd.DataFrame({"epoch": epochs, **dict.fromkeys(names, 0.5)})
 
-    monkeypatch.setattr(tracking, "metric_histories", histories)
+    monkeypatch.setattr(query, "metric_histories", histories)
     return trials
 
 
@@ -75,27 +75,27 @@ def test_curves_leave_out_seeds_that_failed_where_others_finished(read: list[str
 def test_without_a_single_epoch_there_are_no_curves(read: list[str]) -> None:
     trials = plan(activation="relu", optimizer="adam")
     runs = {trials[0].key: run_of(trials[0], "KILLED")}
-    pictures = summary.pictures(trials, runs, summarise(trials, runs), GridParameters())
+    drawn = summary.draw(trials, runs, summarise(trials, runs), GridParameters())
     assert read == ["32-relu-adam-deep"]
-    assert set(pictures) == {"grid.png"}
+    assert set(drawn) == {"grid.png"}
 
 
 def test_a_ranking_is_drawn_where_there_are_replicates(read: list[str]) -> None:
     trials = plan(activation="relu", optimizer="adam", seed="0,1")
     runs = {trial.key: run_of(trial) for trial in trials}
-    pictures = summary.pictures(trials, runs, summarise(trials, runs), GridParameters())
-    assert set(pictures) == {"curves.png", "ranking.png", "grid.png"}
+    drawn = summary.draw(trials, runs, summarise(trials, runs), GridParameters())
+    assert set(drawn) == {"curves.png", "ranking.png", "grid.png"}
     assert len(read) == len(trials)
 
 
-def test_many_failures_are_told_shortly() -> None:
+def test_many_failures_are_listed_in_a_few_short_lines() -> None:
     trials = plan()
     runs = {trial.key: run_of(trial, "FAILED") for trial in trials}
     table = results.tabulate(trials, runs, "val_accuracy", official=True)
-    *told, (_, rest) = summary.failures(table)
-    assert len(told) == summary.FAILURES_TOLD
-    assert told[0][1].startswith("relu-32-sgd-deep: Diverged: the loss is nan")
-    assert all(len(text) < 300 for _, text in told)
+    *listed, (_, rest) = summary.failures(table)
+    assert len(listed) == summary.FAILURES_LISTED
+    assert listed[0][1].startswith("relu-32-sgd-deep: Diverged: the loss is nan")
+    assert all(len(text) < 300 for _, text in listed)
     assert rest == "7 more; results.csv has all"
 
 
