@@ -13,6 +13,7 @@ from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.parameters import ReproduceParameters, StudyOptions, expand
 from cifar_mlflow.store import resume, tracking
 
+pytestmark = pytest.mark.usefixtures("store")
 Part = Callable[..., str]
 
 

@@ -24,6 +24,7 @@ from cifar_mlflow.store.models import Lineage, lineage, load_model, model_uri
 from cifar_mlflow.store.registry import CHALLENGER, CHAMPION, Promotion, describe, judge, register
 from tests import standin
 
+pytestmark = pytest.mark.usefixtures("store", "tensorflow")
 TAGS = {"data_digest": "abc", "validation_fraction": "0.2", "val_accuracy": "0.7"}
 
 

@@ -12,7 +12,9 @@ from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.store import claims, resume, tracking
 from cifar_mlflow.study.trial import repeated_failure, run_child
 from cifar_mlflow.training.checkpoint import Checkpoint, Epoch
-from tests.conftest import Leave, Start
+from tests.store.conftest import Leave, Start
+
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def checkpoint(epochs: int) -> Checkpoint:

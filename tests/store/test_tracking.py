@@ -4,8 +4,9 @@ import pytest
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.processes import Process, this_process
 from cifar_mlflow.store import tracking
-from tests.conftest import Leave
+from tests.store.conftest import Leave
 
+pytestmark = pytest.mark.usefixtures("store")
 REACHED = {"kept_val_accuracy": 0.7, "test_accuracy": 0.6, "test_loss": 1.0}
 
 

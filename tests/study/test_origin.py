@@ -18,6 +18,7 @@ from cifar_mlflow.training import fit, origin
 from cifar_mlflow.training.checkpoint import Checkpoint
 from tests.conftest import PROJECT, Screen
 
+pytestmark = pytest.mark.usefixtures("store", "tensorflow")
 CONFIG = TrialConfig(architecture="small", epochs=2)
 NOW = {"network": "0123456789ab", "keras_version": "3.15.1", "onednn": "on"}
 PARTS = tuple(NOW)

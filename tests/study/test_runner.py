@@ -13,6 +13,7 @@ from cifar_mlflow.store import resume, tracking
 from cifar_mlflow.study import runner, trial
 from cifar_mlflow.study.engines import Engine, Jobs
 
+pytestmark = pytest.mark.usefixtures("store")
 RATES = [1.0, 2.0, 3.0, 4.0, 5.0]
 
 

@@ -8,6 +8,9 @@ from cifar_mlflow.config import Architecture
 from cifar_mlflow.study.plan import MULTIPLY_ADDS
 from cifar_mlflow.training.architectures import ARCHITECTURES, build, classifier, layer_table
 
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+
 # Parameters of each layer that has any, in order; the study prints those of small and deep.
 PARAMETERS: dict[Architecture, list[int]] = {
     "small": [448, 4_640, 173_088, 330],

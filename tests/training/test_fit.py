@@ -18,6 +18,7 @@ from cifar_mlflow.training.architectures import ARCHITECTURES, build, small
 from cifar_mlflow.training.checkpoint import Checkpoint, Epoch, best
 from cifar_mlflow.training.origin import Origin
 
+pytestmark = pytest.mark.usefixtures("tensorflow")
 QUICK = {"architecture": "small", "optimizer": "adam", "epochs": 3}
 
 
