@@ -108,13 +108,15 @@ def store(
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tensorflow() -> None:
-    """TensorFlow, configured as a trial with one thread does it: once in a process, and first of all."""
+    """TensorFlow, configured as for a trial with one thread, before its first operation."""
     from cifar_mlflow.training import fit
 
     fit.configure(1)
-    # Keras collects garbage before it builds a network, which takes longest in objects that live for ever.
+    # Keras collects garbage before it builds a network. That takes half a second where MLflow and others
+    # have left a million objects, so what is alive now is not looked at again.
+    gc.collect()
     gc.freeze()
 
 
@@ -123,6 +125,17 @@ def small_cifar10(standin_files: StandIn, monkeypatch: pytest.MonkeyPatch) -> ci
     """The stand-in, loaded and verified as CIFAR-10 is."""
     monkeypatch.setenv("CIFAR10_DIGEST", standin_files.digest)
     return load.load(str(standin_files.folder))
+
+
+@pytest.fixture(scope="session")
+def shared_cifar10(
+    standin_files: StandIn, tmp_path_factory: pytest.TempPathFactory
+) -> cifar10.Cifar10:
+    """The same for fixtures that several tests share; not to be written to."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        environment.setenv("CIFAR10_DIGEST", standin_files.digest)
+        return load.load(str(standin_files.folder))
 
 
 Screen = Callable[..., io.StringIO]

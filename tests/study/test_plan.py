@@ -2,11 +2,8 @@ import pytest
 
 from cifar_mlflow import formatting
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.errors import FAILED
-from cifar_mlflow.parameters import StudyOptions, TrainParameters
-from cifar_mlflow.store.tracking import TrialRun
+from cifar_mlflow.parameters import StudyOptions
 from cifar_mlflow.study import plan
-from entry_points.train import train
 
 
 def shares(trials: int, **options: object) -> tuple[int, int]:
@@ -44,16 +41,6 @@ def test_a_plan_tells_configurations_and_seeds_where_there_are_several() -> None
     alone, again = ([TrialConfig(epochs=1, seed=seed) for seed in range(seeds)] for seeds in (1, 2))
     assert plan.outline(alone, 2, 1).startswith("1 trial, 1 epoch in all")
     assert plan.outline(again, 2, 1).startswith("2 trials (1 configuration x 2 seeds), 2 epochs")
-
-
-def test_a_training_counts_one_epoch_and_one_thread(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    failed = TrialRun("run", "name", "key", "FAILED", "Diverged", None, {})
-    monkeypatch.setattr("cifar_mlflow.data.load.load", lambda folder: "the data")
-    monkeypatch.setattr("cifar_mlflow.study.trial.run_trial", lambda *_, **__: failed)
-    assert train(TrainParameters(epochs=1, threads=1)) == FAILED
-    assert "relu-32-sgd-deep-epochs=1, 1 epoch, 1 thread\n" in capsys.readouterr().out
 
 
 def test_cost_grows_with_epochs_and_network() -> None:
