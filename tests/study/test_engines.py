@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 
 from cifar_mlflow.errors import UsageError
@@ -32,8 +34,11 @@ def test_the_engine_of_this_machine_has_no_address() -> None:
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import distributed  # takes a second
 
-    client = distributed.Client
-    impatient = lambda *given, **named: client(*given, **named | {"timeout": "1s"})
+    client: Callable[..., object] = distributed.Client
+
+    def impatient(*given: object, **named: object) -> object:
+        return client(*given, **named | {"timeout": "1s"})
+
     monkeypatch.setattr(distributed, "Client", impatient)
     message = refuse(SERVER, engine="dask", address="127.0.0.1:1")
     assert message.startswith("address=127.0.0.1:1: no dask scheduler answers")
