@@ -1,32 +1,44 @@
-"""Every test has its own home, cache and tracking store, and small data in place of CIFAR-10."""
+"""Every test has its own home, cache and working directory, and small data in place of CIFAR-10.
 
+Nothing here imports TensorFlow or MLflow, which takes seconds: a test that needs them asks for the
+fixture `tensorflow` or `store`.
+"""
+
+import gc
 import io
 import os
-import platform
 import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlflow
 import pytest
 from rich.console import Console
 
 from cifar_mlflow import console
 from cifar_mlflow.data import cifar10, load
 from cifar_mlflow.processes import Process, this_machine
-from cifar_mlflow.store import claims, tracking
-from cifar_mlflow.store.runs import HOST, KIND, PLAN_KEY
 from tests import standin
 
 PROJECT = Path(__file__).parent.parent
+END_TO_END = Path(__file__).parent / "end_to_end"
 # The suite's own environment must not reach the code under test.
 FOREIGN = ("CIFAR10_DIR", "CIFAR10_DIGEST", "XDG_CACHE_HOME", "MLFLOW_RUN_ID", "PYTHONPATH")
 OURS = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks, and before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs a whole file, and all that share the studies of end_to_end/conftest.py."""
+    for item in items:
+        if item.path.is_relative_to(END_TO_END):
+            item.add_marker("end_to_end")
+        shared = "studies" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("studies" if shared else str(item.path)))
 
 
 @dataclass(frozen=True)
@@ -48,29 +60,25 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in FOREIGN + OURS}
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """TensorFlow is configured once in a process, before any test makes it start."""
-    from cifar_mlflow.training import fit
-
-    fit.configure(1)
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs a whole file, and all that share the studies of end_to_end/conftest.py."""
-    for item in items:
-        shared = "studies" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("studies" if shared else str(item.path)))
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in FOREIGN + OURS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)  # artifacts go to mlruns in the working directory
+    # Without the fixture MLflow would create a database here, which takes it four seconds.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "none://this-test-must-ask-for-the-fixture-store")
 
 
 @pytest.fixture(scope="session")
 def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
-    """Gives a folder a tracking store as MLflow makes it, and its URI.
+    """Gives a folder a tracking store as MLflow creates it, and its URI.
 
-    A copy, because MLflow takes a second for its migrations, and because two processes must not begin
+    A copy, because MLflow takes seconds for its migrations, and because two processes must not begin
     on no store at once.
     """
+    import mlflow
+
     original = tmp_path_factory.mktemp("store") / "mlflow.db"
     mlflow.MlflowClient(f"sqlite:///{original}").search_experiments()
 
@@ -85,17 +93,31 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str
     return make
 
 
-@pytest.fixture(autouse=True)
-def _own_home(
+@pytest.fixture
+def store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_store: Callable[[Path], str]
-) -> None:
-    # What a test before this one connected to; None stands for what the environment says.
+) -> Iterator[str]:
+    """The URI of an empty tracking store of the test's own, which MLflow uses."""
+    import mlflow
+
+    # Forgets what a test connected to, so that MLflow asks the environment; drops the variable too.
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
-    for name in FOREIGN + OURS:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)  # artifacts go to mlruns in the working directory
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", make_store(tmp_path))
+    uri = make_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    yield uri
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def tensorflow() -> None:
+    """TensorFlow, configured as for a trial with one thread, before its first operation."""
+    from cifar_mlflow.training import fit
+
+    fit.configure(1)
+    # Keras collects garbage before it builds a network. That takes half a second where MLflow and others
+    # have left a million objects, so what is alive now is not looked at again.
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -103,6 +125,17 @@ def small_cifar10(standin_files: StandIn, monkeypatch: pytest.MonkeyPatch) -> ci
     """The stand-in, loaded and verified as CIFAR-10 is."""
     monkeypatch.setenv("CIFAR10_DIGEST", standin_files.digest)
     return load.load(str(standin_files.folder))
+
+
+@pytest.fixture(scope="session")
+def shared_cifar10(
+    standin_files: StandIn, tmp_path_factory: pytest.TempPathFactory
+) -> cifar10.Cifar10:
+    """The same for fixtures that several tests share; not to be written to."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+        environment.setenv("CIFAR10_DIGEST", standin_files.digest)
+        return load.load(str(standin_files.folder))
 
 
 Screen = Callable[..., io.StringIO]
@@ -121,50 +154,8 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
     return make
 
 
-# Studies that were interrupted, in the test's own store ------------------------------------------
-
-PLAN = "0123456789ab"
-Leave = Callable[..., str]
-Start = Callable[..., list[claims.UnfinishedRun]]
-
-
 @pytest.fixture
 def dead_process() -> Process:
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return Process(this_machine(), process.pid, "")
-
-
-@pytest.fixture
-def leave(dead_process: Process) -> Leave:
-    """A run as its process left it when it was killed; tags that are given replace the usual ones."""
-
-    def make(kind: str = "grid", plan: str = PLAN, **tags: str) -> str:
-        client = mlflow.MlflowClient()
-        run_id = str(client.create_run("0", run_name=kind).info.run_id)
-        for name, value in {
-            KIND: kind,
-            HOST: platform.node(),
-            **tracking.process_tags(dead_process),
-            PLAN_KEY: plan,
-            claims.CLAIM: claims.HELD,
-            claims.HEARTBEAT: "2026-11-24T12:00:00.000+00:00",
-            **tags,
-        }.items():
-            client.set_tag(run_id, name, value)
-        return run_id
-
-    return make
-
-
-@pytest.fixture
-def study() -> Iterator[Start]:
-    """Starts a study's command, and gives what it resumes."""
-    with ExitStack() as stack:
-
-        def start(resume: str = "auto") -> list[claims.UnfinishedRun]:
-            run = stack.enter_context(tracking.tracked_run("grid"))
-            claim = claims.claim(run, PLAN, resume)
-            return stack.enter_context(claim)
-
-        yield start

@@ -14,6 +14,7 @@ from cifar_mlflow.parameters import ReproduceParameters, StudyOptions, expand
 from cifar_mlflow.store import query, resume, tracking
 from cifar_mlflow.store.runs import TRIAL_KEY
 
+pytestmark = pytest.mark.usefixtures("store")
 Part = Callable[..., str]
 
 

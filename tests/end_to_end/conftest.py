@@ -1,10 +1,11 @@
 """Entry points as a user runs them: `mlflow run`, in a folder of one's own, on a small data set."""
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,24 @@ from tests.conftest import PROJECT, StandIn
 
 HANGS_AFTER = 900  # seconds
 QUICK = {"epochs": "2", "architecture": "small"}
+GATE = Path(__file__).parent / "gate"
 
 
 def wait_until(
     condition: Callable[[], bool], process: subprocess.Popen[Any], log: Path | None = None
 ) -> None:
-    """Until it holds; fails where the process has ended before, or nothing happens for ever."""
+    """Wait for a condition; fails if the process ends before it holds, or if it never holds."""
     patience = time.monotonic() + HANGS_AFTER
     while not condition():
         said = log.read_text() if log else "its output was not read"
         assert process.poll() is None, f"the process ended too early: {said}"
         assert time.monotonic() < patience, "the process hangs"
-        time.sleep(0.5)
+        time.sleep(0.2)
 
 
 @dataclass(frozen=True)
 class User:
-    """A person's folder, with an empty home and a tracking store in it."""
+    """A user's folder, with an empty home and a tracking store in it."""
 
     folder: Path
     environment: dict[str, str]
@@ -41,37 +43,27 @@ class User:
     def client(self) -> MlflowClient:
         return MlflowClient(self.environment["MLFLOW_TRACKING_URI"])
 
-    def arguments(
+    def mlflow_run(
         self,
         entry: str,
         parameters: Mapping[str, str],
         *options: str,
         project: str | Path = PROJECT,
     ) -> list[str]:
+        """The command `mlflow run`."""
         given = [word for item in parameters.items() for word in ("-P", "=".join(item))]
-        mlflow = [sys.executable, "-m", "mlflow"]
-        return [
-            *mlflow,
-            "run",
-            str(project),
-            "-e",
-            entry,
-            "--env-manager",
-            "local",
-            *options,
-            *given,
-        ]
+        command = [sys.executable, "-m", "mlflow", "run", str(project), "-e", entry]
+        return [*command, "--env-manager", "local", *options, *given]
 
-    def run(
-        self,
-        entry: str,
-        parameters: Mapping[str, str],
-        *options: str,
-        project: str | Path = PROJECT,
-    ) -> subprocess.CompletedProcess[str]:
-        """Both streams as one text in ``stdout``."""
+    def script(self, entry: str, parameters: Mapping[str, str]) -> list[str]:
+        """The command that `mlflow run` starts after some four seconds; it exits with its own code."""
+        given = [f"--{name}={value}" for name, value in parameters.items()]
+        return [sys.executable, "-m", f"entry_points.{entry}", *given]
+
+    def finish(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end. Both streams are one text in ``stdout``."""
         return subprocess.run(
-            self.arguments(entry, parameters, *options, project=project),
+            command,
             cwd=self.folder,
             env=self.environment,
             check=False,
@@ -80,10 +72,26 @@ class User:
             text=True,
         )
 
-    def begin(self, entry: str, parameters: Mapping[str, str]) -> subprocess.Popen[str]:
-        """A command in a process group of its own, which goes on beside the caller."""
-        return subprocess.Popen(
-            self.arguments(entry, parameters),
+    def run(
+        self,
+        entry: str,
+        parameters: Mapping[str, str],
+        *options: str,
+        project: str | Path = PROJECT,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run an entry point with `mlflow run` to its end."""
+        return self.finish(self.mlflow_run(entry, parameters, *options, project=project))
+
+    def run_script(
+        self, entry: str, parameters: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        """Run an entry point without `mlflow run` to its end."""
+        return self.finish(self.script(entry, parameters))
+
+    def start(self, command: Sequence[str], until: Callable[[], bool]) -> subprocess.Popen[str]:
+        """Start a command in a process group of its own, and wait for a condition."""
+        process = subprocess.Popen(
+            command,
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -91,21 +99,28 @@ class User:
             text=True,
             start_new_session=True,
         )
-
-    def start(
-        self, entry: str, parameters: Mapping[str, str], until: Callable[[], bool]
-    ) -> subprocess.Popen[str]:
-        """A command that goes on, once something can be seen in the store."""
-        process = self.begin(entry, parameters)
         wait_until(until, process)
         return process
 
-    def start_trials(
-        self, entry: str, parameters: Mapping[str, str], trials: int
-    ) -> subprocess.Popen[str]:
-        """A command that goes on, once so many trials have finished an epoch."""
-        where = "metrics.val_accuracy >= 0"
-        return self.start(entry, parameters, lambda: len(self.runs(where)) >= trials)
+    def start_trials(self, command: Sequence[str], trials: int) -> subprocess.Popen[str]:
+        """Start a command, and wait until so many trials have finished an epoch."""
+        return self.start(command, lambda: len(self.begun()) >= trials)
+
+    def begun(self) -> list[Run]:
+        """The runs of trials that have finished an epoch."""
+        return self.runs("metrics.val_accuracy >= 0")
+
+    def held_after(self, epoch: int) -> "User":
+        """The same user, whose trainings wait after an epoch until `open_gate` is called."""
+        gate = {
+            "GATE": str(self.folder / "gate"),
+            "GATE_EPOCH": str(epoch),
+            "PYTHONPATH": f"{GATE}{os.pathsep}{self.environment['PYTHONPATH']}",
+        }
+        return replace(self, environment=self.environment | gate)
+
+    def open_gate(self) -> None:
+        (self.folder / "gate").touch()
 
     def runs(self, where: str = "") -> list[Run]:
         """All runs of every experiment, the oldest first."""
@@ -137,6 +152,7 @@ def new_user(
             "HOME": str(folder / "home"),
             # `python` in MLproject's commands is the interpreter that runs the tests.
             "PATH": f"{Path(sys.executable).parent}:{clean_environment['PATH']}",
+            "PYTHONPATH": str(PROJECT),  # for scripts, which run in the user's folder
             "MLFLOW_TRACKING_URI": make_store(folder),
             "CIFAR10_DIR": str(standin_files.folder),
             "CIFAR10_DIGEST": standin_files.digest,
@@ -182,10 +198,10 @@ def studies(new_user: Callable[[], User]) -> Studies:
     """On two workers, then on one; the second registers the challenger. Modules may add runs."""
     user = new_user()
     grid = QUICK | {"activation": "relu", "batch_size": "32", "optimizer": "sgd,adam"}
-    shown = []
-    for workers in ("2", "1"):
-        done = user.run("grid", grid | {"workers": workers, "threads": "1"})
-        assert done.returncode == 0, done.stdout
-        shown.append(done.stdout)
+    grid |= {"threads": "1"}
+    one = user.run("grid", grid | {"workers": "2"})
+    assert one.returncode == 0, one.stdout
+    other = user.run_script("grid", grid | {"workers": "1"})
+    assert other.returncode == 0, other.stdout
     first, second = user.runs("tags.kind = 'grid'")
-    return Studies(user, first, second, (shown[0], shown[1]))
+    return Studies(user, first, second, (one.stdout, other.stdout))

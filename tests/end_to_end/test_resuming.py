@@ -1,21 +1,23 @@
-"""Studies that are disturbed, and what becomes of them."""
+"""Studies that are interrupted, and what becomes of them."""
 
 import os
 import re
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 from mlflow.entities import Run
 
+from cifar_mlflow.errors import MISUSED
+from cifar_mlflow.processes import Process
 from cifar_mlflow.store.runs import TrackedRun
 from tests.end_to_end.conftest import QUICK, User
 
+EPOCHS = 3
 GRID = QUICK | {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "workers": "2"}
-# Long enough to be interrupted, whatever else the machine is doing.
-EPOCHS = {"epochs": "60"}
-ENDLESS = {"epochs": "10000"}
+GRID |= {"epochs": str(EPOCHS)}
 
 
 def outcomes(user: User, parent: Run) -> dict[str, dict[str, float]]:
@@ -28,35 +30,56 @@ def outcomes(user: User, parent: Run) -> dict[str, dict[str, float]]:
     }
 
 
+@dataclass(frozen=True)
+class Killed:
+    """A study that was killed after the first epoch of its two trials, then run again."""
+
+    user: User
+    workers: list[Process]  # of the study that was killed
+    left: list[bool]  # of each worker, whether it was alive long after
+    shown: str  # by the second command
+
+
 @pytest.fixture(scope="module")
-def killed(new_user: Callable[[], User]) -> tuple[User, str]:
-    """A study whose whole process tree was killed by SIGKILL, then run again, and what that showed."""
-    user = new_user()
-    process = user.start_trials("grid", GRID | EPOCHS, trials=2)
-    os.killpg(process.pid, signal.SIGKILL)
+def killed(new_user: Callable[[], User]) -> Killed:
+    user = new_user().held_after(epoch=1)
+    process = user.start_trials(user.script("grid", GRID), trials=2)
+    study, *trials = user.runs()
+    workers = [TrackedRun(run).process for run in trials]
+    assert TrackedRun(study).process.id == process.pid
+    assert all(worker.is_alive for worker in workers)
+    process.kill()  # which nothing can pass on to the workers
     process.communicate()
+    patience = time.monotonic() + 60
+    while any(worker.is_alive for worker in workers) and time.monotonic() < patience:
+        time.sleep(0.1)
+    left = [worker.is_alive for worker in workers]
     assert {run.info.status for run in user.runs()} == {"RUNNING"}
-    done = user.run("grid", GRID | EPOCHS)
+    user.open_gate()
+    done = user.run_script("grid", GRID)
     assert done.returncode == 0, done.stdout
-    return user, done.stdout
+    return Killed(user, workers, left, done.stdout)
 
 
-def test_a_killed_study_goes_on_and_says_so(killed: tuple[User, str]) -> None:
-    user, shown = killed
-    first = user.runs()[0]
-    assert f"Resuming  study {first.info.run_id}: 0 of 2 finished, 2 part-done" in shown
+def test_the_workers_of_a_killed_command_end_with_it(killed: Killed) -> None:
+    assert killed.left == [False, False]
 
 
-def test_the_killed_run_ends_killed_and_points_to_its_successor(killed: tuple[User, str]) -> None:
-    user, _ = killed
+def test_a_killed_study_is_resumed_and_says_so(killed: Killed) -> None:
+    first = killed.user.runs()[0]
+    assert f"Resuming  study {first.info.run_id}: 0 of 2 finished, 2 part-done" in killed.shown
+
+
+def test_the_killed_run_ends_killed_and_points_to_its_successor(killed: Killed) -> None:
+    user = killed.user
     first, second = user.runs("tags.kind = 'grid'")
     assert (first.info.status, second.info.status) == ("KILLED", "FINISHED")
     assert first.data.tags["superseded_by"] == second.info.run_id
     assert not user.runs("attributes.status = 'RUNNING'")
 
 
-def test_each_trial_is_finished_once_under_the_successor(killed: tuple[User, str]) -> None:
-    user, _ = killed
+def test_each_trial_is_finished_once_under_the_successor(killed: Killed) -> None:
+    user = killed.user
     second = user.runs("tags.kind = 'grid'")[1]
     finished = user.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")
     assert len(finished) == 2
@@ -64,36 +87,37 @@ def test_each_trial_is_finished_once_under_the_successor(killed: tuple[User, str
     assert len(user.client.search_model_versions()) == 1
 
 
-def test_a_resumed_trial_went_on_with_its_whole_curve(killed: tuple[User, str]) -> None:
-    user, _ = killed
+def test_a_resumed_trial_has_its_whole_curve(killed: Killed) -> None:
+    user = killed.user
     for run in user.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'"):
         points = user.client.get_metric_history(run.info.run_id, "train_loss")
-        assert [point.step for point in points] == list(range(1, 61))
+        assert [point.step for point in points] == list(range(1, EPOCHS + 1))
         assert user.client.get_run(run.data.tags["resumed_from"]).info.status == "KILLED"
 
 
-def test_no_checkpoint_is_left(killed: tuple[User, str]) -> None:
-    user, _ = killed
+def test_no_checkpoint_is_left(killed: Killed) -> None:
+    user = killed.user
     for run in user.runs():
         assert "checkpoint" not in user.artifacts(run)
         assert "checkpoint" not in run.data.tags
 
 
 def test_a_killed_study_ends_as_one_that_was_left_alone(
-    killed: tuple[User, str], new_user: Callable[[], User]
+    killed: Killed, new_user: Callable[[], User]
 ) -> None:
-    user, _ = killed
+    user = killed.user
     other = new_user()
-    assert other.run("grid", GRID | EPOCHS).returncode == 0
+    assert other.run_script("grid", GRID).returncode == 0
     resumed = outcomes(user, user.runs("tags.kind = 'grid'")[1])
     assert len(resumed) == 2
     assert resumed == outcomes(other, other.runs()[0])
 
 
 def test_a_live_study_is_not_run_twice_and_ends_its_trials_when_interrupted(user: User) -> None:
-    process = user.start_trials("grid", GRID | ENDLESS, trials=2)
-    second = user.run("grid", GRID | ENDLESS)
-    assert second.returncode == 1
+    user = user.held_after(epoch=1)
+    process = user.start_trials(user.mlflow_run("grid", GRID), trials=2)
+    second = user.run_script("grid", GRID)
+    assert second.returncode == MISUSED
     first = user.runs()[0]
     assert f"grid: run {first.info.run_id} (grid), process " in second.stdout
     assert "last heartbeat" in second.stdout
@@ -112,28 +136,19 @@ def test_a_live_study_is_not_run_twice_and_ends_its_trials_when_interrupted(user
 
 
 def test_a_study_ends_when_mlflow_run_is_terminated(user: User) -> None:
-    process = user.start_trials("grid", GRID | ENDLESS, trials=2)
+    user = user.held_after(epoch=1)
+    process = user.start_trials(user.mlflow_run("grid", GRID), trials=2)
     process.terminate()
     process.communicate()  # until the study has closed its output too
     assert {run.info.status for run in user.runs()} == {"KILLED"}
 
 
-def test_the_workers_of_a_killed_command_end_with_it(user: User) -> None:
-    process = user.start_trials("grid", GRID | ENDLESS, trials=2)
-    command, *workers = (TrackedRun(run).process for run in user.runs())
-    assert all(worker.is_alive for worker in workers)
-    os.kill(command.id, signal.SIGKILL)
-    process.communicate()
-    patience = time.monotonic() + 60
-    while any(worker.is_alive for worker in workers):
-        assert time.monotonic() < patience, "a worker is left over"
-        time.sleep(0.5)
-
-
 def test_a_killed_worker_costs_its_study_nothing(user: User) -> None:
-    process = user.start_trials("grid", GRID | EPOCHS, trials=2)
-    begun = user.runs("metrics.val_accuracy >= 0")
-    os.kill(int(begun[0].data.tags["process"]), signal.SIGKILL)
+    user = user.held_after(epoch=1)
+    process = user.start_trials(user.script("grid", GRID), trials=2)
+    begun = user.begun()
+    os.kill(TrackedRun(begun[0]).process.id, signal.SIGKILL)
+    user.open_gate()
     shown, _ = process.communicate()
     assert process.returncode == 0, shown
     study = user.runs()[0]
@@ -145,18 +160,21 @@ def test_a_killed_worker_costs_its_study_nothing(user: User) -> None:
     assert all(re.search("worker.* died", run.data.tags["end_reason"]) for run in killed)
     for run in user.runs("attributes.status = 'FINISHED' and tags.kind = 'trial'"):
         points = user.client.get_metric_history(run.info.run_id, "train_loss")
-        assert [point.step for point in points] == list(range(1, 61))
+        assert [point.step for point in points] == list(range(1, EPOCHS + 1))
 
 
-def test_an_interrupted_training_goes_on(user: User) -> None:
-    parameters = QUICK | {"epochs": "40", "keep": "best"}
-    process = user.start_trials("train", parameters, trials=1)
+def test_an_interrupted_training_is_resumed(user: User) -> None:
+    user = user.held_after(epoch=2)
+    train = user.script("train", QUICK | {"epochs": "4", "keep": "best"})
+    # Its first epoch is in the store while it trains the second; the gate is after that.
+    process = user.start(train, lambda: bool(user.runs("metrics.epoch >= 2")))
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    done = user.run("train", parameters)
+    user.open_gate()
+    done = user.finish(train)
     assert done.returncode == 0, done.stdout
-    assert "Resuming  after epoch" in done.stdout
-    alone = user.run("train", parameters)
+    assert "Resuming  after epoch 2" in done.stdout
+    alone = user.finish(train)
     assert alone.returncode == 0, alone.stdout
     assert "Resuming" not in alone.stdout
     first, second, third = user.runs()

@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +27,9 @@ HOSTILE = "<script>alert(1)</script>\"'&"
 class Store:
     """One tracking store for all tests here, with an experiment for each case."""
 
-    def __init__(self, folder: Path) -> None:
-        self.uri = f"sqlite:///{folder}/mlflow.db"
-        self.client = MlflowClient(self.uri)
+    def __init__(self, folder: Path, uri: str) -> None:
+        self.uri = uri
+        self.client = MlflowClient(uri)
         self.folder = folder
 
     def experiment(self, name: str) -> str:
@@ -36,8 +37,9 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return Store(tmp_path_factory.mktemp("store"))
+def store(tmp_path_factory: pytest.TempPathFactory, make_store: Callable[[Path], str]) -> Store:
+    folder = tmp_path_factory.mktemp("store")
+    return Store(folder, make_store(folder))
 
 
 @pytest.fixture(autouse=True)

@@ -20,8 +20,10 @@ from cifar_mlflow.errors import UsageError
 from cifar_mlflow.processes import this_machine, this_process
 from cifar_mlflow.store import claims, query, tracking
 from cifar_mlflow.store.runs import PLAN_KEY, TrackedRun
-from tests.conftest import PLAN, PROJECT, Leave, Screen, Start
+from tests.conftest import PROJECT, Screen
+from tests.store.conftest import PLAN, Leave, Start
 
+pytestmark = pytest.mark.usefixtures("store")
 ELSEWHERE = {"host": "elsewhere", "machine": "elsewhere, another boot"}
 # A command on another machine, whose clock differs from ours, that works until its input ends.
 COMMAND = """

@@ -12,6 +12,8 @@ from cifar_mlflow.errors import UsageError
 from cifar_mlflow.store import keras_file
 from cifar_mlflow.store.keras_file import CONFIG, WEIGHTS
 
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:

@@ -26,6 +26,7 @@ from cifar_mlflow.store.runs import MODEL_URI, TrackedRun
 from tests import standin
 from tests.stores import tracked
 
+pytestmark = pytest.mark.usefixtures("store", "tensorflow")
 TAGS = {"data_digest": "abc", "validation_fraction": "0.2", "val_accuracy": "0.7"}
 
 

@@ -11,7 +11,9 @@ from cifar_mlflow.store import claims, query, resume, tracking
 from cifar_mlflow.store.runs import END_REASON, PARENT, TRIAL_KEY, TrackedRun
 from cifar_mlflow.study.trial import repeated_failure
 from cifar_mlflow.training.checkpoint import Checkpoint, Epoch
-from tests.conftest import Leave, Start
+from tests.store.conftest import Leave, Start
+
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def checkpoint(epochs: int) -> Checkpoint:

@@ -6,9 +6,10 @@ from cifar_mlflow.errors import UsageError
 from cifar_mlflow.processes import Process, this_process
 from cifar_mlflow.store import query, tracking
 from cifar_mlflow.store.runs import TrackedRun
-from tests.conftest import Leave
+from tests.store.conftest import Leave
 from tests.stores import tracked
 
+pytestmark = pytest.mark.usefixtures("store")
 REACHED = {"kept_val_accuracy": 0.7, "test_accuracy": 0.6, "test_loss": 1.0}
 
 

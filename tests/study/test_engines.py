@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 
 from cifar_mlflow.errors import UsageError
@@ -29,6 +31,14 @@ def test_the_engine_of_this_machine_has_no_address() -> None:
     assert refuse(SERVER, address="127.0.0.1:1").startswith("address=127.0.0.1:1: the engine loky")
 
 
-def test_a_scheduler_that_is_not_there_is_named() -> None:
+def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import distributed  # takes a second
+
+    client: Callable[..., object] = distributed.Client
+
+    def impatient(*given: object, **named: object) -> object:
+        return client(*given, **named | {"timeout": "1s"})
+
+    monkeypatch.setattr(distributed, "Client", impatient)
     message = refuse(SERVER, engine="dask", address="127.0.0.1:1")
     assert message.startswith("address=127.0.0.1:1: no dask scheduler answers")

@@ -19,6 +19,7 @@ from cifar_mlflow.training import fit, origin
 from cifar_mlflow.training.checkpoint import Checkpoint
 from tests.conftest import PROJECT, Screen
 
+pytestmark = pytest.mark.usefixtures("store", "tensorflow")
 CONFIG = TrialConfig(architecture="small", epochs=2)
 NOW = {"network": "0123456789ab", "keras_version": "3.15.1", "onednn": "on"}
 PARTS = tuple(NOW)
@@ -35,47 +36,52 @@ def test_what_differs_is_named_with_both_values() -> None:
     assert origin.differences({}, NOW, ("network",)) == "network unknown, now 0123456789ab"
 
 
-# TensorFlow's own answer, in a process that imports nothing before the project.
-ENABLED = """
-import cifar_mlflow.training.fit
-from cifar_mlflow.training.origin import environment
-from tensorflow.python.util import _pywrap_util_port
-print(_pywrap_util_port.IsMklEnabled(), environment()["onednn"])
-"""
+ONEDNN = "TF_ENABLE_ONEDNN_OPTS"
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "True on"), ("0", "False off")])
-def test_onednn_is_on_unless_the_user_has_switched_it_off(given: str | None, expected: str) -> None:
-    variable = "TF_ENABLE_ONEDNN_OPTS"
-    environment = {name: value for name, value in os.environ.items() if name != variable}
-    if given is not None:
-        environment[variable] = given
-    command = [sys.executable, "-c", ENABLED]
-    printed = subprocess.check_output(
-        command, cwd=PROJECT, env=environment, text=True, stderr=subprocess.DEVNULL
-    )
-    assert printed.strip() == expected
-
-
-def test_the_variable_is_set_before_any_module_of_the_project_runs() -> None:
+def test_onednn_is_switched_on_before_any_module_of_the_project_runs() -> None:
     program = (
         "import os, sys; import cifar_mlflow; "
-        "print(os.environ['TF_ENABLE_ONEDNN_OPTS'], 'tensorflow' in sys.modules)"
+        f"print(os.environ['{ONEDNN}'], 'tensorflow' in sys.modules)"
     )
-    environment = {k: v for k, v in os.environ.items() if k != "TF_ENABLE_ONEDNN_OPTS"}
+    environment = {k: v for k, v in os.environ.items() if k != ONEDNN}
     command = [sys.executable, "-c", program]
     printed = subprocess.check_output(command, cwd=PROJECT, env=environment, text=True)
     assert printed.split() == ["1", "False"]
 
 
+def test_a_trial_says_what_tensorflow_says_of_onednn() -> None:
+    from tensorflow.python.util import _pywrap_util_port
+
+    enabled = _pywrap_util_port.IsMklEnabled()
+    assert enabled == (os.environ[ONEDNN] == "1")
+    assert origin.environment()["onednn"] == ("on" if enabled else "off")
+
+
+def test_onednn_is_off_where_the_user_has_switched_it_off() -> None:
+    program = (
+        "from cifar_mlflow.training.origin import environment; import cifar_mlflow.training.fit; "
+        "from tensorflow.python.util import _pywrap_util_port; "
+        "print(_pywrap_util_port.IsMklEnabled(), environment()['onednn'])"
+    )
+    printed = subprocess.check_output(
+        [sys.executable, "-c", program],
+        cwd=PROJECT,
+        env=os.environ | {ONEDNN: "0"},
+        text=True,
+        stderr=subprocess.DEVNULL,
+    )
+    assert printed.split() == ["False", "off"]
+
+
 # Checkpoints ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def first_epoch(small_cifar10: Cifar10) -> Checkpoint:
+@pytest.fixture(scope="module")
+def first_epoch(tensorflow: None, shared_cifar10: Cifar10) -> Checkpoint:
     checkpoints: list[Checkpoint] = []
     config = CONFIG.model_copy(update={"epochs": 1})
-    fit.train(config, small_cifar10.split(0.2), checkpoints.append)
+    fit.train(config, shared_cifar10.split(0.2), checkpoints.append)
     return checkpoints[-1]
 
 

@@ -1,11 +1,8 @@
 import pytest
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.errors import FAILED
-from cifar_mlflow.parameters import StudyOptions, TrainParameters
+from cifar_mlflow.parameters import StudyOptions
 from cifar_mlflow.study import plan
-from entry_points.train import train
-from tests.stores import tracked
 
 
 def shares(trials: int, **options: object) -> tuple[int, int]:
@@ -50,16 +47,6 @@ def test_a_plan_says_how_many_trials_and_epochs_there_are() -> None:
 def test_a_plan_says_configurations_and_seeds_where_there_are_several() -> None:
     assert planned(20, (32, 64), 2).startswith("4 trials (2 configurations x 2 seeds), 80 epochs")
     assert planned(1, (32,), 2).startswith("2 trials (1 configuration x 2 seeds), 2 epochs")
-
-
-def test_a_training_counts_one_epoch_and_one_thread(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    failed = tracked("run", status="FAILED", end_reason="Diverged")
-    monkeypatch.setattr("cifar_mlflow.data.load.load", lambda folder: "the data")
-    monkeypatch.setattr("cifar_mlflow.study.trial.run_trial", lambda *_, **__: failed)
-    assert train(TrainParameters(epochs=1, threads=1)) == FAILED
-    assert "relu-32-sgd-deep-epochs=1, 1 epoch, 1 thread\n" in capsys.readouterr().out
 
 
 def test_what_is_left_counts_only_the_epochs_that_are_not_done() -> None:

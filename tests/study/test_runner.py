@@ -16,6 +16,7 @@ from cifar_mlflow.store.runs import TRIAL_KEY, Parent, Status, TrackedRun
 from cifar_mlflow.study import runner
 from cifar_mlflow.study.engines import Engine, Jobs
 
+pytestmark = pytest.mark.usefixtures("store")
 RATES = [1.0, 2.0, 3.0, 4.0, 5.0]
 Outcome = BaseException | Callable[[], BaseException]
 

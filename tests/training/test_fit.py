@@ -19,6 +19,7 @@ from cifar_mlflow.training.checkpoint import Checkpoint, Epoch, best
 from cifar_mlflow.training.network import build
 from cifar_mlflow.training.origin import Origin
 
+pytestmark = pytest.mark.usefixtures("tensorflow")
 QUICK = {"architecture": "small", "optimizer": "adam", "epochs": 3}
 
 
@@ -38,15 +39,28 @@ def without_time(history: list[Epoch]) -> list[Epoch]:
     return [dataclasses.replace(epoch, epoch_seconds=0) for epoch in history]
 
 
-def test_the_same_seed_gives_the_same_weights_and_history(small_cifar10: Cifar10) -> None:
-    data = small_cifar10.split(0.2)
-    first, second = (run(quick(), data) for _ in range(2))
-    for one, other in zip(weights(first), weights(second), strict=True):
+@dataclasses.dataclass(frozen=True)
+class Usual:
+    """A training of three epochs, and the checkpoint after each of them."""
+
+    trained: fit.Trained
+    checkpoints: list[Checkpoint]
+
+
+@pytest.fixture(scope="module")
+def usual(tensorflow: None, shared_cifar10: Cifar10) -> Usual:
+    checkpoints: list[Checkpoint] = []
+    trained = fit.train(quick(), shared_cifar10.split(0.2), checkpoints.append)
+    return Usual(trained, checkpoints)
+
+
+def test_the_same_seed_gives_the_same_weights_and_history(
+    usual: Usual, small_cifar10: Cifar10
+) -> None:
+    again = run(quick(), small_cifar10.split(0.2))
+    for one, other in zip(weights(usual.trained), weights(again), strict=True):
         np.testing.assert_array_equal(one, other)
-    losses = [
-        [(epoch.train_loss, epoch.val_loss) for epoch in run.history] for run in (first, second)
-    ]
-    assert losses[0] == losses[1]
+    assert without_time(again.history) == without_time(usual.trained.history)
 
 
 @pytest.mark.parametrize("keep", ["last", "best"])
@@ -55,12 +69,13 @@ def test_a_training_resumed_after_any_epoch_ends_as_one_that_was_not_interrupted
     small_cifar10: Cifar10, optimizer: str, keep: str
 ) -> None:
     # A high learning rate makes the last epoch differ from the best one.
-    config = quick(optimizer=optimizer, keep=keep, epochs=4, learning_rate=0.02)
+    config = quick(optimizer=optimizer, keep=keep, learning_rate=0.02)
     data = small_cifar10.split(0.2)
     saved: list[bytes] = []
     whole = fit.train(config, data, lambda epoch: saved.append(epoch.to_bytes()))
 
-    assert len(saved) == 4
+    assert len(saved) == 3
+    assert best(whole.history).epoch < 3
     for content in saved:
         resumed = fit.train(
             config, data, lambda checkpoint: None, start=Checkpoint.from_bytes(content)
@@ -74,27 +89,18 @@ def test_a_training_resumed_after_any_epoch_ends_as_one_that_was_not_interrupted
         )
 
 
-@pytest.fixture
-def one_epoch(small_cifar10: Cifar10) -> Checkpoint:
-    told: list[Checkpoint] = []
-    fit.train(quick(epochs=1), small_cifar10.split(0.2), told.append)
-    return told[-1]
-
-
-def test_a_checkpoint_of_another_network_is_refused(
-    small_cifar10: Cifar10, one_epoch: Checkpoint
-) -> None:
+def test_a_checkpoint_of_another_network_is_refused(usual: Usual, small_cifar10: Cifar10) -> None:
     other = quick(activation="tanh")
     theirs, ours = (fit.origin(config)["network"] for config in (quick(), other))
     with pytest.raises(CheckpointError, match=f"network {theirs}, now {ours}$"):
-        fit.train(other, small_cifar10.split(0.2), lambda _: None, start=one_epoch)
+        fit.train(other, small_cifar10.split(0.2), lambda _: None, start=usual.checkpoints[0])
 
 
 @pytest.mark.parametrize("part", ["network", "optimizer", "best_weights"])
-def test_a_checkpoint_whose_arrays_do_not_fit_is_refused(one_epoch: Checkpoint, part: str) -> None:
+def test_a_checkpoint_whose_arrays_do_not_fit_is_refused(usual: Usual, part: str) -> None:
     config = quick(keep="best")
     arrays: dict[str, Any] = {part: [np.zeros(3, np.float32)]}
-    unfit = dataclasses.replace(one_epoch, **arrays)
+    unfit = dataclasses.replace(usual.checkpoints[0], **arrays)
     with pytest.raises(CheckpointError, match="do not have the shapes"):
         fit.restore(config, unfit)
 
@@ -131,10 +137,9 @@ def differing(one: Origin, other: Origin) -> set[str]:
     return {part for part in one if one[part] != other[part]}
 
 
-def test_another_seed_gives_other_weights(small_cifar10: Cifar10) -> None:
-    data = small_cifar10.split(0.2)
-    one, other = (weights(run(quick(seed=seed, epochs=1), data)) for seed in (0, 1))
-    assert not np.array_equal(one[0], other[0])
+def test_another_seed_gives_other_weights(usual: Usual, small_cifar10: Cifar10) -> None:
+    other = run(quick(seed=1), small_cifar10.split(0.2))
+    assert not np.array_equal(weights(usual.trained)[0], weights(other)[0])
 
 
 def test_training_learns_the_classes(small_cifar10: Cifar10) -> None:
@@ -145,26 +150,33 @@ def test_training_learns_the_classes(small_cifar10: Cifar10) -> None:
     assert (predicted == data.test.labels).mean() > 0.5
 
 
-def test_the_history_is_told_epoch_by_epoch(small_cifar10: Cifar10) -> None:
-    told: list[Checkpoint] = []
-    trained = fit.train(quick(), small_cifar10.split(0.2), told.append)
-    assert [len(checkpoint.history) for checkpoint in told] == [1, 2, 3]
-    assert list(told[-1].history) == trained.history
-    assert all(epoch.learning_rate == pytest.approx(0.001) for epoch in trained.history)
+def test_there_is_a_checkpoint_after_each_epoch_with_the_history_so_far(usual: Usual) -> None:
+    history = usual.trained.history
+    assert [list(each.history) for each in usual.checkpoints] == [history[:n] for n in (1, 2, 3)]
+    assert all(epoch.learning_rate == pytest.approx(0.001) for epoch in history)
 
 
-@pytest.mark.parametrize("keep", ["last", "best"])
-def test_the_kept_weights_are_those_of_the_epoch_that_is_named(
-    small_cifar10: Cifar10, keep: str
+def validated(trained: fit.Trained, data: Splits) -> float:
+    """The validation accuracy of the weights that a training ends with."""
+    predicted = fit.predict(trained.model, data.validation).argmax(axis=1)
+    return float((predicted == data.validation.labels).mean())
+
+
+def test_the_weights_are_those_of_the_last_epoch(usual: Usual, small_cifar10: Cifar10) -> None:
+    last = usual.trained.history[-1]
+    assert usual.trained.kept == last
+    assert validated(usual.trained, small_cifar10.split(0.2)) == pytest.approx(last.val_accuracy)
+
+
+def test_the_weights_are_those_of_the_best_epoch_where_that_is_asked_for(
+    small_cifar10: Cifar10,
 ) -> None:
     data = small_cifar10.split(0.2)
     # A high learning rate makes the last epoch differ from the best one.
-    trained = run(quick(keep=keep, epochs=6, learning_rate=0.02), data)
-    best = max(epoch.val_accuracy for epoch in trained.history)
-    kept = {"last": trained.history[-1].val_accuracy, "best": best}[keep]
-    assert trained.kept.val_accuracy == kept
-    predicted = fit.predict(trained.model, data.validation).argmax(axis=1)
-    assert (predicted == data.validation.labels).mean() == pytest.approx(kept)
+    trained = run(quick(keep="best", epochs=6, learning_rate=0.02), data)
+    accuracies = [epoch.val_accuracy for epoch in trained.history]
+    assert trained.kept.val_accuracy == max(accuracies) > accuracies[-1]
+    assert validated(trained, data) == pytest.approx(max(accuracies))
 
 
 def test_of_equally_good_epochs_the_first_is_the_best() -> None:

@@ -5,6 +5,9 @@ import pytest
 from cifar_mlflow.architectures import ARCHITECTURES, Architecture
 from cifar_mlflow.training.network import build, classifier, layer_table
 
+pytestmark = pytest.mark.usefixtures("tensorflow")
+
+
 # Parameters of each layer that has any, in order; the paper prints those of small and deep.
 PARAMETERS: dict[Architecture, list[int]] = {
     "small": [448, 4_640, 173_088, 330],
