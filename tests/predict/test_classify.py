@@ -89,7 +89,9 @@ Predict = Callable[..., Run]
 
 
 @pytest.fixture
-def predict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Predict:
+def predict(
+    store: str, tensorflow: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Predict:
     """Runs `predict` in a folder with bright.png and damaged.png, and gives its run."""
     monkeypatch.setattr(joblib, "cpu_count", lambda: 1)  # as many threads as TensorFlow has here
     monkeypatch.setattr(models, "load_model", lambda uri: MODEL)

@@ -53,6 +53,7 @@ def test_only_epochs_that_are_left_count() -> None:
     assert expected_seconds(TRIALS[:1], finished, [], workers=1) == 0
 
 
+@pytest.mark.usefixtures("store")
 def test_trials_count_that_finished_here_on_the_same_data_with_as_many_threads(
     small_cifar10: Cifar10,
 ) -> None:

@@ -13,6 +13,7 @@ from cifar_mlflow.store import query, tracking
 from cifar_mlflow.store.runs import TRIAL_KEY, Parent, Status, TrackedRun
 from cifar_mlflow.study.trial import TrialOptions, run_child, trial_run
 
+pytestmark = pytest.mark.usefixtures("store")
 CONFIG = TrialConfig()
 
 
