@@ -17,7 +17,6 @@ from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import EvaluateParameters
 from cifar_mlflow.store import models, tracking
 
-PREFIXES = {"test": "test", "validation": "val"}  # of metrics, by part
 Account = list[tuple[str, str]]  # topics and texts
 
 
@@ -157,9 +156,7 @@ def log_one(
     tracking.log_parameters(parameters)
     tracking.log_environment(threads)
     tracking.log_dataset(part.data, part.name)
-    tracking.log_evaluation(
-        with_bounds(result, intervals, PREFIXES[part.name]), part.data, subject.model_id
-    )
+    tracking.log_evaluation(with_bounds(result, intervals, part.name), part.data, subject.model_id)
     pictures, tables = model_artifacts(predictions, result, part.examples.images, title)
     tracking.log_files(
         figures={

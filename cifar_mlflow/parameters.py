@@ -169,9 +169,9 @@ class StudyOptions(TrainingOptions):
     outdated: Literal["keep", "retrain"] = "keep"
     """finished trials of an interrupted study that are of another network, TensorFlow or Keras than
     there is now: keep them, marked, or retrain them"""
-    select_by: Literal["val_accuracy", "test_accuracy"] = "val_accuracy"
-    """what the best is chosen by, its mean where there are several seeds; test_accuracy is the
-    study's way, and leaks the test set"""
+    select_by: Literal["validation", "test"] = "validation"
+    """images whose accuracy chooses the best, by its mean over seeds; test is the paper's way, and
+    leaks the test set"""
     dry_run: Flag = False
     """print the plan with its estimated cost, and train nothing"""
 

@@ -13,12 +13,13 @@ from mlflow.exceptions import MlflowException
 from cifar_mlflow.analysis import metrics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
+from cifar_mlflow.formatting import fixed
 from cifar_mlflow.store import tracking
 from cifar_mlflow.store.tracking import DATA_DIGEST, UNKNOWN, TrackedRun
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 VALIDATION_FRACTION = "validation_fraction"
-VAL_ACCURACY = "val_accuracy"
+KEPT_VAL_ACCURACY = "kept_val_accuracy"
 PROMOTION = "promotion"  # why a version got its alias
 JUDGED_WITH = "judged_with"  # the first version of its round, while the alias is being set
 ABOUT = """Image classifiers for CIFAR-10: uint8 images (N, 32, 32, 3) to probabilities of 10 classes.
@@ -43,7 +44,8 @@ def judge(new: dict[str, str], champion: dict[str, str] | None) -> tuple[str, st
     for condition, name in ((DATA_DIGEST, "data"), (VALIDATION_FRACTION, "validation images")):
         if champion.get(condition) != new[condition]:
             return CHALLENGER, f"the champion was measured on other {name}: not comparable"
-    ours, theirs = float(new[VAL_ACCURACY]), float(champion[VAL_ACCURACY])
+    # Versions registered before 0.2 have the tag val_accuracy instead.
+    ours, theirs = (float(t.get(KEPT_VAL_ACCURACY) or t["val_accuracy"]) for t in (new, champion))
     if ours > theirs:
         return CHAMPION, f"validation accuracy {ours:.4f} beats the champion's {theirs:.4f}"
     return CHALLENGER, f"validation accuracy {ours:.4f} does not beat the champion's {theirs:.4f}"
@@ -73,7 +75,7 @@ def register(name: str, run: TrackedRun, config: TrialConfig, data: Cifar10) -> 
         tags = {
             DATA_DIGEST: data.digest,
             VALIDATION_FRACTION: str(config.validation_fraction),
-            VAL_ACCURACY: str(run.metrics["kept_val_accuracy"]),
+            KEPT_VAL_ACCURACY: str(run.metrics[KEPT_VAL_ACCURACY]),
             "test_accuracy": str(run.metrics["test_accuracy"]),
             "test_loss": str(run.metrics["test_loss"]),
             "trial": run.name,
@@ -208,7 +210,7 @@ or `mlflow models serve -m models:/{name}/{version} --env-manager local`, then P
 | --- | --- |
 {numbers}
 
-Validation accuracy {run.metrics["kept_val_accuracy"]:.4f}, by which champions are judged.
+Validation accuracy {fixed(run.metrics[KEPT_VAL_ACCURACY], 4)}, by which champions are judged.
 
 **Limits**
 

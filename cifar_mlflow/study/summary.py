@@ -79,9 +79,9 @@ def pictures(
     if summary["n"].gt(1).sum() > 1:
         made["ranking.png"] = figures.ranking(*results.ranking(summary, options.select_by))
     if isinstance(options, GridOptions):
-        grid = results.accuracy_grid(summary, "val_accuracy_mean")
+        grid = results.accuracy_grid(summary, "kept_val_accuracy_mean")
         means = results.best_part(grid)
-        deviations = results.accuracy_grid(summary, "val_accuracy_sd").reindex_like(means)
+        deviations = results.accuracy_grid(summary, "kept_val_accuracy_sd").reindex_like(means)
         title = "validation accuracy"
         if means.size < grid.size:
             title += f"\nthe best {len(means)} of {len(grid):,} rows"
@@ -171,15 +171,15 @@ def choose(
     """Mark the best trial, register its model if it is a grid's, and tell what was done."""
     tracking.tag_best(run, trial)
     seeds = summary["n"].to_dict()[trial.configuration.name]
-    text = f"{run.name}, chosen by {options.select_by}"
+    text = f"{run.name}, chosen by {options.select_by} accuracy"
     if seeds > 1:
         text = (
-            f"{trial.configuration.name}, chosen by the mean {options.select_by} of its {seeds} "
+            f"{trial.configuration.name}, chosen by the mean {options.select_by} accuracy of its {seeds} "
             f"seeds; the best of these is seed {trial.seed}"
         )
     if isinstance(options, ArchitecturesOptions):
         text = f"the {trial.architecture} network: {text}"
-    if options.select_by == "test_accuracy":
+    if options.select_by == "test":
         text += ", which leaks the test set into the choice"
     look = ("Look", f"mlflow ui --backend-store-uri {tracking.uri()}")
     if not isinstance(options, GridOptions):
