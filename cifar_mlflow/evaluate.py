@@ -18,7 +18,6 @@ from cifar_mlflow.parameters import EvaluateParameters
 from cifar_mlflow.store import models, tracking
 from cifar_mlflow.store.runs import MODEL_URI
 
-PREFIXES = {"test": "test", "validation": "val"}  # of metrics, by part
 Account = list[tuple[str, str]]  # topics and texts
 
 
@@ -158,9 +157,7 @@ def log_one(
     tracking.log_parameters(parameters)
     tracking.log_environment(threads)
     tracking.log_dataset(part.data, part.name)
-    tracking.log_metrics(
-        with_bounds(result, intervals, PREFIXES[part.name]), part.data, subject.model_id
-    )
+    tracking.log_metrics(with_bounds(result, intervals, part.name), part.data, subject.model_id)
     pictures, tables = model_artifacts(predictions, result, part.examples.images, title)
     tracking.log_files(
         figures={

@@ -134,9 +134,9 @@ class StudyOptions(TrainingOptions):
     outdated: Literal["keep", "retrain"] = "keep"
     """what to do with finished trials of an interrupted study that had another network, TensorFlow
     or Keras than there is now: keep them, marked, or retrain them"""
-    select_by: Literal["val_accuracy", "test_accuracy"] = "val_accuracy"
-    """what the best trial is chosen by: the mean over its seeds of val_accuracy, or of test_accuracy,
-    which is the paper's way and leaks the test set"""
+    select_by: Literal["validation", "test"] = "validation"
+    """the images whose accuracy, its mean over the seeds, chooses the best trial; test is the paper's
+    way, and leaks the test set"""
     dry_run: Flag = False
     """print the plan and train nothing"""
 

@@ -32,7 +32,7 @@ class Study:
 
     @property
     def select_by(self) -> str:
-        return self.run.parameters.get("select_by", "val_accuracy")
+        return self.run.parameters.get("select_by", "validation")
 
     @property
     def digest(self) -> str | None:
@@ -71,8 +71,9 @@ class Study:
     def ranking(self) -> list[TrackedRun]:
         """The best trial of each configuration, the best configuration first."""
         ranked = self.summary.dropna(subset=["rank"]).sort_values("rank").index
-        finished = self.table.dropna(subset=[self.select_by])
-        best = finished.groupby("configuration")[self.select_by].idxmax()
+        chosen_by = results.ACCURACIES[self.select_by]
+        finished = self.table.dropna(subset=[chosen_by])
+        best = finished.groupby("configuration")[chosen_by].idxmax()
         return [self.runs[self.trials[best[name]].key] for name in ranked]
 
 

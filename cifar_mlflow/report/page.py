@@ -19,7 +19,6 @@ from cifar_mlflow.report import conclusions, sections
 from cifar_mlflow.report.collect import Material, Study
 from cifar_mlflow.report.conclusions import Conclusion, Evidence
 from cifar_mlflow.report.elements import command, command_of, vector
-from cifar_mlflow.report.sections import MEASURES
 from cifar_mlflow.store.runs import DATA_DIGEST
 from cifar_mlflow.study import results
 
@@ -202,7 +201,7 @@ def _facts(material: Material) -> list[tuple[str, str]]:
         for name in ("kept_val_accuracy", "test_accuracy", "test_loss")
     )
     text = (
-        f"{best.run.name}, chosen by {MEASURES[grid.select_by]}: validation {val}, test {test}, "
+        f"{best.run.name}, chosen by {grid.select_by} accuracy: validation {val}, test {test}, "
         f"test loss {loss} nats"
     )
     return [*facts, ("Best model", text)]

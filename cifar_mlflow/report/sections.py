@@ -36,7 +36,6 @@ STUDY_FIGURES: dict[str, dict[tuple[Any, ...], int]] = {
 }
 # Of the lines in one picture, more could not be told apart.
 MOST_LINES = len(figures.SERIES)
-MEASURES = {"val_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}
 # Rows of cells of a matrix: text, "right" or "wrong", and how dark from 0 to 1.
 Cells = list[list[tuple[str, str, float]]]
 
@@ -199,7 +198,7 @@ def _table(study: Study) -> dict[str, Any]:
             **record,
             "settings": [str(record[name]) for name in factors],
             "mark": results.mark(record),
-            "val": mean(record, "val_accuracy"),
+            "val": mean(record, "kept_val_accuracy"),
             "test": mean(record, "test_accuracy"),
             "loss": mean(record, "test_loss"),
             "loss_difference": record["test_loss_mean"] - record["published_loss"],
@@ -209,7 +208,7 @@ def _table(study: Study) -> dict[str, Any]:
     headings = [results.HEADINGS.get(name, name.replace("_", " ")) for name in factors]
     return {
         "factors": headings,
-        "select_by": MEASURES[study.select_by],
+        "select_by": f"{study.select_by} accuracy",
         "rows": rows,
         "hidden": len(summary) - len(rows),
         "replicated": len(study.seeds) > 1,

@@ -13,13 +13,14 @@ from mlflow.exceptions import MlflowException
 from cifar_mlflow.analysis import metrics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
+from cifar_mlflow.formatting import fixed
 from cifar_mlflow.store import query
 from cifar_mlflow.store.query import UNKNOWN
 from cifar_mlflow.store.runs import DATA_DIGEST, TrackedRun
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 VALIDATION_FRACTION = "validation_fraction"
-VAL_ACCURACY = "val_accuracy"
+KEPT_VAL_ACCURACY = "kept_val_accuracy"
 PROMOTION = "promotion"  # why a version got its alias
 JUDGED_WITH = "judged_with"  # the first version of its round, while the alias is set
 ABOUT = """Image classifiers for CIFAR-10: uint8 images (N, 32, 32, 3) to probabilities of 10 classes.
@@ -44,13 +45,18 @@ def judge(new: dict[str, str], champion: dict[str, str] | None) -> tuple[str, st
     for condition, name in ((DATA_DIGEST, "data"), (VALIDATION_FRACTION, "validation images")):
         if champion.get(condition) != new[condition]:
             return CHALLENGER, f"the champion was measured on other {name}: not comparable"
-    reached, to_beat = float(new[VAL_ACCURACY]), float(champion[VAL_ACCURACY])
+    reached, to_beat = (_kept_val_accuracy(tags) for tags in (new, champion))
     if reached > to_beat:
         return CHAMPION, f"validation accuracy {reached:.4f} beats the champion's {to_beat:.4f}"
     return (
         CHALLENGER,
         f"validation accuracy {reached:.4f} does not beat the champion's {to_beat:.4f}",
     )
+
+
+def _kept_val_accuracy(tags: dict[str, str]) -> float:
+    # Versions registered before 0.2 have the tag val_accuracy instead.
+    return float(tags.get(KEPT_VAL_ACCURACY) or tags["val_accuracy"])
 
 
 def champion(name: str) -> ModelVersion | None:
@@ -76,7 +82,7 @@ def register(name: str, run: TrackedRun, config: TrialConfig, data: Cifar10) -> 
         tags = {
             DATA_DIGEST: data.digest,
             VALIDATION_FRACTION: str(config.validation_fraction),
-            VAL_ACCURACY: str(run.metrics["kept_val_accuracy"]),
+            KEPT_VAL_ACCURACY: str(run.metrics[KEPT_VAL_ACCURACY]),
             "test_accuracy": str(run.metrics["test_accuracy"]),
             "test_loss": str(run.metrics["test_loss"]),
             "trial": run.name,
@@ -213,7 +219,7 @@ or `mlflow models serve -m models:/{name}/{version} --env-manager local`, then P
 | --- | --- |
 {numbers}
 
-Validation accuracy {run.metrics["kept_val_accuracy"]:.4f}, by which champions are judged.
+Validation accuracy {fixed(run.metrics[KEPT_VAL_ACCURACY], 4)}, by which champions are judged.
 
 **Limits**
 

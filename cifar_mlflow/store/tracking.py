@@ -398,9 +398,7 @@ def tag_best(best: TrackedRun, config: TrialConfig) -> None:
         }
     )
     names = ("kept_val_accuracy", "test_accuracy", "test_loss")
-    mlflow.log_metrics(
-        {f"best_trial_{name.removeprefix('kept_')}": best.metrics[name] for name in names}
-    )
+    mlflow.log_metrics({f"best_trial_{name}": best.metrics[name] for name in names})
 
 
 def mark_outdated(run: TrackedRun, how: str) -> None:

@@ -79,9 +79,9 @@ def draw(
     if summary["n"].gt(1).sum() > 1:
         drawn["ranking.png"] = figures.ranking(*results.ranking(summary, options.select_by))
     if not options.compares_networks:
-        grid = results.accuracy_grid(summary, "val_accuracy_mean")
+        grid = results.accuracy_grid(summary, "kept_val_accuracy_mean")
         means = results.best_part(grid)
-        deviations = results.accuracy_grid(summary, "val_accuracy_sd").reindex_like(means)
+        deviations = results.accuracy_grid(summary, "kept_val_accuracy_sd").reindex_like(means)
         title = "validation accuracy"
         if means.size < grid.size:
             title += f"\nthe best {len(means)} of {len(grid):,} rows"
@@ -175,15 +175,15 @@ def choose(
     """Tag the best trial and, for a grid, register its model; gives the lines that say so."""
     tracking.tag_best(run, trial)
     seeds = summary["n"].to_dict()[trial.configuration.name]
-    text = f"{run.name}, chosen by {options.select_by}"
+    text = f"{run.name}, chosen by {options.select_by} accuracy"
     if seeds > 1:
         text = (
-            f"{trial.configuration.name}, chosen by the mean {options.select_by} of its {seeds} "
+            f"{trial.configuration.name}, chosen by the mean {options.select_by} accuracy of its {seeds} "
             f"seeds; the best of these is seed {trial.seed}"
         )
     if options.compares_networks:
         text = f"the {trial.architecture} network: {text}"
-    if options.select_by == "test_accuracy":
+    if options.select_by == "test":
         text += ", which leaks the test set into the choice"
     look = ("Look", f"mlflow ui --backend-store-uri {tracking_uri}")
     if options.registers_as is None:

@@ -27,7 +27,7 @@ from tests import standin
 from tests.stores import tracked
 
 pytestmark = pytest.mark.usefixtures("store", "tensorflow")
-TAGS = {"data_digest": "abc", "validation_fraction": "0.2", "val_accuracy": "0.7"}
+TAGS = {"data_digest": "abc", "validation_fraction": "0.2", "kept_val_accuracy": "0.7"}
 
 
 def test_the_first_version_is_the_champion() -> None:
@@ -35,20 +35,20 @@ def test_the_first_version_is_the_champion() -> None:
 
 
 def test_a_better_version_becomes_the_champion() -> None:
-    alias, reason = judge(TAGS | {"val_accuracy": "0.701"}, TAGS)
+    alias, reason = judge(TAGS | {"kept_val_accuracy": "0.701"}, TAGS)
     assert alias == CHAMPION
     assert "0.7010 beats the champion's 0.7000" in reason
 
 
 def test_an_equal_or_worse_version_is_a_challenger_and_told_why() -> None:
     assert judge(TAGS, TAGS)[0] == CHALLENGER
-    alias, reason = judge(TAGS | {"val_accuracy": "0.6"}, TAGS)
+    alias, reason = judge(TAGS | {"kept_val_accuracy": "0.6"}, TAGS)
     assert alias == CHALLENGER
     assert "0.6000 does not beat the champion's 0.7000" in reason
 
 
 def test_a_version_from_other_data_or_another_split_is_a_challenger_however_good() -> None:
-    better = {"val_accuracy": "0.99"}
+    better = {"kept_val_accuracy": "0.99"}
     for change, said in (
         ({"data_digest": "xyz"}, "data"),
         ({"validation_fraction": "0.1"}, "images"),
@@ -56,6 +56,13 @@ def test_a_version_from_other_data_or_another_split_is_a_challenger_however_good
         alias, reason = judge(TAGS | better | change, TAGS)
         assert alias == CHALLENGER
         assert said in reason
+
+
+def test_a_champion_registered_before_0_2_has_its_accuracy_under_the_old_tag() -> None:
+    old = {**TAGS, "val_accuracy": "0.7"}
+    del old["kept_val_accuracy"]
+    assert judge(TAGS | {"kept_val_accuracy": "0.701"}, old)[0] == CHAMPION
+    assert judge(TAGS, old)[0] == CHALLENGER
 
 
 def test_a_champion_without_the_tags_is_not_beaten_blindly() -> None:

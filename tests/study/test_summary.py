@@ -26,8 +26,8 @@ def run_of(trial: TrialConfig, status: str = "FINISHED", accuracy: float = 0.5) 
 
 
 def summarise(trials: list[TrialConfig], runs: Mapping[str, TrackedRun]) -> pd.DataFrame:
-    table = results.tabulate(trials, runs, "val_accuracy", official=True)
-    return results.summarise(table, "val_accuracy")
+    table = results.tabulate(trials, runs, "validation", official=True)
+    return results.summarise(table, "validation")
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_a_ranking_is_drawn_where_there_are_replicates(read: list[str]) -> None:
 def test_many_failures_are_listed_in_a_few_short_lines() -> None:
     trials = plan()
     runs = {trial.key: run_of(trial, "FAILED") for trial in trials}
-    table = results.tabulate(trials, runs, "val_accuracy", official=True)
+    table = results.tabulate(trials, runs, "validation", official=True)
     *listed, (_, rest) = summary.failures(table)
     assert len(listed) == summary.FAILURES_LISTED
     assert listed[0][1].startswith("relu-32-sgd-deep: Diverged: the loss is nan")
@@ -102,7 +102,7 @@ def test_many_failures_are_listed_in_a_few_short_lines() -> None:
 def test_a_trial_that_never_ran_counts_as_a_failure() -> None:
     trials = plan(activation="relu", batch_size="32")
     runs = {trials[0].key: run_of(trials[0])}
-    table = results.tabulate(trials, runs, "val_accuracy", official=True)
+    table = results.tabulate(trials, runs, "validation", official=True)
     assert summary.failures(table) == [("Failed", "adam-relu-32-deep: not run")]
 
 
