@@ -2,9 +2,9 @@
 
     python -m benchmarks.onednn --batch_sizes 32 64 128 --epochs 2 --rounds 5
 
-Every measurement is a fresh process for each core, with one thread each, as a study runs trials; it
-covers all of the training and its validation, but not the imports. Prints the images per second of
-all processes together: medians, the least and the most, and the ratio of the medians.
+Every measurement starts a process for each core, with one thread each, as a study runs trials. It
+covers training and validation, but not the imports. Prints the images per second of all processes
+together: median, minimum and maximum, and the ratio of the medians.
 """
 
 import argparse

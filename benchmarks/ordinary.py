@@ -1,6 +1,6 @@
-"""The study's training as a student would write it: what the trainer is measured against.
+"""The paper's training as an ordinary script: the baseline for the trainer.
 
-NumPy arrays, `validation_split`, and the study's two callbacks, all else at Keras' defaults.
+NumPy arrays, `validation_split` and the paper's two callbacks; the rest are Keras' defaults.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ def train(
     epochs: int,
     callbacks: bool,
 ) -> None:
-    """Fit the study's third network with relu and adam."""
+    """Fit the paper's third network with relu and adam."""
     model = keras.Sequential(
         [
             keras.Input((32, 32, 3)),
@@ -39,7 +39,7 @@ def train(
         metrics=["accuracy"],
     )
     with tempfile.TemporaryDirectory() as folder:
-        wanted = [
+        both = [
             keras.callbacks.TensorBoard(Path(folder, "logs"), histogram_freq=1),
             keras.callbacks.ModelCheckpoint(Path(folder, "best.keras"), save_best_only=True),
         ]
@@ -49,6 +49,6 @@ def train(
             batch_size=batch_size,
             epochs=epochs,
             validation_split=0.2,
-            callbacks=wanted if callbacks else [],
+            callbacks=both if callbacks else [],
             verbose=0,
         )

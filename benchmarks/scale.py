@@ -1,11 +1,11 @@
-"""What a study of very many trials costs beside their training, on any tracking store.
+"""The cost of a study of very many trials apart from their training, on any tracking store.
 
     python -m benchmarks.scale 10000 [TRACKING_URI]
 
-Trials are the real ones but for the training, which is left out: each logs its parameters, one epoch
-and its results. Half of them are run by a study that is then resumed by a second one, which runs the
-other half, so that planning, resuming and choosing are measured as they are in use. Without a
-TRACKING_URI the store is a SQLite file in a temporary folder.
+Everything but the training is real: each trial logs its parameters, one epoch and its results. A first
+study runs half of the trials, then a second one resumes it and runs the other half, so that planning,
+resuming and summarising are measured as in use. Without a TRACKING_URI the store is a SQLite file in a
+temporary folder.
 """
 
 import os
@@ -22,9 +22,10 @@ import mlflow
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.data.load import load
-from cifar_mlflow.parameters import GridOptions, GridParameters, expand
-from cifar_mlflow.store import claims, resume, tracking
-from cifar_mlflow.study import engines, runner, summary, trial
+from cifar_mlflow.parameters import GridParameters, expand
+from cifar_mlflow.store import claims, query, resume, tracking
+from cifar_mlflow.store.runs import KIND, PROCESS
+from cifar_mlflow.study import engines, runner, summary
 from cifar_mlflow.study.progress import Watch
 from cifar_mlflow.training.checkpoint import Epoch
 from tests import standin
@@ -39,44 +40,36 @@ def phase(name: str) -> Iterator[None]:
     spent[name] = spent.get(name, 0.0) + time.perf_counter() - began
 
 
-def train_nothing(config: TrialConfig, *_: object) -> None:
-    """In place of a training: results that depend on the configuration alone."""
+def log_only(config: TrialConfig, *_: object) -> None:
+    """Replaces a training: log results that depend on the configuration alone."""
     value = int(config.key, 16) / 16**12
     tracking.log_trial(config)
     tracking.log_epochs([Epoch(1, 1.0, value, 1.0, value, 0.1, 1.0)])
     names = ("kept_val_accuracy", "test_accuracy", "test_loss", "best_val_accuracy")
-    mlflow.log_metrics(dict.fromkeys(names, value) | {"train_seconds": 1.0, "parameters": 1})
+    tracking.log_metrics(dict.fromkeys(names, value) | {"train_seconds": 1.0, "parameters": 1})
 
 
-def child(*arguments: object) -> None:
-    """`run_child`, with the training left out, wherever the engine calls it."""
-    trial._run = train_nothing  # type: ignore[assignment]
-    trial.run_child(*arguments)  # type: ignore[arg-type]
-
-
-def half(trials: Sequence[TrialConfig], data: Cifar10, options: GridOptions, last: bool) -> None:
-    """A study as `run_study` runs it; the first one is left unfinished, as if it had been killed."""
+def run_half(
+    trials: Sequence[TrialConfig], data: Cifar10, options: GridParameters, last: bool
+) -> None:
+    """Run a study as `run_study` does; the first one ends unfinished, as if it had been killed."""
     with phase("start"):
-        run = mlflow.start_run(tags={tracking.KIND: "grid", tracking.PROCESS: "0"})
-    parent = tracking.as_parent(run)
+        started = mlflow.start_run(tags={KIND: "grid", PROCESS: "0"})
+        run = query.read(started.info.run_id)
+    parent = run.as_parent()
     with (
-        claims.claimed(
-            mlflow.get_run(run.info.run_id), "0", options.resume, tell=lambda *_: None
-        ) as before,
-        engines.started(options, len(trials), tracking.uri()) as engine,
+        claims.claim(run, "0", options.resume) as previous,
+        engines.started(options, len(trials), parent.tracking_uri) as engine,
     ):
         with phase("resuming"):
-            resume.adopt_trials(resume.left_trials(before, parent), before, parent)
-        now = list(trials) if last else list(trials[::2])
+            resume.adopt_trials(resume.previous_trials(previous, parent), previous, parent)
+        batch = list(trials) if last else list(trials[::2])
         with phase("running"), Watch(parent, trials):
-            runner.train_all(now, data, engine, options, parent)
+            runner.train_all(batch, data, engine, options, parent, train=log_only)
         if last:
-            with phase("choosing"):
-                summary.conclude(trials, data, options, parent)
-    if last:
-        mlflow.end_run()
-    else:
-        mlflow.end_run("FAILED")
+            with phase("summary"):
+                summary.summarise_study(trials, data, options, parent)
+    mlflow.end_run("FINISHED" if last else "FAILED")
 
 
 def main(count: int, uri: str) -> None:
@@ -105,11 +98,10 @@ def main(count: int, uri: str) -> None:
             )
             trials = expand(options)
         data = load("auto")
-        setattr(runner, "run_child", child)  # noqa: B010
-        summary.choose = lambda *_: []  # needs a real model
+        summary.choose = lambda *_: []  # no trial has a model to register
         megabytes: list[float] = []
         for last in (False, True):
-            half(trials, data, options, last)
+            run_half(trials, data, options, last)
             megabytes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     for name, seconds in spent.items():
         print(f"{name:10}{seconds:8.1f} s  {1000 * seconds / len(trials):6.2f} ms a trial")

@@ -1,8 +1,8 @@
-"""The time that finished trials spent outside training: evaluating, drawing, logging.
+"""Time that finished trials spent outside training: evaluation, figures, logging.
 
     python -m benchmarks.trial_overhead sqlite:////absolute/path/mlflow.db RUN_ID_OF_A_GRID
 
-Reads a study that was run before. The first trial of each worker includes the import of TensorFlow.
+Reads a finished study. The first trial of each worker includes the import of TensorFlow.
 """
 
 import statistics

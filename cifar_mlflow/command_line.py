@@ -1,4 +1,4 @@
-"""From a parameter class to a command line, and from an outcome to an exit code."""
+"""Parse a command line into a parameter class, run the command, and exit with its code."""
 
 import argparse
 import io
@@ -29,18 +29,20 @@ class _Parser(argparse.ArgumentParser):
 
 
 def one_line(error: ValidationError) -> str:
-    """The first wrong parameter of ``error``: its name, the value given, and what is allowed."""
+    """The first wrong parameter: its name, its value, and the allowed values."""
     errors = error.errors()
     name, given = errors[0]["loc"][0], errors[0]["input"]
     if errors[0]["type"] == "missing":
         return f"{name} is missing; it has no default"
-    same = [e["msg"] for e in errors if e["loc"][0] == name]
-    allowed = " or ".join(m.removeprefix("Value error, ") for m in same)
+    same = [e["msg"].removeprefix("Value error, ") for e in errors if e["loc"][0] == name]
+    # Each type of a union says what its input should be, and why that could not be read.
+    first, *others = [message.split(", unable to parse")[0] for message in same]
+    allowed = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
     return f"{name}={given}: {allowed[0].lower()}{allowed[1:]}"
 
 
 def parse(parameters: type[P], prog: str, argv: Sequence[str] | None = None) -> P:
-    """Parse ``--name value`` pairs into ``parameters``; a wrong one ends the process with code 2."""
+    """Parse ``--name value`` pairs; a wrong one ends the process with one line and exit code 2."""
     parser = _Parser(prog=prog, description=parameters.__doc__, allow_abbrev=False)
     for name, field in parameters.model_fields.items():
         remark = "required" if field.is_required() else f"default: {as_text(field.default)}"
@@ -61,12 +63,12 @@ _interrupted = threading.Event()
 
 
 def _interrupt(signum: int, frame: object) -> NoReturn:
-    """Interrupt the command, once; the next Ctrl-C ends the process, whatever it is waiting for."""
+    """Raise KeyboardInterrupt, once; the next Ctrl-C ends the process, whatever it is waiting for."""
     _interrupted.set()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # `mlflow run` answers Ctrl-C with a SIGTERM of its own, which must not cut off the tidying up.
+    # After Ctrl-C `mlflow run` sends a SIGTERM too, which must not interrupt the clean-up.
     signal.signal(signal.SIGTERM, signal.SIG_IGN if signum == signal.SIGINT else signal.SIG_DFL)
-    # Not by print, which may be at work on the very stream.
+    # Not by print, which may be in use on the same stream.
     os.write(2, b"interrupted; press Ctrl-C again to end at once\n")
     raise KeyboardInterrupt(signal.Signals(signum).name)
 
@@ -74,7 +76,7 @@ def _interrupt(signum: int, frame: object) -> NoReturn:
 def _watch_parent() -> None:
     """Interrupt this process when the process that started it is gone.
 
-    `mlflow run` does not pass on a SIGTERM, and nobody can pass on a SIGKILL.
+    `mlflow run` does not forward a SIGTERM, and a SIGKILL cannot be forwarded.
     """
     parent = os.getppid()
 
@@ -90,18 +92,20 @@ def _watch_parent() -> None:
 def main(parameters: type[P], prog: str, command: Callable[[P], int]) -> NoReturn:
     """Run ``command`` with the parsed command line, and exit with the code it returns.
 
-    A UsageError or a wrong parameter becomes one line on stderr and exit code 2; Ctrl-C and SIGTERM
-    become KeyboardInterrupt inside ``command``, then exit code 130, and a second Ctrl-C ends the process
-    at once; a tracking store or a folder that cannot be read or written becomes one line and exit code 1.
+    - A wrong parameter or a UsageError becomes one line on stderr and exit code 2.
+    - A tracking store or a folder that cannot be read or written, or a run that another process has
+      resumed, becomes one line and exit code 1; with ``verbose`` a traceback.
+    - Ctrl-C and SIGTERM raise KeyboardInterrupt inside ``command``, then exit code 130. A second Ctrl-C
+      ends the process at once.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # not every terminal has every letter
+            stream.reconfigure(errors="replace")  # a terminal may lack a character
     parsed = parse(parameters, prog)
     if not parsed.verbose:
         quieten()
-    for caught in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(caught, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     if "MLFLOW_RUN_ID" in os.environ:
         _watch_parent()
     try:
@@ -120,8 +124,11 @@ def main(parameters: type[P], prog: str, command: Callable[[P], int]) -> NoRetur
 
         if parsed.verbose or not isinstance(error, (MlflowException, Superseded, OSError)):
             raise
-        # Of a database's error the line that names it; elsewhere the first one.
-        lines = str(error).splitlines()
-        essence = next((line for line in lines if "Error)" in line), lines[0] if lines else "")
-        print(f"{prog}: {essence or type(error).__name__}", file=sys.stderr)
+        print(f"{prog}: {_store_error_line(error)}", file=sys.stderr)
         sys.exit(FAILED)
+
+
+def _store_error_line(error: Exception) -> str:
+    """One line of an error of the store: SQLAlchemy's that names the cause, else the first one."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return next((line for line in lines if "Error)" in line), lines[0])

@@ -1,106 +1,78 @@
-"""All that determines a trial, the grid of trials, and the parameters of every entry point.
-
-The classes below are at once the command line, its help, the checks, the logged parameters and the
-defaults that MLproject repeats (a test holds MLproject against them).
-"""
+"""TrialConfig: all that determines one training, besides the data and the software."""
 
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    PrivateAttr,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr
 
-Architecture = Literal["small", "wide", "deep"]
+from cifar_mlflow.architectures import Architecture
+
 Activation = Literal[
     "relu", "sigmoid", "tanh", "elu", "selu", "gelu", "silu", "leaky_relu", "softplus"
 ]
 Optimizer = Literal["sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad", "adadelta"]
-# Keras' default learning rate of each optimizer, so that plans need no TensorFlow (a test compares).
-DEFAULT_LEARNING_RATES: dict[str, float] = {
-    "sgd": 0.01,
-    "adam": 0.001,
-    "adamw": 0.001,
-    "nadam": 0.001,
-    "adamax": 0.001,
-    "rmsprop": 0.001,
-    "adagrad": 0.001,
-    "adadelta": 0.001,
-}
 
 
 class Parameters(BaseModel):
-    """Base of all parameter classes: frozen, strict about names, described by docstrings."""
+    """Base of all parameter classes: immutable, no unknown names, docstrings as help texts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class TrialConfig(Parameters):
-    """One training of one configuration; equal configurations on equal data are the same trial."""
+    """One training of one configuration; equal configurations on equal data are the same trial.
+
+    A new field needs a default that trains as before, and a default must never change: `key` leaves
+    out what is at its default.
+    """
+
+    VARIED: ClassVar = ("activation", "batch_size", "optimizer", "architecture")
+    """The factors that the paper varies, in the order in which a trial's name shows them."""
 
     architecture: Architecture = "deep"
-    """the network: small, wide or deep (the study's first, second and third)"""
+    """the network; small, wide and deep are the paper's first, second and third"""
     activation: Activation = "relu"
     """activation function of the hidden layers"""
     batch_size: PositiveInt = 32
     """training images per step"""
     optimizer: Optimizer = "sgd"
-    """optimizer, by Keras' name"""
-    learning_rate: float = Field(default="auto", gt=0, allow_inf_nan=False, validate_default=True)
-    """learning rate; auto is the optimizer's default in Keras"""
+    """optimizer, by its Keras name"""
+    # auto and the number that it stands for are two trials: only Keras knows that number.
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
+    """learning rate; auto is Keras' default for the optimizer"""
     epochs: PositiveInt = 20
-    """passes over the training part"""
+    """passes over the training images"""
     validation_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """share of the training images, the last ones in the file, held out for validation"""
+    """share of the training images held out for validation: the last ones in the file"""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """seed of the initial weights and of the order of the batches"""
+    """random seed of the initial weights and of the order of the images"""
     keep: Literal["last", "best"] = "last"
-    """the weights to keep: of the last epoch, or of the one with the best validation accuracy"""
+    """which weights to keep: those of the last epoch, or of the epoch with the best validation accuracy"""
 
     _varied: frozenset[str] = PrivateAttr(default=frozenset())  # the factors of its study
 
-    @field_validator("learning_rate", mode="before")
-    @classmethod
-    def _default_learning_rate(cls, value: object, info: ValidationInfo) -> object:
-        if value == "auto":
-            # A wrong optimizer has been reported by its own field by now; any rate will do.
-            return DEFAULT_LEARNING_RATES.get(info.data.get("optimizer", ""), 1.0)
-        try:
-            return float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            raise ValueError("input should be a number greater than 0, or 'auto'") from None
-
     @property
     def key(self) -> str:
-        """The trial's identity: 12 hexadecimal digits of its configuration's SHA-256."""
-        text = json.dumps(self.model_dump(), sort_keys=True)
+        """The trial's identity: 12 hexadecimal digits of the SHA-256 of all that is not at its default.
+
+        So a new field leaves the keys of all tracked trials as they are.
+        """
+        text = json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
     def name(self) -> str:
-        """A readable name, such as ``relu-128-adam-deep``; other factors where not at default.
+        """A readable name, such as ``relu-128-adam-deep``; other factors where not at their default.
 
-        What its study varies comes first, and activations have four letters, because MLflow's table of
-        runs shows about eleven: they tell apart the trials of both published studies.
+        What its study varies comes first, and activations are cut to four letters, because MLflow's
+        table of runs shows about eleven characters: these distinguish the trials of the paper's studies.
         """
-        usual = TrialConfig(optimizer=self.optimizer)
-        parts = {
-            "activation": self.activation[:4],
-            "batch_size": str(self.batch_size),
-            "optimizer": self.optimizer,
-            "architecture": self.architecture,
-        }
-        for name, value in self.model_dump(exclude=set(parts)).items():
-            if value != getattr(usual, name):
-                parts[name] = f"{name}={value}"
+        parts = {name: str(getattr(self, name)) for name in self.VARIED}
+        parts["activation"] = parts["activation"][:4]
+        others = self.model_dump(exclude=set(parts), exclude_defaults=True)
+        parts |= {name: f"{name}={value}" for name, value in others.items()}
         return "-".join(parts[name] for name in sorted(parts, key=lambda n: n not in self._varied))
 
     def among(self, varied: Iterable[str]) -> Self:
@@ -111,5 +83,5 @@ class TrialConfig(Parameters):
 
     @property
     def configuration(self) -> "TrialConfig":
-        """The trial with the usual seed: what trials that differ in nothing but the seed share."""
+        """The trial with the default seed: what trials that differ only in their seed share."""
         return self.model_copy(update={"seed": type(self).model_fields["seed"].default})

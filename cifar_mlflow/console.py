@@ -12,25 +12,25 @@ from rich.text import Text
 
 from cifar_mlflow.formatting import printable
 
-# Inherited by the workers, so that they know.
+# Workers inherit these.
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines a trial; `mlflow run` prints the study's
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines a trial; `mlflow run` prints the parent's
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "PYTHONWARNINGS": "ignore",
 }
 
 
 def quieten() -> None:
-    """For this process and those it starts; before they import TensorFlow or MLflow."""
+    """Silence this process and those it starts; call it before they import TensorFlow or MLflow."""
     os.environ.update(QUIET)
     warnings.simplefilter("ignore")  # PYTHONWARNINGS comes too late for this process
 
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Import TensorFlow inside: its C++ code logs to stderr while it loads, whatever its log level."""
+    """Import TensorFlow inside: its C++ code writes to stderr while it loads, whatever its log level is."""
     if not QUIET.items() <= os.environ.items():
         yield
         return
@@ -50,8 +50,8 @@ terminal = Console()
 
 
 def say(topic: str, text: str) -> None:
-    """A line of a command's account; not broken, however narrow the terminal is.
+    """Print a line of a command's output, unbroken however narrow the terminal is.
 
-    ``text`` is shown as it is, whatever names it holds: no markup, no emoji, no control characters.
+    ``text`` is printed literally: names in it cause no markup, emoji or control characters.
     """
     terminal.print(Text(printable(f"{topic:<9} {text}")), soft_wrap=True)

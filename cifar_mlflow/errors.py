@@ -1,50 +1,73 @@
-"""Every exception of the project, and the exit codes that commands end with.
+"""Every exception of the project, the causes a run may fail by, and the exit codes of commands.
 
 UsageError (exit code 2)        invalid input; the message names what is wrong and what is allowed
   DataError                     the data is missing, unreadable or not what it should be
-CheckpointError (ValueError)    a checkpoint that cannot be resumed from; its trial begins again
+Superseded (exit code 1)        another process has ended or resumed this run
+CheckpointError (ValueError)    a checkpoint that cannot be resumed from; its trial starts over
 Diverged (ArithmeticError)      a trial fails, and is not retried
 WorkerDied (ChildProcessError)  a trial fails, and is retried
-Superseded (exit code 1)        another process has taken over this run
+
+Any other exception fails a trial too, which is retried. A tracking store or a folder that cannot be
+read or written ends a command with exit code 1.
 """
 
 import signal
+from enum import StrEnum
+from typing import Self
+
+# Exit codes: a shell's conventions, 128 + signal for an interruption.
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 
 
 class UsageError(ValueError):
-    """What a person asked for cannot be done; the message is one line that says what can."""
-
-
-# Writing --------------------------------------------------------------------------------------
-
-
-class Superseded(Exception):
-    """Another run has gone on from this one, or a person or the study has ended it."""
-
-    def __init__(self, run_id: str) -> None:
-        super().__init__(
-            f"run {run_id} was ended by another process, which may have gone on from it"
-        )
-
-
-class Diverged(ArithmeticError):
-    """A loss or a weight is no longer a finite number; the message says which, and in which epoch."""
-
-
-class CheckpointError(ValueError):
-    """The bytes are not a checkpoint, or not one of this training; the message says what is wrong."""
-
-
-class WorkerDied(ChildProcessError):
-    """A worker's process is gone, and with it the work of those beside it."""
-
-    def __init__(self) -> None:
-        super().__init__("a worker process died before it began a trial: out of memory, or killed")
+    """Invalid input; the message is one line that names the allowed values."""
 
 
 class DataError(UsageError):
     """The data is missing, unreadable or not what it should be; names the file or the source."""
 
 
-# Exit codes: a shell's conventions, 128 + signal for an interruption.
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
+class Superseded(Exception):
+    """Another run has resumed this one, or the study or the user has ended it."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"run {run_id} was ended by another process, which may have resumed it")
+
+
+class CheckpointError(ValueError):
+    """The bytes are not a checkpoint, or not one of this training; the message says what is wrong."""
+
+
+class Diverged(ArithmeticError):
+    """A loss or a weight is no longer a finite number; the message says which, and in which epoch."""
+
+
+class WorkerDied(ChildProcessError):
+    """A worker process is gone, and with it the work of all workers that ran at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__("a worker process died: out of memory, or killed")
+
+
+class Failure(StrEnum):
+    """The cause of a failure by the class of its exception: the tag ``failure`` of a run.
+
+    Policy reads this tag. The tag ``end_reason`` next to it is text for people.
+    """
+
+    DIVERGED = "diverged"  # the configuration is the cause, so it would diverge again
+    WORKER_DIED = "worker_died"
+    INTERRUPTED = "interrupted"
+    ERROR = "error"
+
+    @classmethod
+    def of(cls, error: BaseException) -> Self:
+        match error:
+            case Diverged():
+                return cls.DIVERGED
+            case WorkerDied():
+                return cls.WORKER_DIED
+            case KeyboardInterrupt():
+                return cls.INTERRUPTED
+            case _:
+                return cls.ERROR

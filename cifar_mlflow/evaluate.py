@@ -16,8 +16,8 @@ from cifar_mlflow.data.load import load
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import EvaluateParameters
 from cifar_mlflow.store import models, tracking
+from cifar_mlflow.store.runs import MODEL_URI
 
-PREFIXES = {"test": "test", "validation": "val"}  # of metrics, by part
 Account = list[tuple[str, str]]  # topics and texts
 
 
@@ -48,7 +48,7 @@ class Subject:
     @property
     def tags(self) -> dict[str, str]:
         uri = f"models:/{self.model_id}" if self.model_id else self.loaded.uri
-        return {tracking.MODEL_URI: uri}
+        return {MODEL_URI: uri}
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def assess(parameters: EvaluateParameters) -> None:
         for each, model in zip(subjects, parameters.model):
             given = parameters.model_copy(update={"model": (model,)})
             name = f"evaluate {each.name}"
-            with tracking.tracked_run("evaluate", name, tracking.as_parent(run), each.tags):
+            with tracking.tracked_run("evaluate", name, run.as_parent(), each.tags):
                 assessed.append(log_one(each, part, given, threads))
         log_comparison(assessed[0], assessed[1], part)
 
@@ -111,7 +111,7 @@ def subject(model: str) -> Subject:
     Raises:
         UsageError: there is no such model, or it is not one for CIFAR-10.
     """
-    loaded = models.load_model(models.model_uri(model))
+    loaded = models.load_model(model)
     if loaded.classes != CLASSES:
         raise UsageError(
             f"{model}: its classes are {', '.join(loaded.classes)}, not CIFAR-10's "
@@ -157,9 +157,7 @@ def log_one(
     tracking.log_parameters(parameters)
     tracking.log_environment(threads)
     tracking.log_dataset(part.data, part.name)
-    tracking.log_evaluation(
-        with_bounds(result, intervals, PREFIXES[part.name]), part.data, subject.model_id
-    )
+    tracking.log_metrics(with_bounds(result, intervals, part.name), part.data, subject.model_id)
     pictures, tables = model_artifacts(predictions, result, part.examples.images, title)
     tracking.log_files(
         figures={
@@ -231,7 +229,7 @@ def essence(
 def log_comparison(first: Assessed, second: Assessed, part: Part) -> None:
     """Compare two models on the same images; keep it in the active run, and tell the verdict."""
     comparison = statistics.compare(first.predictions, second.predictions)
-    tracking.log_evaluation(
+    tracking.log_metrics(
         {
             "accuracy_difference": comparison.difference,
             "accuracy_difference_low": comparison.low,

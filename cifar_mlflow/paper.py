@@ -5,6 +5,12 @@ from typing import NamedTuple
 
 from cifar_mlflow.config import TrialConfig
 
+# The factors that each of the paper's two studies varies; all others are at their defaults.
+FACTORS: dict[str, tuple[str, ...]] = {
+    "architectures": ("architecture",),
+    "grid": tuple(name for name in TrialConfig.VARIED if name != "architecture"),
+}
+
 
 class Published(NamedTuple):
     accuracy: float  # on the test set
@@ -79,11 +85,9 @@ ARCHITECTURES = {
 
 def published(trial: TrialConfig) -> Published | None:
     """What the study got with this configuration, whatever the seed; None where it did not try."""
-    setting = (trial.activation, trial.batch_size, trial.optimizer)
-    varied = ("architecture", "activation", "batch_size", "optimizer")
-    usual = TrialConfig(**{name: getattr(trial, name) for name in varied})
-    if trial.configuration.key != usual.key:
+    if trial.configuration.model_dump(exclude=set(TrialConfig.VARIED), exclude_defaults=True):
         return None
+    setting = (trial.activation, trial.batch_size, trial.optimizer)
     if trial.architecture == "deep":
         return GRID.get(setting)
     return ARCHITECTURES.get(trial.architecture) if setting == ("relu", 32, "sgd") else None

@@ -1,13 +1,13 @@
 """The parameters of every entry point, and the trials that a study consists of.
 
-The classes below are at once the command line, its help, the checks, the logged parameters and the
-defaults that MLproject repeats (a test holds MLproject against them).
+Each class is at once the command line, its help, the checks and the logged parameters of an entry
+point. MLproject and docs/parameters.md are generated from them (``python -m tools.generate``).
 """
 
 import itertools
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -16,6 +16,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, create
 from cifar_mlflow.config import Parameters, TrialConfig
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.paths import written_to
+
+P = TypeVar("P", bound="Parameters")
+S = TypeVar("S", bound="StudyOptions")
+
+
+# Types of values ------------------------------------------------------------------------------
 
 
 def _flag(value: object) -> object:
@@ -36,10 +42,17 @@ def _comma_list(value: object) -> object:
     return items
 
 
-def _different(items: tuple[str, ...]) -> tuple[str, ...]:
-    if repeated := sorted({item for item in items if items.count(item) > 1}):
-        raise ValueError(f"{', '.join(repeated)} stands more than once")
+def _distinct(items: tuple[str, ...]) -> tuple[str, ...]:
+    for item in items:
+        if items.count(item) > 1:
+            raise ValueError(f"{item} is given twice; input should be different values")
     return items
+
+
+def _one_or_two(models: tuple[str, ...]) -> tuple[str, ...]:
+    if len(models) > 2:
+        raise ValueError(f"input should be one model, or two to compare, not {len(models)}")
+    return models
 
 
 def _resume(value: str) -> str:
@@ -58,31 +71,25 @@ def _model_name(value: str) -> str:
 
 def _file_to_write(value: Path) -> Path:
     path = written_to(value)
-    # A file replaces what was there: a device, a pipe or a link in a circle would be lost.
+    # Writing replaces what is there; a device, a pipe or a circular link would be lost.
     if not path.parent.is_dir() or (os.path.lexists(path) and not path.is_file()):
         raise ValueError("input should be a new or a regular file in a folder that exists")
     return value
 
 
-# MLproject has no booleans: the words true and false, and nothing else, stand for them.
+# MLproject has no booleans, so the words true and false are used, and nothing else is accepted.
 Flag = Annotated[bool, BeforeValidator(_flag)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 FileToWrite = Annotated[Path, AfterValidator(_file_to_write)]
-# The values of one factor of a grid, as text: TrialConfig checks each when the trials are planned.
-Factor = Annotated[CommaList, AfterValidator(_different)]
+# The values of one factor, as text: TrialConfig checks each of them when the trials are planned.
+Factor = Annotated[CommaList, AfterValidator(_distinct)]
 
 
-def _one_or_two(models: tuple[str, ...]) -> tuple[str, ...]:
-    if len(models) > 2:
-        raise ValueError(f"input should be one model, or two to compare; these are {len(models)}")
-    return models
-
-
-P = TypeVar("P", bound="Parameters")
+# Shared options -------------------------------------------------------------------------------
 
 
 class Options(Parameters):
-    """What every entry point can be told."""
+    """What every entry point takes."""
 
     verbose: Flag = False
     """show the messages of TensorFlow and MLflow too"""
@@ -93,43 +100,68 @@ class DataOptions(Options):
 
     data_dir: str = "auto"
     """folder of the extracted CIFAR-10, its parent, or the official archive; auto looks in
-    CIFAR10_DIR, in the cache, then downloads"""
+    CIFAR10_DIR, then in the cache, then downloads"""
 
 
 class TrainingOptions(DataOptions):
-    """How trials are run, which does not change what they compute."""
+    """How trials run, which does not change what they compute."""
 
     threads: PositiveInt | Literal["auto"] = "auto"
-    """threads of one trial; auto divides the cores among the trials that run at once"""
+    """threads per trial; auto divides the cores among the trials that run at once"""
     tensorboard: Flag = False
-    """write TensorBoard event files with weight histograms, as an artifact"""
+    """save TensorBoard event files with weight histograms as an artifact"""
     resume: Annotated[str, AfterValidator(_resume)] = "auto"
-    """auto goes on from unfinished runs of the same trials and data in the experiment; never starts
-    afresh; a run's id goes on from that one"""
+    """auto resumes unfinished runs of the same trials and data in the experiment; never starts
+    afresh; a run's id resumes that run"""
+
+
+class StudyOptions(TrainingOptions):
+    """How many trials run at once, what happens to failed ones, and how the best one is chosen."""
+
+    kind: ClassVar[str]  # the entry point's name
+    compares_networks: ClassVar[bool] = False  # its summary shows the networks, layer by layer
+
+    workers: PositiveInt | Literal["auto"] = "auto"
+    """trials that run at once; auto is one per GPU, or one per core where there is no GPU"""
+    engine: Literal["loky", "dask", "ray"] = "loky"
+    """what runs the trials: loky, processes on this machine; dask or ray, a cluster"""
+    address: str = "local"
+    """address of dask's scheduler or of ray's head node; local starts one on this machine"""
+    retries: int = Field(default=1, ge=0)
+    """how often a failed trial is retried, from its last epoch"""
+    max_same_failures: PositiveInt = 3
+    """stop the study after this many failures with the same cause, one after another"""
+    outdated: Literal["keep", "retrain"] = "keep"
+    """what to do with finished trials of an interrupted study that had another network, TensorFlow
+    or Keras than there is now: keep them, marked, or retrain them"""
+    select_by: Literal["validation", "test"] = "validation"
+    """the images whose accuracy, its mean over the seeds, chooses the best trial; test is the paper's
+    way, and leaks the test set"""
+    dry_run: Flag = False
+    """print the plan and train nothing"""
+
+    @property
+    def registers_as(self) -> str | None:
+        """The registered model that the best trial becomes a version of; None registers nothing."""
+        return None
+
+
+class RegistryOptions(Parameters):
+    """Where the best trial of a study is registered."""
+
+    model_name: Annotated[str, AfterValidator(_model_name)] = "cifar10-cnn"
+    """name of the registered model"""
+
+    @property
+    def registers_as(self) -> str:
+        return self.model_name
+
+
+# Entry points ---------------------------------------------------------------------------------
 
 
 class DataParameters(DataOptions):
-    """Fetch and verify CIFAR-10; log class examples, class counts and the digest."""
-
-
-class EvaluateParameters(DataOptions):
-    """Evaluate any model on the test set or the validation part; compare two on the same images."""
-
-    model: Annotated[Factor, AfterValidator(_one_or_two)] = ("models:/cifar10-cnn@champion",)
-    """any model's URI in MLflow, the id of its run, or a local folder of one; two of them, with a
-    comma, are compared"""
-    part: Literal["test", "validation"] = "test"
-    """the images: the test set, or those that the model's training held out for validation (where that
-    is not known, the last fifth of the training images)"""
-
-
-class ReportParameters(Options):
-    """Write the paper's figures and tables as one HTML page, from tracked runs alone."""
-
-    run_id: str = "latest"
-    """the grid to report on; latest is the newest finished one of the experiment"""
-    output: FileToWrite = Path("report.html")
-    """file to write the page to; it is an artifact of the run too"""
+    """Fetch and verify CIFAR-10; log example images, class counts and the digest."""
 
 
 class TrainParameters(TrainingOptions, TrialConfig):
@@ -140,68 +172,86 @@ class TrainParameters(TrainingOptions, TrialConfig):
         return TrialConfig(**self.model_dump(include=set(TrialConfig.model_fields)))
 
 
+class EvaluateParameters(DataOptions):
+    """Evaluate any model on the test set or the validation part; compare two on the same images."""
+
+    model: Annotated[Factor, AfterValidator(_one_or_two)] = ("models:/cifar10-cnn@champion",)
+    """a model's URI in MLflow, the id of its run, or a local folder; two models, separated by a
+    comma, are compared"""
+    part: Literal["test", "validation"] = "test"
+    """the images: the test set, or those held out for validation when the model was trained (the last
+    fifth of the training images, if that is not known)"""
+
+
 class PredictParameters(Options):
-    """Classify a person's own images."""
+    """Classify your own images."""
 
     images: CommaList
-    """files, folders (with all that is in them), patterns such as photos/*.jpg, and http(s) addresses
+    """files, folders (searched recursively), patterns such as photos/*.jpg, and http(s) URLs
     (comma list)"""
     model: str = "models:/cifar10-cnn@champion"
-    """any model's URI in MLflow, or a local folder of one"""
+    """a model's URI in MLflow, the id of its run, or a local folder"""
     output: Path = Path("predictions")
-    """folder for predictions.csv, predictions.json and the contact sheet; results of a former predict
-    in it are replaced"""
+    """folder for predictions.csv, predictions.json and the contact sheet; replaces the output of an
+    earlier predict"""
 
 
-class StudyOptions(TrainingOptions):
-    """How many trials are run, and how the best of them is chosen."""
+class ReportParameters(Options):
+    """Write the paper's figures and tables as one HTML page, from tracked runs alone."""
 
-    kind: ClassVar[str]  # the entry point's name
-
-    workers: PositiveInt | Literal["auto"] = "auto"
-    """trials that run at once; auto is one for each GPU, or for each core where there is none"""
-    engine: Literal["loky", "dask", "ray"] = "loky"
-    """what runs the trials: loky, processes on this machine; or a cluster of dask or ray"""
-    address: str = "local"
-    """the scheduler of dask or the head of ray; local starts one on this machine for the study"""
-    retries: int = Field(default=1, ge=0)
-    """times that a failed trial is tried again, from its last epoch"""
-    outdated: Literal["keep", "retrain"] = "keep"
-    """finished trials of an interrupted study that are of another network, TensorFlow or Keras than
-    there is now: keep them, marked, or retrain them"""
-    select_by: Literal["val_accuracy", "test_accuracy"] = "val_accuracy"
-    """what the best is chosen by, its mean where there are several seeds; test_accuracy is the
-    study's way, and leaks the test set"""
-    dry_run: Flag = False
-    """print the plan with its estimated cost, and train nothing"""
+    run_id: str = "latest"
+    """the grid to report on; latest is the newest finished one of the experiment"""
+    output: FileToWrite = Path("report.html")
+    """file to write the page to; also logged as an artifact"""
 
 
-class GridOptions(StudyOptions):
+def factors(**values: tuple[str, ...]) -> Callable[[type[S]], type[S]]:
+    """A class decorator: add TrialConfig's fields, each as a comma list, with these defaults."""
+
+    def add(study: type[S]) -> type[S]:
+        fields: dict[str, Any] = {
+            name: (
+                Factor,
+                Field(
+                    default=values.get(name, (str(field.default),)),
+                    description=f"{field.description} (comma list)",
+                ),
+            )
+            for name, field in TrialConfig.model_fields.items()
+        }
+        lists = create_model("Factors", __base__=Parameters, **fields)
+        bases: tuple[type[Any], ...] = (study, lists)  # in this order the factors come first
+        return create_model(
+            study.__name__, __base__=bases, __module__=study.__module__, __doc__=study.__doc__
+        )
+
+    return add
+
+
+@factors(activation=("relu", "sigmoid"), batch_size=("32", "64", "128"), optimizer=("sgd", "adam"))
+class GridParameters(RegistryOptions, StudyOptions):
     """Train, evaluate and track every combination of the factors; register the best model."""
 
     kind = "grid"
 
-    model_name: Annotated[str, AfterValidator(_model_name)] = "cifar10-cnn"
-    """name of the registered model"""
 
-
-class ArchitecturesOptions(StudyOptions):
+@factors(architecture=("small", "wide", "deep"))
+class ArchitecturesParameters(StudyOptions):
     """Compare the networks: train, evaluate and track each of them; name the best."""
 
     kind = "architectures"
+    compares_networks = True
 
 
-class ReproduceParameters(GridOptions):
+class ReproduceParameters(RegistryOptions, StudyOptions):
     """Reproduce the whole paper in one command: data, architectures, grid, evaluation and report."""
 
-    kind = "reproduce"
-
     epochs: PositiveInt = 20
-    """passes over the training part, of every training"""
+    """passes over the training images, in every trial"""
     seed: Factor = ("0",)
-    """seeds of every configuration (comma list)"""
+    """random seeds of every configuration (comma list)"""
     output: FileToWrite = Path("report.html")
-    """file to write the report to; it is an artifact of its run too"""
+    """file to write the report to; also logged as an artifact"""
 
     def part(self, of: type[P], **given: object) -> P:
         """The parameters of one part: those that it shares with the whole, and ``given`` ones."""
@@ -211,58 +261,18 @@ class ReproduceParameters(GridOptions):
         return of.model_validate(shared | given)
 
     def architectures(self) -> StudyOptions:
-        return self.part(ArchitecturesParameters, epochs=(str(self.epochs),), resume=self.for_parts)
+        return self._study(ArchitecturesParameters)
 
     def grid(self, architecture: str) -> StudyOptions:
-        return self.part(
-            GridParameters,
-            architecture=(architecture,),
-            epochs=(str(self.epochs),),
-            resume=self.for_parts,
-        )
+        return self._study(GridParameters, architecture=(architecture,))
 
-    @property
-    def for_parts(self) -> str:
-        """A part finds by itself what an interrupted study left of it."""
-        return "never" if self.resume == "never" else "auto"
+    def _study(self, of: type[S], **given: object) -> S:
+        # A part finds what an interrupted run left of it without the run's id.
+        resume = "never" if self.resume == "never" else "auto"
+        return self.part(of, epochs=(str(self.epochs),), resume=resume, **given)
 
 
-# The study's first part, the three networks alike but for their layers, and its second one, 12
-# trainings of the third network.
-PUBLISHED_ARCHITECTURES = {"architecture": ("small", "wide", "deep")}
-PUBLISHED_GRID = {
-    "activation": ("relu", "sigmoid"),
-    "batch_size": ("32", "64", "128"),
-    "optimizer": ("sgd", "adam"),
-}
-
-
-def _factors(published: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
-    """TrialConfig's fields, each a comma list; by default what the study varied."""
-    return {
-        name: (
-            Factor,
-            Field(
-                default=published.get(name, (str(field.default),)),
-                description=f"{field.description} (comma list)",
-            ),
-        )
-        for name, field in TrialConfig.model_fields.items()
-    }
-
-
-GridParameters = create_model(
-    "GridParameters",
-    __base__=GridOptions,
-    __doc__=GridOptions.__doc__,
-    **_factors(PUBLISHED_GRID),
-)
-ArchitecturesParameters = create_model(
-    "ArchitecturesParameters",
-    __base__=ArchitecturesOptions,
-    __doc__=ArchitecturesOptions.__doc__,
-    **_factors(PUBLISHED_ARCHITECTURES),
-)
+# The trials of a study ------------------------------------------------------------------------
 
 
 def expand(study: StudyOptions) -> list[TrialConfig]:
@@ -272,15 +282,14 @@ def expand(study: StudyOptions) -> list[TrialConfig]:
 
     Raises:
         pydantic.ValidationError: a value is not allowed for its factor.
-        UsageError: two combinations are the same trial under two spellings.
+        UsageError: two combinations are one trial in two spellings, such as 0.1 and 1e-1.
     """
-    factors = {name: getattr(study, name) for name in TrialConfig.model_fields}
-    varied = [name for name, values in factors.items() if len(values) > 1]
-    combinations = [dict(zip(factors, values)) for values in itertools.product(*factors.values())]
+    values = {name: getattr(study, name) for name in TrialConfig.model_fields}
+    varied = [name for name, several in values.items() if len(several) > 1]
     trials: dict[str, TrialConfig] = {}
-    for combination in combinations:
-        trial = TrialConfig(**combination).among(varied)
+    for combination in itertools.product(*values.values()):
+        trial = TrialConfig.model_validate(dict(zip(values, combination))).among(varied)
         if trial.key in trials:
-            raise UsageError(f"{trial.name} stands more than once in the study")
+            raise UsageError(f"the trial {trial.name} is given twice")
         trials[trial.key] = trial
     return list(trials.values())

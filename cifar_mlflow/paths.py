@@ -8,10 +8,10 @@ from cifar_mlflow.formatting import printable
 
 
 def user_path(text: str | Path) -> Path:
-    """``text`` as a path, with `~` and `~user` as home folders; as it is where such a file exists.
+    """Return ``text`` as a path, with `~` and `~user` expanded; unchanged if such a file exists.
 
     Raises:
-        UsageError: it begins with `~` and a name that has no home folder.
+        UsageError: it begins with `~` and the name of a user without a home folder.
     """
     path = Path(text)
     if os.path.lexists(path):
@@ -23,5 +23,5 @@ def user_path(text: str | Path) -> Path:
 
 
 def written_to(path: Path) -> Path:
-    """The file that is written for ``path``: its home spelled out, its links followed."""
+    """Return the file to write for ``path``, with `~` expanded and links followed."""
     return Path(os.path.realpath(user_path(path)))

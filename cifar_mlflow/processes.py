@@ -1,7 +1,7 @@
-"""Processes: which one this is, whether another one lives, and how to end together with it.
+"""Processes: identify this one, see whether another one is alive, and end together with it.
 
-A process id means something only inside its PID namespace, and host names repeat: every container
-counts its own processes, and copies of a machine image share their name.
+A process id is valid only inside its PID namespace, and host names are not unique: every container
+numbers its own processes, and copies of a machine image share a name.
 """
 
 import os
@@ -17,20 +17,20 @@ WATCH_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Process:
-    """A process of some machine, as any machine can refer to it; small to pickle."""
+    """A process on some machine, in a form that every machine can compare; small to pickle."""
 
     machine: str  # see `this_machine`
     id: int
-    started: str  # ticks since the machine booted, because ids are used again; empty where unknown
+    started: str  # ticks since the machine booted, because ids are reused; empty if unknown
 
     @property
     def is_local(self) -> bool:
-        """Whether its id means something here."""
+        """Whether its id is valid here."""
         return self.machine == this_machine()
 
     @property
     def is_alive(self) -> bool:
-        """Whether it runs, for a local process; a zombie does not."""
+        """Whether a local process runs; a zombie does not."""
         try:
             os.kill(self.id, 0)
         except ProcessLookupError:
@@ -56,20 +56,22 @@ def this_process() -> Process:
 
 
 def _stat(process: int) -> tuple[str, str]:
-    """State and start of a process; empty where there is no /proc to ask."""
+    """State and start of a process; empty without /proc."""
     try:
         text = Path(f"/proc/{process}/stat").read_text()
     except OSError:
         return "", ""
-    fields = text.rpartition(")")[2].split()  # the program's name may contain anything
+    fields = text.rpartition(")")[
+        2
+    ].split()  # the program's name may contain spaces and parentheses
     return fields[0], fields[19]
 
 
 def end_with(process: Process) -> None:
     """End this process, whatever it is doing, within seconds of the end of another local one.
 
-    A worker that trained on for a command that was killed would compete with the command's
-    successor, and keep its memory.
+    A worker that kept training for a killed command would take cores and memory from the command that
+    resumes it.
     """
 
     def watch() -> None:

@@ -16,28 +16,30 @@ from cifar_mlflow.parameters import (
     expand,
 )
 from cifar_mlflow.report.write import write_report
-from cifar_mlflow.store import claims, resume, tracking
+from cifar_mlflow.store import claims, query, resume, tracking
+from cifar_mlflow.store.runs import Status
 from cifar_mlflow.study.command import plan_or_run
 
 
 def reproduce(parameters: ReproduceParameters) -> int:
     """Run every part that an interrupted command has not finished, each as a child of one run.
 
-    Gives the exit code: FAILED if a trial did not finish.
+    Returns:
+        The exit code: FAILED if a trial did not finish.
 
     Raises:
-        UsageError: as the parts do, or another command is at work on the same paper.
+        UsageError: as the parts do, or another command is reproducing the paper with these parameters.
     """
     networks = parameters.architectures()
-    usual = parameters.grid(TrialConfig().architecture)
-    key = claims.plan_key([*expand(networks), *expand(usual)], load(parameters.data_dir))
+    expected_grid = parameters.grid(TrialConfig().architecture)  # of the paper's best network
+    key = claims.plan_key([*expand(networks), *expand(expected_grid)], load(parameters.data_dir))
     with (
         tracking.tracked_run("reproduce") as run,
-        claims.claimed(run, key, parameters.resume, tell=say) as before,
+        claims.claim(run, key, parameters.resume) as previous,
     ):
         tracking.log_parameters(parameters)
-        done = resume.adopt_parts(before)
-        if before:
+        done = resume.adopt_parts(previous)
+        if previous:
             say("Resuming", f"with {', '.join(done) or 'no part'} finished")
         codes = [DONE]
         if "data" not in done:
@@ -46,24 +48,24 @@ def reproduce(parameters: ReproduceParameters) -> int:
         if "architectures" not in done:
             say("Part", "the networks compared")
             codes.append(plan_or_run(networks))
-        compared = tracking.parts()["architectures"]
-        if compared.status != "FINISHED":
-            missing = ", ".join(tracking.unfinished(compared, expand(networks)))
-            reason = f"the comparison of the networks lacks {missing}"
+        compared = query.parts()["architectures"]
+        if compared.status != Status.FINISHED:
+            missing = ", ".join(query.unfinished(compared, expand(networks)))
+            reason = f"the comparison of the networks is incomplete: {missing} did not finish"
             tracking.tag_end_reason(reason)
             print(f"reproduce: {reason}; run the same command again", file=sys.stderr)
             return FAILED
         winner = compared.tags["best_architecture"]
         if "grid" not in done:
-            say("Part", f"the grid, of the network {winner}")
+            say("Part", f"the grid of the network {winner}")
             codes.append(plan_or_run(parameters.grid(winner)))
-        trained = tracking.parts()["grid"]
-        if "best_run_id" in trained.tags:
+        grid = query.parts()["grid"]
+        if "best_run_id" in grid.tags:
             say("Part", "the best model, and the report")
-            best = trained.tags["best_run_id"]
+            best = grid.tags["best_run_id"]
             if "evaluate" not in done:
                 assess(parameters.part(EvaluateParameters, model=best))
-            write_report(parameters.part(ReportParameters, run_id=trained.run_id))
+            write_report(parameters.part(ReportParameters, run_id=grid.run_id))
         if FAILED in codes:
             tracking.tag_end_reason("not every trial finished")
         return max(codes)

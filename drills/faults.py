@@ -1,8 +1,8 @@
-"""Disturb studies of small trainings on a stand-in for CIFAR-10, and tell what became of them.
+"""Inject faults into studies of small trainings on stand-in data, and print what happens.
 
     python -m drills.faults kills | orphans | namespaces | memory | outage | disk | read-only | race
 
-``disk`` and ``read-only`` mount small file systems, and ``namespaces`` makes one of processes, so they
+``disk`` and ``read-only`` mount small file systems, and ``namespaces`` creates a PID namespace, so they
 need root on Linux.
 """
 
@@ -38,7 +38,7 @@ KILLS = 20
 
 
 class Place(User):
-    """A folder with its own home, data and tracking store; ``store`` may lie elsewhere."""
+    """A folder with its own home, data and tracking store; ``store`` may be elsewhere."""
 
     @classmethod
     def make(cls, folder: Path, store: Path | None = None) -> Self:
@@ -54,19 +54,19 @@ class Place(User):
                 "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
             },
         )
-        with chdir(store):  # where artifacts go; two processes must not begin on no store at once
+        with chdir(store):  # where artifacts go; creates the store before two processes do
             place.runs()
         return place
 
-    def tell(self, *processes: subprocess.Popen[str]) -> int:
-        """Wait for studies, and print what they showed; gives the exit code of the last."""
+    def wait_for(self, *processes: subprocess.Popen[str]) -> int:
+        """Wait for studies and print their output; gives the exit code of the last."""
         for shown, process in [(process.communicate()[0], process) for process in processes]:
             lines = [line for line in shown.splitlines() if " INFO mlflow" not in line]
             print("\n".join(f"  | {line}" for line in lines), f"\n  exit code {process.returncode}")
         print(f"  {self.count()}")
         return processes[-1].returncode
 
-    def past(self, epoch: int) -> list[Run]:
+    def trials_past(self, epoch: int) -> list[Run]:
         return self.runs(f"metrics.epoch >= {epoch}")
 
     def count(self) -> str:
@@ -78,7 +78,7 @@ class Place(User):
         return int(self.runs("tags.kind = 'grid'")[-1].data.tags["process"])
 
     def kill(self, process: subprocess.Popen[str], chance: random.Random) -> str:
-        """Kill a part of what `mlflow run` started; says which."""
+        """Kill some of the processes that `mlflow run` started; says which."""
         training = self.runs("tags.kind = 'trial' and attributes.status = 'RUNNING'")
         victim = chance.choice(["the command", "a worker", "all"])
         if victim == "all" or not training:  # the command may not have written its process id yet
@@ -88,18 +88,18 @@ class Place(User):
         os.kill(worker if victim == "a worker" else self.command(), signal.SIGKILL)
         return victim
 
-    def left_over(self) -> int:
-        """The processes of this place that still run 10 seconds later (Linux)."""
+    def count_processes(self) -> int:
+        """The number of this place's processes that still run 10 seconds later (Linux)."""
         time.sleep(10)
         home = f"HOME={self.environment['HOME']}".encode()
-        found = 0
+        count = 0
         for environment in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):  # it has ended, or is another user's
-                found += home in environment.read_bytes().split(b"\0")
-        return found
+                count += home in environment.read_bytes().split(b"\0")
+        return count
 
     def results(self) -> list[tuple[str, ...]]:
-        """Of each trial, once for each time that it was finished."""
+        """The metrics of each finished trial; twice if it was finished twice."""
         names = ("test_loss", "test_accuracy", "kept_val_loss", "train_loss", "kept_epoch")
         return [
             (run.info.run_name, *(repr(run.data.metrics[name]) for name in names))
@@ -108,10 +108,10 @@ class Place(User):
 
 
 def kills(folder: Path) -> None:
-    """SIGKILL at random moments, of a command alone, one worker or all processes, until it is done."""
+    """SIGKILL the command, one worker or all processes, at random moments, until the study is done."""
     whole = Place.make(folder / "whole")
     began = time.time()
-    assert whole.tell(whole.begin(whole.mlflow_run("grid", STUDY))) == 0
+    assert whole.wait_for(whole.begin(whole.mlflow_run("grid", STUDY))) == 0
     seconds = time.time() - began
     expected = sorted(whole.results())
     chance = random.Random(0)
@@ -119,7 +119,7 @@ def kills(folder: Path) -> None:
     while kill < KILLS:
         rounds += 1
         place = Place.make(folder / f"round {rounds}")
-        # A kill may come when the study is done and only `mlflow run` still runs.
+        # The kill may come after the study has finished, while `mlflow run` still runs.
         while not place.runs("tags.kind = 'grid' and attributes.status = 'FINISHED'"):
             process = place.begin(place.mlflow_run("grid", STUDY))
             wait = chance.uniform(0.25, 0.75) * seconds
@@ -132,7 +132,7 @@ def kills(folder: Path) -> None:
             process.communicate()
             print(
                 f"round {rounds}, kill {kill}, {killed} after {wait:.1f} s, exit code "
-                f"{process.returncode}, processes left: {place.left_over()}: {place.count()}",
+                f"{process.returncode}, processes left: {place.count_processes()}: {place.count()}",
                 flush=True,
             )
         versions = len(place.client.search_model_versions())
@@ -143,17 +143,17 @@ def kills(folder: Path) -> None:
 
 
 def orphans(folder: Path) -> None:
-    """On each engine the command alone is killed, and what is left of it after 10 s is counted."""
+    """Kill the command alone, on each engine, and count the processes left after 10 s."""
     for engine in ("loky", "dask", "ray"):
         place = Place.make(folder / engine)
         process = place.start_trials(place.mlflow_run("grid", STUDY | {"engine": engine}), trials=2)
         os.kill(place.command(), signal.SIGKILL)
         process.communicate()
-        print(f"{engine}: processes left: {place.left_over()}: {place.count()}", flush=True)
+        print(f"{engine}: processes left: {place.count_processes()}: {place.count()}", flush=True)
 
 
 def namespaces(folder: Path) -> None:
-    """Two commands on one store, each in a PID namespace of its own, as in containers of one host."""
+    """Run two commands on one store, each in its own PID namespace, like containers on one host."""
     place = Place.make(folder)
     process = place.start_trials(place.mlflow_run("grid", STUDY), trials=2)
     namespace = ["unshare", "--pid", "--fork", "--mount-proc"]
@@ -166,24 +166,24 @@ def namespaces(folder: Path) -> None:
         text=True,
     )
     print(f"the second ends with exit code {second.returncode}: {second.stderr.splitlines()[-2:]}")
-    place.tell(process)
+    place.wait_for(process)
 
 
 def memory(folder: Path) -> None:
-    """A worker may have no more address space than it has in its third epoch."""
+    """Limit a worker's address space to what it uses in its third epoch."""
     place = Place.make(folder)
     process = place.start(
-        place.mlflow_run("grid", STUDY | {"batch_size": "16"}), lambda: bool(place.past(3))
+        place.mlflow_run("grid", STUDY | {"batch_size": "16"}), lambda: bool(place.trials_past(3))
     )
-    worker = int(place.past(3)[0].data.tags["process"])
+    worker = int(place.trials_past(3)[0].data.tags["process"])
     used = int(Path(f"/proc/{worker}/statm").read_text().split()[0]) * resource.getpagesize()
     resource.prlimit(worker, resource.RLIMIT_AS, (used, used))
     print(f"worker {worker} may not have more than the {used / 1e9:.1f} GB that it has")
-    place.tell(process)
+    place.wait_for(process)
 
 
 def outage(folder: Path) -> None:
-    """The tracking server is stopped for a minute in the middle of training."""
+    """Stop the tracking server for a minute during training."""
     place = Place.make(folder)
     port = free_port()
     database, artifacts = f"sqlite:///{folder}/server.db", ("--artifacts-destination", str(folder))
@@ -195,7 +195,7 @@ def outage(folder: Path) -> None:
     time.sleep(60)
     with tracking_server(place, database, *artifacts, port=port) as remote:
         print(f"the server was away for {time.time() - began:.0f} s")
-        remote.tell(process)
+        remote.wait_for(process)
         whole = list(range(1, 301))
         for run in remote.runs("tags.kind = 'trial'"):
             points = remote.client.get_metric_history(run.info.run_id, "val_accuracy")
@@ -213,10 +213,10 @@ def mounted(point: Path, options: str) -> Iterator[Path]:
 
 
 def disk(folder: Path) -> None:
-    """The store's file system gets full while trials run; then there is room again."""
+    """Fill the store's file system while trials run, then free it."""
     with mounted(folder / "disk", "size=24m") as point:
         place = Place.make(folder / "home", store=point)
-        process = place.start(place.mlflow_run("grid", STUDY), lambda: bool(place.past(10)))
+        process = place.start(place.mlflow_run("grid", STUDY), lambda: bool(place.trials_past(10)))
         with (point / "filler").open("wb") as file:
             try:
                 while True:
@@ -224,26 +224,26 @@ def disk(folder: Path) -> None:
                     file.flush()
             except OSError as error:
                 print(f"the disk is full: {error}")
-        place.tell(process)
+        place.wait_for(process)
         (point / "filler").unlink()
         print("there is room again")
-        place.tell(place.begin(place.mlflow_run("grid", STUDY)))
+        place.wait_for(place.begin(place.mlflow_run("grid", STUDY)))
 
 
 def read_only(folder: Path) -> None:
-    """The folder of the artifacts cannot be written."""
+    """Make the artifact folder read-only."""
     place = Place.make(folder / "home")
     with mounted(folder / "home" / "mlruns", "ro"):
-        place.tell(place.begin(place.mlflow_run("grid", STUDY)))
+        place.wait_for(place.begin(place.mlflow_run("grid", STUDY)))
 
 
 def race(folder: Path) -> None:
-    """Two people start the same study at once, on a fresh database; then once more."""
+    """Start the same study twice at once, on a new database; then once more."""
     place = Place.make(folder)
     fresh = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/fresh.db"}
     place = replace(place, environment=place.environment | fresh)
     for _ in range(2):
-        place.tell(*(place.begin(place.mlflow_run("grid", STUDY)) for _ in range(2)))
+        place.wait_for(*(place.begin(place.mlflow_run("grid", STUDY)) for _ in range(2)))
 
 
 DRILLS = {

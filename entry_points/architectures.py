@@ -1,4 +1,4 @@
-"""Compare the networks: train, evaluate and track each of them; name the best."""
+"""The entry point `architectures`; ArchitecturesParameters says what it does."""
 
 from cifar_mlflow.command_line import main
 from cifar_mlflow.parameters import ArchitecturesParameters

@@ -1,4 +1,4 @@
-"""Fetch and verify CIFAR-10; log class examples, class counts and the digest."""
+"""The entry point `data`; DataParameters says what it does."""
 
 from cifar_mlflow.command_line import main
 from cifar_mlflow.errors import DONE

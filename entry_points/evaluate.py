@@ -1,4 +1,4 @@
-"""Evaluate any model on the test set or the validation part; compare two on the same images."""
+"""The entry point `evaluate`; EvaluateParameters says what it does."""
 
 from cifar_mlflow.command_line import main
 from cifar_mlflow.errors import DONE

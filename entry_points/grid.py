@@ -1,4 +1,4 @@
-"""Train, evaluate and track every combination of the factors; register the best model."""
+"""The entry point `grid`; GridParameters says what it does."""
 
 from cifar_mlflow.command_line import main
 from cifar_mlflow.parameters import GridParameters

@@ -1,14 +1,15 @@
-"""Classify a person's own images."""
+"""Classify the user's own images."""
 
 from cifar_mlflow.command_line import main
-from cifar_mlflow.errors import DONE, FAILED
+from cifar_mlflow.errors import DONE
 from cifar_mlflow.parameters import PredictParameters
 
 
 def predict(parameters: PredictParameters) -> int:
-    from cifar_mlflow.predict.classify import run_inference
+    from cifar_mlflow.predict import classify
 
-    return DONE if run_inference(parameters) else FAILED
+    classify.predict(parameters)
+    return DONE
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Write the paper's figures and tables as one HTML page, from tracked runs alone."""
+"""The entry point `report`; ReportParameters says what it does."""
 
 from cifar_mlflow.command_line import main
 from cifar_mlflow.errors import DONE

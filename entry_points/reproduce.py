@@ -1,4 +1,4 @@
-"""Reproduce the whole paper in one command: data, architectures, grid, evaluation and report."""
+"""The entry point `reproduce`; ReproduceParameters says what it does."""
 
 from cifar_mlflow.command_line import main
 from cifar_mlflow.config import TrialConfig

@@ -1,4 +1,4 @@
-"""Train, evaluate and track one configuration."""
+"""The entry point `train`; TrainParameters says what it does."""
 
 import sys
 
@@ -12,20 +12,15 @@ def train(parameters: TrainParameters) -> int:
     from cifar_mlflow.data.load import load
     from cifar_mlflow.formatting import counted
     from cifar_mlflow.study.plan import share_threads
-    from cifar_mlflow.study.trial import run_trial
+    from cifar_mlflow.study.trial import TrialOptions, run_trial
 
     data = load(parameters.data_dir)
     threads = share_threads(1, parameters)
     say("Data", str(data))
     epochs, on = counted(parameters.epochs, "epoch"), counted(threads, "thread")
     say("Trial", f"{parameters.trial.name}, {epochs}, {on}")
-    run = run_trial(
-        parameters.trial,
-        data,
-        parameters,
-        threads,
-        tell=say,
-    )
+    options = TrialOptions(threads, parameters.tensorboard)
+    run = run_trial(parameters.trial, data, options, parameters.resume)
     if run.status != "FINISHED":
         print(f"train: {run.end_reason}", file=sys.stderr)
         return FAILED

@@ -112,7 +112,7 @@ def test_a_training_counts_one_epoch_and_one_thread(
     def refuse(*_: object, **__: object) -> None:
         raise ValueError("not trained here")
 
-    monkeypatch.setattr("cifar_mlflow.study.trial._run", refuse)
+    monkeypatch.setattr("cifar_mlflow.study.trial.train_and_log", refuse)
     code, output, errors = script("train", epochs="1", threads="1")
     assert code == FAILED
     assert "relu-32-sgd-deep-epochs=1, 1 epoch, 1 thread\n" in output

@@ -91,11 +91,11 @@ def test_what_the_study_shows_of_a_model_is_under_the_names_of_a_run() -> None:
 def test_every_headline_is_a_metric_with_its_bounds() -> None:
     table = predictions()
     bounds = metrics.intervals(table, resamples=100)
-    found = evaluate.with_bounds(metrics.evaluate(table), bounds, "val")
+    found = evaluate.with_bounds(metrics.evaluate(table), bounds, "validation")
     for name in metrics.HEADLINES:
-        assert found[f"val_{name}"] == pytest.approx(bounds["value"][name])
-        assert found[f"val_{name}_low"] == bounds["low"][name]
-        assert found[f"val_{name}_high"] == bounds["high"][name]
+        assert found[f"validation_{name}"] == pytest.approx(bounds["value"][name])
+        assert found[f"validation_{name}_low"] == bounds["low"][name]
+        assert found[f"validation_{name}_high"] == bounds["high"][name]
 
 
 def test_the_essence_names_the_worst_mistakes_and_classes() -> None:

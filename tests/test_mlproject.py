@@ -1,4 +1,4 @@
-"""MLproject repeats names and defaults for `mlflow run`; here they are held against the code."""
+"""MLproject and docs/parameters.md are generated; here they are compared with their generator."""
 
 import re
 from pathlib import Path
@@ -7,83 +7,62 @@ from typing import Any
 import pytest
 import yaml
 
+from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.formatting import as_text
-from cifar_mlflow.parameters import (
-    ArchitecturesParameters,
-    DataParameters,
-    EvaluateParameters,
-    GridParameters,
-    Options,
-    PredictParameters,
-    ReportParameters,
-    ReproduceParameters,
-    TrainParameters,
-)
+from tests.conftest import PROJECT
+from tools.generate import ALIASES, ENTRY_POINTS, files
 
-ROOT = Path(__file__).parent.parent
-PROJECT: dict[str, Any] = yaml.safe_load((ROOT / "MLproject").read_text())
-CODE: dict[str, type[Options]] = {
-    "main": TrainParameters,
-    "train": TrainParameters,
-    "architectures": ArchitecturesParameters,
-    "grid": GridParameters,
-    "evaluate": EvaluateParameters,
-    "data": DataParameters,
-    "predict": PredictParameters,
-    "report": ReportParameters,
-    "reproduce": ReproduceParameters,
-    "study": ReproduceParameters,
-}
+DECLARED: dict[str, Any] = yaml.safe_load((PROJECT / "MLproject").read_text())["entry_points"]
 
 
-def test_the_entry_points_are_those_of_the_code() -> None:
-    assert PROJECT["entry_points"].keys() == CODE.keys()
+@pytest.mark.parametrize("path", files(), ids=lambda path: path.name)
+def test_generated_files_are_fresh(path: Path) -> None:
+    assert path.read_text() == files()[path], "run python -m tools.generate"
 
 
-@pytest.mark.parametrize("name", CODE)
-def test_parameters_and_defaults_are_those_of_the_code(name: str) -> None:
-    declared = PROJECT["entry_points"][name]["parameters"]
-    fields = CODE[name].model_fields
+def test_every_entry_point_has_a_script_and_every_script_is_one() -> None:
+    scripts = {path.stem for path in (PROJECT / "entry_points").glob("*.py")} - {"__init__"}
+    assert scripts == set(ENTRY_POINTS)
+    aliases = {alias for names in ALIASES.values() for alias, _ in names}
+    assert DECLARED.keys() == scripts | aliases
+
+
+@pytest.mark.parametrize("name", ENTRY_POINTS)
+def test_every_parameter_is_declared_with_its_default_and_passed_on(name: str) -> None:
+    fields = ENTRY_POINTS[name].model_fields
+    declared, command = DECLARED[name]["parameters"], DECLARED[name]["command"]
     assert declared == {
-        name: {"type": "string"}
-        if field.is_required()
-        else {"type": "string", "default": as_text(field.default)}
-        for name, field in fields.items()
+        field: {"type": "string"}
+        if info.is_required()
+        else {"type": "string", "default": as_text(info.default)}
+        for field, info in fields.items()
     }
+    options = " ".join(f"--{field}={{{field}}}" for field in fields)
+    assert command == f"python -m entry_points.{name} {options}"
 
 
-@pytest.mark.parametrize("name", CODE)
-def test_every_parameter_is_passed_on_under_its_name(name: str) -> None:
-    command = PROJECT["entry_points"][name]["command"]
-    passed = re.findall(r"--(\w+)=\{(\w+)\}", command)
-    assert [option for option, _ in passed] == [value for _, value in passed]
-    assert {option for option, _ in passed} == set(CODE[name].model_fields)
+def test_main_is_train_and_study_is_still_reproduce() -> None:
+    assert DECLARED["main"] == DECLARED["train"]
+    assert DECLARED["study"] == DECLARED["reproduce"]
 
 
-@pytest.mark.parametrize("name", CODE)
-def test_every_command_runs_a_module_that_exists(name: str) -> None:
-    module = PROJECT["entry_points"][name]["command"].split()[2]
-    assert (ROOT / f"{module.replace('.', '/')}.py").exists()
-
-
-def test_the_readme_names_every_parameter_with_its_default() -> None:
-    rows = re.findall(
-        r"^\| `(\w+)` \| (?:`([^`]+)`|required) \|", (ROOT / "README.md").read_text(), re.MULTILINE
-    )
+def test_the_page_of_parameters_explains_each_of_them_once_with_its_default() -> None:
+    page = (PROJECT / "docs" / "parameters.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (?:`([^`]+)`|required) \| \S", page, re.MULTILINE)
     expected = {
         (name, "" if field.is_required() else as_text(field.default))
-        for code in CODE.values()
-        for name, field in code.model_fields.items()
-        # The factors of a study are lists of what one training takes.
-        if code is TrainParameters or name not in TrainParameters.model_fields
+        for parameters in ENTRY_POINTS.values()
+        for name, field in parameters.model_fields.items()
     }
     assert set(rows) == expected
+    trials = page.split("## Trials\n")[1].split("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)`", trials, re.MULTILINE) == list(TrialConfig.model_fields)
 
 
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     command = next(
         line
-        for line in (ROOT / "README.md").read_text().splitlines()
+        for line in (PROJECT / "README.md").read_text().splitlines()
         if line.startswith("pip install -r requirements-dev.txt")
     )
-    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+    assert command in (PROJECT / ".ci" / "run").read_text().splitlines()

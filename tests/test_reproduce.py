@@ -11,7 +11,8 @@ import pytest
 from cifar_mlflow import reproduce
 from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.parameters import ReproduceParameters, StudyOptions, expand
-from cifar_mlflow.store import resume, tracking
+from cifar_mlflow.store import query, resume, tracking
+from cifar_mlflow.store.runs import TRIAL_KEY
 
 pytestmark = pytest.mark.usefixtures("store")
 Part = Callable[..., str]
@@ -21,14 +22,14 @@ Part = Callable[..., str]
 def part() -> Part:
     """Adds a finished part to a study that was killed, and is gone on from at the end."""
     with tracking.tracked_run("reproduce") as before:
-        parent = tracking.as_parent(before)
-    mlflow.MlflowClient().update_run(before.info.run_id, "KILLED")
+        parent = before.as_parent()
+    mlflow.MlflowClient().update_run(before.run_id, "KILLED")
 
     def add(kind: str, status: str = "FINISHED", params: Any = None, **tags: str) -> str:
         with tracking.tracked_run(kind, parent=parent, tags=tags) as run:
             mlflow.log_params(params or {})
-        mlflow.MlflowClient().update_run(run.info.run_id, status)
-        return str(run.info.run_id)
+        mlflow.MlflowClient().update_run(run.run_id, status)
+        return str(run.run_id)
 
     add.before = [SimpleNamespace(run_id=parent.run_id)]  # type: ignore[attr-defined]
     return add
@@ -38,7 +39,7 @@ def kept(part: Any) -> dict[str, str]:
     """What a study that goes on keeps, by kind; it is what hangs under it."""
     with tracking.tracked_run("reproduce"):
         found = resume.adopt_parts(part.before)
-        assert {run.run_id for run in tracking.parts().values()} == {
+        assert {run.run_id for run in query.parts().values()} == {
             run.run_id for run in found.values()
         }
     return {kind: run.run_id for kind, run in found.items()}
@@ -111,7 +112,7 @@ def test_the_grid_waits_until_the_networks_are_compared(
             mlflow.set_tags({"best_architecture": "deep", "best_run_id": "abc"})
             for trial in trials:
                 failed = trial.architecture in failing
-                with tracking.tracked_run("trial", tags={tracking.TRIAL_KEY: trial.key}):
+                with tracking.tracked_run("trial", tags={TRIAL_KEY: trial.key}):
                     if failed:
                         tracking.tag_end_reason("OSError: the disk is full")
             if failing:
@@ -124,10 +125,11 @@ def test_the_grid_waits_until_the_networks_are_compared(
     assert made == ["data", "architectures deep"]
     (missing,) = [trial.name for trial in expand(parameters.architectures())][-1:]
     assert capsys.readouterr().err == (
-        f"reproduce: the comparison of the networks lacks {missing}; run the same command again\n"
+        f"reproduce: the comparison of the networks is incomplete: {missing} did not finish; "
+        "run the same command again\n"
     )
-    (study,) = tracking.search("0", "tags.kind = 'reproduce'")
-    assert (study.info.status, missing in study.data.tags["end_reason"]) == ("FAILED", True)
+    (study,) = query.search("0", "tags.kind = 'reproduce'")
+    assert (study.status, missing in study.tags["end_reason"]) == ("FAILED", True)
 
     failing.clear()
     made.clear()

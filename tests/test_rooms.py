@@ -1,6 +1,7 @@
 """The rooms of the package, and the one way in which they import each other."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ FLOORS = (
     ("parameters",),
     ("paper",),
     ("config",),
+    ("architectures",),
     ("backend",),
     ("console", "paths"),
     ("errors", "formatting", "processes"),
@@ -65,3 +67,32 @@ def test_only_the_store_talks_to_mlflow(path: Path) -> None:
     talks = {module for module in modules if module.split(".")[0] == "mlflow"}
     # A command's last line of defence knows MLflow's exceptions by name.
     assert not talks - {"mlflow.exceptions"} or room(path) == "store"
+
+
+def test_the_picture_in_the_docs_shows_the_imports() -> None:
+    text = (PROJECT / "docs" / "development.md").read_text()
+    drawn = {
+        (above, below) for above, below in re.findall(r"^    (\w+) --> (\w+)$", text, re.MULTILINE)
+    }
+    arrows = {
+        (shown(room(path)), shown(other)) for path in MODULES for other in imported_rooms(path)
+    }
+    arrows = {(above, below) for above, below in arrows if above != below}
+    assert drawn == {arrow for arrow in arrows if arrow[1] not in below(arrow[0], arrows - {arrow})}
+
+
+def shown(name: str) -> str:
+    """The picture shows the modules below data as one room."""
+    return "base" if FLOOR[name] > FLOOR["data"] else name
+
+
+def below(name: str, arrows: set[tuple[str, str]]) -> set[str]:
+    """All that a room reaches."""
+    reached = {lower for upper, lower in arrows if upper == name}
+    return reached.union(*(below(lower, arrows) for lower in reached))
+
+
+def test_the_docs_have_a_line_for_each_room() -> None:
+    text = (PROJECT / "docs" / "development.md").read_text()
+    named = set(re.findall(r"^\| `cifar_mlflow/(\w+)", text, re.MULTILINE))
+    assert named == {shown(name) for name in FLOOR} - {"base"}

@@ -1,8 +1,8 @@
-"""Reads the pickles of the official batch files, and runs nothing that they name.
+"""Read the pickles of the official batch files without running anything that they name.
 
 pickle.Unpickler calls what a file names, and NumPy trusts the state that a file gives to its objects:
 a crafted file can run code, or make NumPy follow pointers of the file's choice. Here an object is only
-described, and only the opcodes that batch files consist of are carried out.
+described, and only the opcodes that batch files use are executed.
 """
 
 import pickletools
@@ -24,7 +24,7 @@ CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 
 @dataclass(eq=False)
 class Described:
-    """An object as a pickle describes it: what makes it, of which arguments, and its state."""
+    """An object as a pickle describes it: its constructor, the arguments, and its state."""
 
     name: str
     arguments: Any = None
@@ -32,7 +32,7 @@ class Described:
 
 
 def read(content: bytes) -> Any:
-    """The value that ``content`` pickles, with each object as Described; Python 2's text as bytes.
+    """Return the pickled value, with each object as Described and Python 2's text as bytes.
 
     Raises:
         UnpicklingError: it has an opcode or a name that batch files do not have.
@@ -111,7 +111,7 @@ def _named(name: str) -> Described:
 
 
 def rows(described: object, length: int) -> npt.NDArray[np.uint8]:
-    """The array that ``described`` describes, uint8 (N, length), read-only, over the bytes it has.
+    """Return the described array, uint8 (N, length), read-only, as a view of its bytes.
 
     Raises:
         UnpicklingError: it is not such an array.

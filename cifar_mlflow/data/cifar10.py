@@ -39,9 +39,9 @@ class Splits(NamedTuple):
 
 @dataclass(frozen=True)
 class Cifar10:
-    """A verified data set: where its arrays lie, their SHA-256, and where they came from.
+    """A verified data set: the folder of its arrays, their SHA-256, and their source.
 
-    Small to pickle: another process opens the same pages of the same files.
+    Small to pickle: another process maps the same pages of the same files.
     """
 
     folder: Path
@@ -53,7 +53,7 @@ class Cifar10:
         return self.digest == CIFAR10_DIGEST
 
     def __str__(self) -> str:
-        name = "CIFAR-10" if self.official else "not CIFAR-10, but as CIFAR10_DIGEST says:"
+        name = "CIFAR-10" if self.official else "stand-in data (expected by CIFAR10_DIGEST):"
         train, test = (len(self.examples(part).labels) for part in ("train", "test"))
         return f"{name} {train:,} + {test:,} images, SHA-256 {self.digest[:8]}… ({self.source})"
 
@@ -66,7 +66,7 @@ class Cifar10:
         return Examples(arrays[f"{part}_images"], arrays[f"{part}_labels"])
 
     def split(self, validation_fraction: float) -> Splits:
-        """Keras' ``validation_split``: the last part of the training images, unshuffled.
+        """Split like Keras' ``validation_split``: the last training images, unshuffled, validate.
 
         Raises:
             UsageError: the fraction leaves no image on one side.
@@ -86,7 +86,7 @@ class Cifar10:
 
 
 def class_counts(data: Cifar10) -> pd.DataFrame:
-    """Images of each class, a row each, in the columns train and test."""
+    """The number of images of each class (rows), in the columns train and test."""
     counts = {
         "train": np.bincount(data.examples("train").labels, minlength=len(CLASSES)),
         "test": np.bincount(data.examples("test").labels, minlength=len(CLASSES)),

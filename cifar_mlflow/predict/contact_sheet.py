@@ -1,72 +1,68 @@
-"""Contact sheets: many pictures on a page, and below each what a model says of it.
+"""Draw contact sheets: many thumbnails on a page, each with its class and probability.
 
-Drawn with Pillow, which leaves every pixel of a thumbnail as it is.
+Pillow draws them, because it leaves every pixel of a thumbnail as it is.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import matplotlib
+import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from cifar_mlflow.predict.images import THUMBNAIL
 
 COLUMNS = 10
 PER_PAGE = COLUMNS * 10
-MARGIN, GAP = 16, 12  # pixels, as all lengths here
+MARGIN, GAP = 16, 12  # all lengths in pixels
 HEADING, LINE = 28, 17
 CELL = (THUMBNAIL + GAP, THUMBNAIL + 2 * LINE + GAP)
 PAPER, INK, PALE, FRAME = "white", "#222222", "#666666", "#dddddd"
 
 
-@dataclass(frozen=True)
-class Cell:
-    thumbnail: Image.Image  # at most 128 x 128 pixels
-    title: str
-    file: str
+def draw(thumbnails: Sequence[Image.Image], table: pd.DataFrame, heading: str) -> Image.Image:
+    """Draw one page of 1 to 100 thumbnails, in rows of at most 10.
 
-
-def draw(cells: Sequence[Cell], heading: str) -> Image.Image:
-    """One page of 1 to 100 cells, in rows of at most 10."""
-    columns = min(COLUMNS, max(3, math.ceil(math.sqrt(len(cells)))))
-    rows = math.ceil(len(cells) / columns)
+    Args:
+        thumbnails: RGB squares of at most 128 x 128 pixels.
+        table: a row for each thumbnail, with the columns file, class and probability.
+    """
+    columns = min(COLUMNS, max(3, math.ceil(math.sqrt(len(thumbnails)))))
+    rows = math.ceil(len(thumbnails) / columns)
     width = 2 * MARGIN + columns * CELL[0] - GAP
     page = Image.new("RGB", (width, 2 * MARGIN + HEADING + rows * CELL[1] - GAP), PAPER)
     pen = ImageDraw.Draw(page)
-    heading = _fitted(heading, "DejaVuSans-Bold", 14, width - 2 * MARGIN)
-    pen.text((MARGIN, MARGIN), heading, INK, _font("DejaVuSans-Bold", 14))
-    for number, cell in enumerate(cells):
+
+    def write(place: tuple[int, int], text: str, room: int, font: str, size: int, ink: str) -> None:
+        loaded = _font(font, size)
+        pen.text(place, _fit(text, loaded, room), ink, loaded)
+
+    write((MARGIN, MARGIN), heading, width - 2 * MARGIN, "DejaVuSans-Bold", 14, INK)
+    labels = table[["file", "class", "probability"]].itertuples(index=False)
+    for number, (thumbnail, (file, name, probability)) in enumerate(zip(thumbnails, labels)):
         row, column = divmod(number, columns)
         left, top = MARGIN + column * CELL[0], MARGIN + HEADING + row * CELL[1]
-        spare = (THUMBNAIL - cell.thumbnail.width) // 2
+        spare = (THUMBNAIL - thumbnail.width) // 2
         pen.rectangle((left - 1, top - 1, left + THUMBNAIL, top + THUMBNAIL), PAPER, FRAME)
-        page.paste(cell.thumbnail, (left + spare, top + spare))
-        for line, (text, font, size, colour) in enumerate(
-            (
-                (cell.title, "DejaVuSans-Bold", 12, INK),
-                (Path(cell.file).name, "DejaVuSans", 10, PALE),
-            )
-        ):
-            place = (left, top + THUMBNAIL + 3 + line * LINE)
-            pen.text(place, _fitted(text, font, size, THUMBNAIL), colour, _font(font, size))
+        page.paste(thumbnail, (left + spare, top + spare))
+        below, label = top + THUMBNAIL + 3, f"{name} {probability:.2f}"
+        write((left, below), label, THUMBNAIL, "DejaVuSans-Bold", 12, INK)
+        write((left, below + LINE), Path(file).name, THUMBNAIL, "DejaVuSans", 10, PALE)
     return page
 
 
-def _fitted(text: str, font: str, size: int, width: int) -> str:
-    """Text that is no wider than ``width``; of a long one the beginning and the end."""
-    length = _font(font, size).getlength
-    kept = len(text)
-    fitted = text
-    while length(fitted) > width and kept > 1:
-        kept -= 1
-        fitted = text[: kept // 2] + "…" + text[len(text) - (kept - kept // 2) :]
+def _fit(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
+    """The text, with its middle left out where it is wider than ``room``."""
+    fitted, letters = text, len(text)
+    while font.getlength(fitted) > room and letters > 1:
+        letters -= 1
+        fitted = text[: letters // 2] + "…" + text[len(text) - (letters - letters // 2) :]
     return fitted
 
 
 @cache
 def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
-    """A font that comes with matplotlib; it has the letters of Europe's alphabets."""
+    """A font that comes with matplotlib, and has the letters of Europe's alphabets."""
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf"), size)

@@ -1,6 +1,6 @@
 """What a report is made of: a study's runs and artifacts, read from the tracking store."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import pandas as pd
@@ -10,8 +10,8 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import ArchitecturesParameters, GridParameters, StudyOptions, expand
-from cifar_mlflow.store import registry, tracking
-from cifar_mlflow.store.tracking import StoredRun
+from cifar_mlflow.store import query, registry
+from cifar_mlflow.store.runs import DATA_DIGEST, MODEL_URI, TrackedRun
 from cifar_mlflow.study import results
 
 STUDIES: dict[str, type[StudyOptions]] = {
@@ -25,18 +25,18 @@ HISTORY = ("train_accuracy", "val_accuracy", "val_loss")
 class Study:
     """A study's run, its plan, and what became of each trial; runs and histories by trial key."""
 
-    run: StoredRun
+    run: TrackedRun
     trials: list[TrialConfig]
-    runs: dict[str, StoredRun]
+    runs: dict[str, TrackedRun]
     histories: dict[str, pd.DataFrame]
 
     @property
     def select_by(self) -> str:
-        return self.run.parameters.get("select_by", "val_accuracy")
+        return self.run.parameters.get("select_by", "validation")
 
     @property
     def digest(self) -> str | None:
-        return self.run.tags.get(tracking.DATA_DIGEST)
+        return self.run.tags.get(DATA_DIGEST)
 
     @property
     def official(self) -> bool:
@@ -68,11 +68,12 @@ class Study:
         return grouped
 
     @property
-    def ranking(self) -> list[StoredRun]:
+    def ranking(self) -> list[TrackedRun]:
         """The best trial of each configuration, the best configuration first."""
         ranked = self.summary.dropna(subset=["rank"]).sort_values("rank").index
-        finished = self.table.dropna(subset=[self.select_by])
-        best = finished.groupby("configuration")[self.select_by].idxmax()
+        chosen_by = results.ACCURACIES[self.select_by]
+        finished = self.table.dropna(subset=[chosen_by])
+        best = finished.groupby("configuration")[chosen_by].idxmax()
         return [self.runs[self.trials[best[name]].key] for name in ranked]
 
 
@@ -80,7 +81,7 @@ class Study:
 class Classifier:
     """A trial's model, by what its run keeps of the test set; None where it does not."""
 
-    run: StoredRun
+    run: TrackedRun
     predictions: pd.DataFrame | None
     misclassified: bytes | None  # PNG
     layers: pd.DataFrame | None
@@ -99,7 +100,7 @@ class Material:
     """All that the page tells of; None where the experiment has no such run."""
 
     experiment: str
-    data: StoredRun | None
+    data: TrackedRun | None
     class_examples: bytes | None  # PNG
     architectures: Study | None
     networks: dict[str, Classifier]  # of the architectures, by name: the first that finished
@@ -125,10 +126,10 @@ def gather(experiment_id: str, grid_id: str) -> Material:
     Raises:
         UsageError: the experiment has no such run, or nothing to report at all.
     """
-    experiment = tracking.experiment_name(experiment_id)
+    experiment = query.experiment_name(experiment_id)
     grid_run = _grid_run(experiment_id, experiment, grid_id)
-    architectures_run = tracking.newest(experiment_id, "architectures")
-    data = tracking.newest(experiment_id, "data")
+    architectures_run = query.newest(experiment_id, "architectures")
+    data = query.newest(experiment_id, "data")
     if not (grid_run or architectures_run or data):
         raise UsageError(
             f"experiment {experiment!r} has no finished study to report on; "
@@ -140,7 +141,7 @@ def gather(experiment_id: str, grid_id: str) -> Material:
     return Material(
         experiment=experiment,
         data=data,
-        class_examples=tracking.find_file(data.run_id, "class_examples.png") if data else None,
+        class_examples=query.find_file(data.run_id, "class_examples.png") if data else None,
         architectures=architectures,
         networks=_read_networks(architectures) if architectures else {},
         grid=grid,
@@ -149,10 +150,10 @@ def gather(experiment_id: str, grid_id: str) -> Material:
     )
 
 
-def _grid_run(experiment_id: str, experiment: str, grid_id: str) -> StoredRun | None:
+def _grid_run(experiment_id: str, experiment: str, grid_id: str) -> TrackedRun | None:
     if grid_id == "latest":
-        return tracking.newest(experiment_id, "grid")
-    run = tracking.find_run(grid_id)
+        return query.newest(experiment_id, "grid")
+    run = query.find_run(grid_id)
     if run is None:
         raise UsageError(
             f"run_id={grid_id}: no such run; it should be a grid's run id, or 'latest'"
@@ -160,38 +161,28 @@ def _grid_run(experiment_id: str, experiment: str, grid_id: str) -> StoredRun | 
     if run.kind != "grid":
         raise UsageError(f"run_id={grid_id}: a run of kind {run.kind!r}; it should be a grid's")
     if run.experiment_id != experiment_id:
-        other = tracking.experiment_name(run.experiment_id)
+        other = query.experiment_name(run.experiment_id)
         raise UsageError(f"run_id={grid_id}: of experiment {other!r}, and this is {experiment!r}")
     return run
 
 
-def _read_study(run: StoredRun) -> Study:
+def _read_study(run: TrackedRun) -> Study:
     options = STUDIES[run.kind]
     factors = (name for name in TrialConfig.model_fields if name in run.parameters)
     given = {name: run.parameters[name] for name in factors}
-    children = [_with_present_key(child) for child in tracking.stored_children(run)]
-    newest = tracking.latest(children)
+    newest = query.latest(query.children(run.as_parent()))
     return Study(
         run=run,
         trials=expand(options.model_validate(given)),
         runs=newest,
         histories={
-            key: tracking.metric_histories(child.run_id, HISTORY) for key, child in newest.items()
+            key: query.metric_histories(child.run_id, HISTORY) for key, child in newest.items()
         },
     )
 
 
-def _with_present_key(child: StoredRun) -> StoredRun:
-    """A trial with its key as this version computes it, which may know more factors."""
-    fields = [name for name in TrialConfig.model_fields if name in child.parameters]
-    if not fields:  # it ended before it had logged them
-        return child
-    config = TrialConfig.model_validate({name: child.parameters[name] for name in fields})
-    return replace(child, key=config.key)
-
-
 def _read_networks(study: Study) -> dict[str, Classifier]:
-    first: dict[str, StoredRun] = {}
+    first: dict[str, TrackedRun] = {}
     for trial in study.trials:
         run = study.runs.get(trial.key)
         if run and run.status == "FINISHED":
@@ -199,17 +190,17 @@ def _read_networks(study: Study) -> dict[str, Classifier]:
     return {name: _read_classifier(run) for name, run in first.items()}
 
 
-def _read_classifier(run: StoredRun) -> Classifier:
+def _read_classifier(run: TrackedRun) -> Classifier:
     """From the trial's own run, or where it has lost its artifacts from the newest evaluation."""
-    evaluations = f"tags.{tracking.MODEL_URI} = '{run.model_uri}' AND params.part = 'test'"
-    again = tracking.newest(run.experiment_id, "evaluate", where=evaluations)
+    evaluations = f"tags.{MODEL_URI} = '{run.model_uri}' AND params.part = 'test'"
+    again = query.newest(run.experiment_id, "evaluate", where=evaluations)
     sources = [run.run_id, *([again.run_id] if again else [])]
 
     def table(name: str) -> pd.DataFrame | None:
-        found = (tracking.find_table(source, name) for source in sources)
+        found = (query.find_table(source, name) for source in sources)
         return next((each for each in found if each is not None), None)
 
-    pictures = (tracking.find_file(source, "misclassified.png") for source in sources)
+    pictures = (query.find_file(source, "misclassified.png") for source in sources)
     return Classifier(
         run,
         predictions=table("predictions.parquet"),
@@ -218,7 +209,7 @@ def _read_classifier(run: StoredRun) -> Classifier:
     )
 
 
-def _read_champion(grid: Study, leaders: list[StoredRun]) -> str:
+def _read_champion(grid: Study, leaders: list[TrackedRun]) -> str:
     name = grid.run.parameters.get("model_name", "")
     champion = registry.champion(name) if name else None
     if champion is None:

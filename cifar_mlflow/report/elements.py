@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from cifar_mlflow.formatting import as_text, number
 from cifar_mlflow.report import svg
 from cifar_mlflow.report.collect import STUDIES
-from cifar_mlflow.store.tracking import StoredRun
+from cifar_mlflow.store.runs import TrackedRun
 
 # Not part of a command that makes a run again: how it was run, and where the data lies.
 PRIVATE = ("data_dir", "verbose", "dry_run", "resume", "engine", "address")
@@ -65,7 +65,7 @@ def command(entry: str, parameters: Mapping[str, str], experiment: str) -> str:
     return shlex.join([*words, "--env-manager", "local"])
 
 
-def command_of(run: StoredRun, experiment: str) -> str:
+def command_of(run: TrackedRun, experiment: str) -> str:
     """The command that made a study; parameters at their defaults are left out."""
     given = {
         name: run.parameters[name]

@@ -19,8 +19,7 @@ from cifar_mlflow.report import conclusions, sections
 from cifar_mlflow.report.collect import Material, Study
 from cifar_mlflow.report.conclusions import Conclusion, Evidence
 from cifar_mlflow.report.elements import command, command_of, vector
-from cifar_mlflow.report.sections import MEASURES
-from cifar_mlflow.store import tracking
+from cifar_mlflow.store.runs import DATA_DIGEST
 from cifar_mlflow.study import results
 
 VERSIONS = ("python", "tensorflow", "keras", "mlflow", "numpy")
@@ -202,7 +201,7 @@ def _facts(material: Material) -> list[tuple[str, str]]:
         for name in ("kept_val_accuracy", "test_accuracy", "test_loss")
     )
     text = (
-        f"{best.run.name}, chosen by {MEASURES[grid.select_by]}: validation {val}, test {test}, "
+        f"{best.run.name}, chosen by {grid.select_by} accuracy: validation {val}, test {test}, "
         f"test loss {loss} nats"
     )
     return [*facts, ("Best model", text)]
@@ -220,7 +219,7 @@ def _seeds(study: Study) -> str:
 def _made(material: Material) -> list[tuple[str, str]]:
     """Terms and texts; where trials differ, every value."""
     runs = [run for study in material.studies for run in (study.run, *study.runs.values())]
-    names = (COMMIT, tracking.DATA_DIGEST, "host", "cores", "threads")
+    names = (COMMIT, DATA_DIGEST, "host", "cores", "threads")
     tags = {
         name: ", ".join(dict.fromkeys(run.tags[name] for run in runs if name in run.tags))
         or NOTHING
@@ -230,7 +229,7 @@ def _made(material: Material) -> list[tuple[str, str]]:
         ("Commit", tags[COMMIT]),
         ("Versions", ", ".join(f"{name} {tags[f'{name}_version']}" for name in VERSIONS)),
         ("Machine", f"{tags['host']}, cores {tags['cores']}, threads of a trial {tags['threads']}"),
-        ("Data", f"SHA-256 of its arrays {tags[tracking.DATA_DIGEST]}"),
+        ("Data", f"SHA-256 of its arrays {tags[DATA_DIGEST]}"),
     ]
     for study in material.studies:
         run = study.run

@@ -15,7 +15,7 @@ from cifar_mlflow.analysis import figures, metrics, statistics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES
 from cifar_mlflow.formatting import ranges, signed
-from cifar_mlflow.paper import ARCHITECTURES, CONFUSION, GRID, PER_CLASS, published
+from cifar_mlflow.paper import ARCHITECTURES, CONFUSION, FACTORS, GRID, PER_CLASS, published
 from cifar_mlflow.report.collect import Classifier, Material, Study
 from cifar_mlflow.report.elements import (
     Missing,
@@ -26,19 +26,16 @@ from cifar_mlflow.report.elements import (
     photograph,
     vector,
 )
-from cifar_mlflow.store import tracking
-from cifar_mlflow.store.tracking import StoredRun
+from cifar_mlflow.store.runs import DATA_DIGEST, TrackedRun
 from cifar_mlflow.study import results
 
 # The study's figures 2 to 4 show the architectures, 5 to 16 the grid, in the order of table 1.
-SETTINGS = {"architectures": ("architecture",), "grid": ("activation", "batch_size", "optimizer")}
 STUDY_FIGURES: dict[str, dict[tuple[Any, ...], int]] = {
     "architectures": {(name,): number for number, name in enumerate(ARCHITECTURES, start=2)},
     "grid": {setting: number for number, setting in enumerate(GRID, start=5)},
 }
 # Of the lines in one picture, more could not be told apart.
 MOST_LINES = len(figures.SERIES)
-MEASURES = {"val_accuracy": "validation accuracy", "test_accuracy": "test accuracy"}
 # Rows of cells of a matrix: text, "right" or "wrong", and how dark from 0 to 1.
 Cells = list[list[tuple[str, str, float]]]
 
@@ -49,7 +46,7 @@ def data(material: Material) -> dict[str, Any]:
     why = ""
     if found is None or png is None:
         why = "no run of the entry point data is in this experiment"
-    elif {study.digest for study in material.studies} - {found.tags.get(tracking.DATA_DIGEST)}:
+    elif {study.digest for study in material.studies} - {found.tags.get(DATA_DIGEST)}:
         why = "the newest run of the entry point data shows other data than the studies used"
     if why or png is None:
         again = command("data", {}, material.experiment)
@@ -119,7 +116,7 @@ def _curves(study: Study, experiment: str) -> tuple[list[tuple[Curve, Picture]],
     free = dict(STUDY_FIGURES[study.run.kind])
     curves = []
     for config, trials in study.configurations.items():
-        setting = tuple(getattr(config, name) for name in SETTINGS[study.run.kind])
+        setting = tuple(getattr(config, name) for name in FACTORS[study.run.kind])
         curves.append(Curve(free.pop(setting, None), config, trials))
     curves.sort(key=lambda curve: curve.number or math.inf)
     missing = []
@@ -144,7 +141,7 @@ def _curves(study: Study, experiment: str) -> tuple[list[tuple[Curve, Picture]],
     return [(curve, picture) for curve, picture in drawn if picture], missing
 
 
-def _unfinished(run: StoredRun | None) -> str:
+def _unfinished(run: TrackedRun | None) -> str:
     """Why a trial has no result; empty where it has."""
     if run is None:
         return "not run"
@@ -201,7 +198,7 @@ def _table(study: Study) -> dict[str, Any]:
             **record,
             "settings": [str(record[name]) for name in factors],
             "mark": results.mark(record),
-            "val": mean(record, "val_accuracy"),
+            "val": mean(record, "kept_val_accuracy"),
             "test": mean(record, "test_accuracy"),
             "loss": mean(record, "test_loss"),
             "loss_difference": record["test_loss_mean"] - record["published_loss"],
@@ -211,7 +208,7 @@ def _table(study: Study) -> dict[str, Any]:
     headings = [results.HEADINGS.get(name, name.replace("_", " ")) for name in factors]
     return {
         "factors": headings,
-        "select_by": MEASURES[study.select_by],
+        "select_by": f"{study.select_by} accuracy",
         "rows": rows,
         "hidden": len(summary) - len(rows),
         "replicated": len(study.seeds) > 1,

@@ -17,11 +17,11 @@ def write_report(parameters: ReportParameters) -> None:
     output = written_to(parameters.output)
     with tracking.tracked_run("report") as run:
         tracking.log_parameters(parameters)
-        material = gather(run.info.experiment_id, parameters.run_id)
+        material = gather(run.experiment_id, parameters.run_id)
         text = page(material)
         tracking.log_files(texts={"report.html": text})
     partial = output.with_name(f".{output.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(output)
     say("Report", str(output))
-    say("Artifact", f"report.html of run {run.info.run_id}")
+    say("Artifact", f"report.html of run {run.run_id}")

@@ -1,28 +1,30 @@
-"""Who works on what: claim a plan, show that one lives, and find the dead whose work can be resumed.
+"""Which command works on which trials: claim a plan, send heartbeats, find dead runs to resume.
 
-No two clocks are compared, because those of two machines differ. A command of this machine is alive if
-its process is; any other one is alive if its sign of life changes while this command watches it.
+The clocks of two machines differ, so none are compared. A command on this machine is alive if its
+process is; a command on another machine is alive if its heartbeat changes while this one watches.
 """
 
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import mlflow
-from mlflow.entities import Run, RunTag
+from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 
 from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.console import say
 from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.processes import Process
-from cifar_mlflow.store import tracking
+from cifar_mlflow.store import query, runs
+from cifar_mlflow.store.runs import Status, TrackedRun
 
-CLAIM = "claim"  # on that plan: CLAIMING, then HELD
+CLAIM = "claim"  # on a run's plan: CLAIMING, then HELD
 CLAIMING, HELD = "claiming", "held"
 HEARTBEAT = "last_sign_of_life"  # UTC, ISO 8601
 SUPERSEDED_BY = "superseded_by"  # the run that resumed this one
@@ -33,7 +35,6 @@ POLL_SECONDS = 0.5
 # before it tries again.
 DATABASE_SILENCE_SECONDS = 30.0
 SERVER_SILENCE_SECONDS = 150.0
-Tell = Callable[[str, str], None]  # a topic, and a line of text about it
 
 
 def plan_key(trials: Sequence[TrialConfig], data: Cifar10) -> str:
@@ -43,38 +44,49 @@ def plan_key(trials: Sequence[TrialConfig], data: Cifar10) -> str:
 
 
 @dataclass(frozen=True)
-class Command:
-    """The run of a command that has not finished."""
+class UnfinishedRun:
+    """A command's run that has not finished, dead or alive."""
 
     run_id: str
     name: str
-    status: str
+    status: Status
     host: str
     process: Process
     claim: str
     heartbeat: str
 
+    @classmethod
+    def of(cls, run: TrackedRun) -> "UnfinishedRun":
+        return cls(
+            run_id=run.run_id,
+            name=run.name,
+            status=run.status,
+            host=run.tags.get(runs.HOST, "an unknown host"),
+            process=run.process,
+            claim=run.tags.get(CLAIM, HELD),
+            heartbeat=run.tags.get(HEARTBEAT, ""),
+        )
+
     def __str__(self) -> str:
         return (
-            f"run {self.run_id} ({self.name}), by process {self.process.id} on {self.host}, "
-            f"last sign of life {self.heartbeat or 'never'}"
+            f"run {self.run_id} ({self.name}), process {self.process.id} on {self.host}, "
+            f"last heartbeat {self.heartbeat or 'never'}"
         )
 
 
 @contextmanager
-def claimed(run: Run, key: str, resume: str, tell: Tell) -> Iterator[list[Command]]:
-    """Claim a plan for a run, show that it lives, and give the dead runs that it resumes.
+def claim(run: TrackedRun, key: str, resume: str) -> Iterator[list[UnfinishedRun]]:
+    """Claim a plan for a run, send heartbeats inside the block, and give the dead runs to resume.
 
     Args:
         key: `plan_key` of what the run computes.
-        resume: ``auto`` for every unfinished run with the same plan in the experiment; ``never`` for
+        resume: ``auto`` for every unfinished run of the same plan in the experiment; ``never`` for
             none; or one run's id.
-        tell: called where it takes a while to find out whether another command lives.
 
     Raises:
-        UsageError: another command works on the same plan, or the run named cannot be resumed.
+        UsageError: another command works on the same plan, or the given run cannot be resumed.
     """
-    client, run_id = mlflow.MlflowClient(), run.info.run_id
+    client, run_id = mlflow.MlflowClient(), run.run_id
     stop = threading.Event()
 
     def beat() -> None:
@@ -82,20 +94,18 @@ def claimed(run: Run, key: str, resume: str, tell: Tell) -> Iterator[list[Comman
             with suppress(MlflowException):  # a store that is away gets the next one
                 client.set_tag(run_id, HEARTBEAT, _now())
 
-    tags = {HEARTBEAT: _now(), CLAIM: CLAIMING, tracking.PLAN_KEY: key}
+    tags = {HEARTBEAT: _now(), CLAIM: CLAIMING, runs.PLAN_KEY: key}
     client.log_batch(run_id, tags=[RunTag(*tag) for tag in tags.items()])
     heart = threading.Thread(target=beat, daemon=True)
     heart.start()
     try:
         try:
-            before = _predecessors(client.get_run(run_id), key, resume, tell)
+            dead = _wait_for_claim(query.read(run_id), key, resume)
         except UsageError:
-            client.delete_tag(
-                run_id, tracking.PLAN_KEY
-            )  # it computes nothing that could be resumed
+            client.delete_tag(run_id, runs.PLAN_KEY)  # this run computes nothing to resume
             raise
         client.set_tag(run_id, CLAIM, HELD)
-        yield before
+        yield dead
     finally:
         stop.set()
         heart.join(HEARTBEAT_SECONDS)
@@ -105,106 +115,84 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _predecessors(run: Run, key: str, resume: str, tell: Tell) -> list[Command]:
-    """The dead runs to resume, once no other live command claims the plan.
+def _wait_for_claim(run: TrackedRun, key: str, resume: str) -> list[UnfinishedRun]:
+    """Wait until no other live command claims the plan; gives the dead runs to resume.
 
-    A claim is written before others are looked for, so of two commands at least one sees the other, and
-    who sees a claim that is held gives up. Of those that still claim, the one with the lowest run id
-    waits for the others to give up. So at most one holds the claim, and of those that start at once one
-    does, however slow the store is.
+    Every command writes its claim before it looks for others, so of any two at least one sees the
+    other. A command that sees a held claim gives up. Of those still claiming, the one with the lowest
+    run id waits for the others to give up. So at most one holds the claim, and of commands that start
+    at the same time exactly one gets it, however slow the store is.
     """
     if resume == "never":
         return []
-    named = _named(resume, run, key) if resume != "auto" else None
-    watch = _Watch(tell)
+    requested = _requested(resume, run, key) if resume != "auto" else None
+    watch = _Watch()
     while True:
-        lives = {other: watch.lives(other) for other in _unfinished(run, key)}
-        for other, alive in lives.items():
-            if alive and (other.claim != CLAIMING or other.run_id < run.info.run_id):
-                raise UsageError(_busy(other))
-        if not any(alive is not False for alive in lives.values()):
-            return [named] if named else list(lives)
+        alive = {other: watch.is_alive(other) for other in _unfinished(run, key)}
+        for other, lives in alive.items():
+            if lives and (other.claim != CLAIMING or other.run_id < run.run_id):
+                raise UsageError(
+                    f"{other}, is working on the same trials; wait for it, or set resume=never to "
+                    "train them all again"
+                )
+        if not any(lives is not False for lives in alive.values()):
+            return [requested] if requested else list(alive)
         time.sleep(POLL_SECONDS)
 
 
 class _Watch:
-    """Finds out which commands live."""
+    """Finds out which commands are alive."""
 
-    def __init__(self, tell: Tell) -> None:
-        self.tell = tell
-        self.first_seen: dict[
-            str, tuple[str, float]
-        ] = {}  # of each run: its sign of life, and when
-        server = tracking.uri().startswith(("http:", "https:"))
+    def __init__(self) -> None:
+        self.first_seen: dict[str, tuple[str, float]] = {}  # by run id: its heartbeat, and when
+        server = mlflow.get_tracking_uri().startswith(("http:", "https:"))
         self.silence = SERVER_SILENCE_SECONDS if server else DATABASE_SILENCE_SECONDS
 
-    def lives(self, command: Command) -> bool | None:
-        """None where that is not known yet."""
-        if command.status != "RUNNING":
+    def is_alive(self, other: UnfinishedRun) -> bool | None:
+        """None while that is not known yet."""
+        if other.status != Status.RUNNING:
             return False
-        if command.process.is_local:
-            return command.process.is_alive
-        if command.run_id not in self.first_seen:
-            self.first_seen[command.run_id] = (command.heartbeat, time.monotonic())
-            self.tell("Waiting", f"up to {self.silence:.0f} s to see whether {command}, is alive")
-        sign, seen = self.first_seen[command.run_id]
-        if command.heartbeat != sign:
+        if other.process.is_local:
+            return other.process.is_alive
+        if other.run_id not in self.first_seen:
+            self.first_seen[other.run_id] = (other.heartbeat, time.monotonic())
+            say("Waiting", f"up to {self.silence:.0f} s for a heartbeat of {other}")
+        heartbeat, seen = self.first_seen[other.run_id]
+        if other.heartbeat != heartbeat:
             return True
         return False if time.monotonic() - seen > self.silence else None
 
 
-def _unfinished(run: Run, key: str) -> list[Command]:
+def _unfinished(run: TrackedRun, key: str) -> list[UnfinishedRun]:
     """The other runs of the same kind and plan that have neither finished nor been resumed."""
-    kind = run.data.tags[tracking.KIND]
+    same_plan = query.search(
+        run.experiment_id,
+        f"tags.{runs.KIND} = '{run.kind}' and tags.{runs.PLAN_KEY} = '{key}' "
+        f"and attributes.status != '{Status.FINISHED}'",
+    )
     return [
-        _command(found)
-        for found in tracking.search(
-            run.info.experiment_id,
-            f"tags.{tracking.KIND} = '{kind}' and tags.{tracking.PLAN_KEY} = '{key}' "
-            "and attributes.status != 'FINISHED'",
-        )
-        if found.info.run_id != run.info.run_id and SUPERSEDED_BY not in found.data.tags
+        UnfinishedRun.of(other)
+        for other in same_plan
+        if other.run_id != run.run_id and SUPERSEDED_BY not in other.tags
     ]
 
 
-def _named(run_id: str, run: Run, key: str) -> Command:
-    kind = run.data.tags[tracking.KIND]
-    try:
-        named = mlflow.get_run(run_id)
-    except MlflowException as error:
+def _requested(run_id: str, run: TrackedRun, key: str) -> UnfinishedRun:
+    """The run that the user wants to resume, if ``run`` can resume it."""
+    other = query.find_run(run_id)
+    if other is None:
         raise UsageError(
-            f"resume={run_id}: there is no such run in {tracking.uri()}; input should be 'auto', "
-            "'never' or the id of an unfinished run"
-        ) from error
-    tags = named.data.tags
-    if named.info.experiment_id != run.info.experiment_id:
+            f"resume={run_id}: there is no such run in {mlflow.get_tracking_uri()}; input should be "
+            "'auto', 'never' or the id of an unfinished run"
+        )
+    if other.experiment_id != run.experiment_id:
         why = "is in another experiment"
-    elif tags.get(tracking.KIND) != kind or tags.get(tracking.PLAN_KEY) != key:
-        why = f"is not a {kind} of the same trials on the same data"
-    elif named.info.status == "FINISHED":
+    elif other.kind != run.kind or other.tags.get(runs.PLAN_KEY) != key:
+        why = f"is not a {run.kind} run of the same trials on the same data"
+    elif other.status == Status.FINISHED:
         why = "is finished"
-    elif SUPERSEDED_BY in tags:
-        why = f"was resumed by run {tags[SUPERSEDED_BY]}"
+    elif SUPERSEDED_BY in other.tags:
+        why = f"was resumed by run {other.tags[SUPERSEDED_BY]}"
     else:
-        return _command(named)
+        return UnfinishedRun.of(other)
     raise UsageError(f"resume={run_id}: this run {why}, so it cannot be resumed here")
-
-
-def _busy(other: Command) -> str:
-    return (
-        f"{other}, works on the same trials; wait for it, or give resume=never to train them all "
-        "a second time"
-    )
-
-
-def _command(run: Run) -> Command:
-    tags = run.data.tags
-    return Command(
-        run_id=run.info.run_id,
-        name=run.info.run_name,
-        status=run.info.status,
-        host=tags.get(tracking.HOST, "an unknown host"),
-        process=tracking.process_of(run),
-        claim=tags.get(CLAIM, HELD),
-        heartbeat=tags.get(HEARTBEAT, ""),
-    )

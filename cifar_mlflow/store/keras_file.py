@@ -1,7 +1,7 @@
-"""A .keras file that may come from anybody: it runs no code, and takes no more memory than its size says.
+"""Load a .keras file from an untrusted source: run no code, use no more memory than its size suggests.
 
-Keras makes a model's weights by what the file's description declares, before it reads any. So what is
-declared is counted first, and compared with what is there.
+Keras allocates the weights that a file's description declares before it reads any. So this counts what
+is declared first, and compares it with what the file contains.
 """
 
 import json
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
     import keras
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
-CONFIG_BYTES = 2_000_000  # of the description; ten layers take some 5 kB
-EXPANSION = 10  # Keras does not compress the parts, but somebody may have
+CONFIG_BYTES = 2_000_000  # at most; the description of ten layers has about 5 kB
+EXPANSION = 10  # at most; Keras does not compress the parts, but others may
 
 
 def load(path: Path) -> "keras.Model":
     """The model in a .keras file, not compiled, in Keras' safe mode.
 
     Raises:
-        UsageError: the file declares more than it holds.
-        Exception: anything that a zip archive, HDF5 or a layer raises that cannot be read or made.
+        UsageError: the file declares more than it contains.
+        Exception: any error of a zip archive or HDF5 file that cannot be read, or of a layer that
+            cannot be built.
     """
     from cifar_mlflow.backend import keras  # takes seconds
 
@@ -38,7 +39,7 @@ def load(path: Path) -> "keras.Model":
         with archive.open(WEIGHTS) as weights:
             _check_count("weights", _stored(weights), held)
         config = json.loads(archive.read(CONFIG))
-    # In a thread of its own: Keras keeps lists of what it makes by thread, which go with it.
+    # In its own thread, because Keras keeps per-thread lists of the layers, which end with the thread.
     with ThreadPool(1) as pool:
         _check_count("layers", pool.apply(_declared, (config,)), held)
     return keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -56,7 +57,7 @@ def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
 
 
 def _check_count(what: str, numbers: int, held: int) -> None:
-    # A number has 1 to 4 bytes; where it has 4, what is around them has room.
+    # A number has 1 to 4 bytes; the limit is for those of 1 byte.
     if numbers > held:
         raise UsageError(
             f"its {what} declare {numbers:,} numbers, which its {held:,} bytes of weights cannot hold"
@@ -64,7 +65,7 @@ def _check_count(what: str, numbers: int, held: int) -> None:
 
 
 def _stored(weights: Any) -> int:
-    """How many numbers the data sets of an HDF5 file declare."""
+    """The number of elements that the data sets of an HDF5 file declare."""
     counts: list[int] = []
 
     def count(name: str, item: h5py.Group | h5py.Dataset) -> None:
@@ -77,7 +78,7 @@ def _stored(weights: Any) -> int:
 
 
 def _declared(config: dict[str, Any]) -> int:
-    """How many weights a model's layers would have; none of them is made."""
+    """The number of weights that a model's layers would have; allocates none of them."""
     from cifar_mlflow.backend import keras
 
     with keras.StatelessScope(initialize_variables=False):

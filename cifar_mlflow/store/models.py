@@ -1,4 +1,4 @@
-"""Find a model in the tracking store, the registry or a folder, and load it without running its code."""
+"""Find a model in the tracking store, the registry or a folder; load it without running its code."""
 
 import re
 import tempfile
@@ -18,25 +18,25 @@ from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import printable
 from cifar_mlflow.paths import user_path
 from cifar_mlflow.store import keras_file
+from cifar_mlflow.store.query import UNKNOWN
 from cifar_mlflow.store.registry import VALIDATION_FRACTION
-from cifar_mlflow.store.tracking import DATA_DIGEST, UNKNOWN
+from cifar_mlflow.store.runs import DATA_DIGEST
 
 if TYPE_CHECKING:
     import keras
 
-# MLflow's answers to a name that it does not know, whether of a model, a version or an alias.
 LOADER = "mlflow.keras"
-KERAS_FILE = Path("data", "model.keras")  # in the folder that it saves
+KERAS_FILE = Path("data", "model.keras")  # in a model's folder
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A classifier, ready to use, and what is known of it."""
+    """A classifier, ready to use, and what is known about it."""
 
-    uri: str  # as it was asked for, but printable
-    model_id: str | None  # None of a folder that was saved, and never logged
-    name: str | None  # of the registered model, and its version, where ``uri`` leads there
-    version: str | None
+    uri: str  # as the user gave it, but printable; of a run id the URI of that run's model
+    model_id: str | None  # None for a folder that was saved but never logged
+    name: str | None  # of the registered model, if ``uri`` leads to one
+    version: str | None  # of the registered model
     classes: tuple[str, ...]
     model: "keras.Model"  # uint8 pixels (N, 32, 32, 3) to probabilities (N, len(classes))
 
@@ -47,9 +47,9 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Lineage:
-    """What the tracking store knows of a logged model's training; None where it does not."""
+    """What the tracking store knows about a logged model's training; None if it does not."""
 
-    trial: str | None
+    trial: str | None  # its name
     validation_fraction: float | None
     data_digest: str | None
 
@@ -57,20 +57,22 @@ class Lineage:
 # Loading --------------------------------------------------------------------------------------
 
 
-def load_model(uri: str) -> LoadedModel:
+def load_model(model: str) -> LoadedModel:
     """Load a model of the kind that `tracking.log_model` writes, without running any code of its own.
 
-    A model may come from anybody, and most of MLflow's flavors hold pickles or code. So only a .keras
-    file is loaded, in Keras' safe mode, and nothing that the model's description names is imported. Nor
-    does it take much more memory than the file has bytes, and its names hold no control characters.
+    A model may come from anyone, and most of MLflow's flavors contain pickles or code. So this loads
+    only a .keras file, in Keras' safe mode, and imports nothing that the model's description names. It
+    does not take much more memory than the file has bytes, and its names have no control characters.
 
     Args:
-        uri: a local folder, or any URI that MLflow knows, such as ``models:/cifar10-cnn@champion``,
-            ``models:/cifar10-cnn/3``, ``models:/m-…`` or ``runs:/…/model``.
+        model: any model URI that MLflow knows, such as ``models:/cifar10-cnn@champion``,
+            ``models:/cifar10-cnn/3``, ``models:/m-…`` or ``runs:/…/model``; a run's id, bare or as
+            ``runs:/ID``, for the model that it logged; or a local folder.
 
     Raises:
         UsageError: there is no such model, or it is of another kind.
     """
+    uri = _model_uri(model)
     shown = printable(uri)
     with tempfile.TemporaryDirectory() as scratch:
         try:
@@ -80,20 +82,16 @@ def load_model(uri: str) -> LoadedModel:
             raise UsageError(f"{shown}: {_first_line(error)}{_hint(error)}") from error
         try:
             classes = _check_description(description, folder)
-            model = keras_file.load(folder / KERAS_FILE)
-            _check_behaviour(model, len(classes))
-        except Exception as error:  # so does every layer that cannot be made
+            network = keras_file.load(folder / KERAS_FILE)
+            _check_behaviour(network, len(classes))
+        except Exception as error:  # every layer that cannot be built raises errors of its own
             raise UsageError(f"{shown}: {_first_line(error)}") from error
     model_id = printable(str(description.model_id)) if description.model_id else None
-    return LoadedModel(shown, model_id, name, version, classes, model)
+    return LoadedModel(shown, model_id, name, version, classes, network)
 
 
-def model_uri(model: str) -> str:
-    """The URI of the model that a run logged, for ``runs:/ID`` or a bare run id; else ``model`` itself.
-
-    Raises:
-        UsageError: there is no such run, or it logged no model.
-    """
+def _model_uri(model: str) -> str:
+    """The URI of the model that a run logged, for a run's id; otherwise ``model`` itself."""
     given = re.fullmatch(r"(?:runs:/)?([0-9a-f]{32})/?", model)
     if not given or Path(model).exists():
         return model
@@ -112,7 +110,7 @@ def model_uri(model: str) -> str:
 
 
 def lineage(model_id: str | None) -> Lineage | None:
-    """Where a logged model comes from; None where the tracking store has no such model."""
+    """Where a logged model comes from; None if the tracking store has no such model."""
     client = mlflow.MlflowClient()
     try:
         logged = client.get_logged_model(model_id) if model_id else None
@@ -132,36 +130,36 @@ def lineage(model_id: str | None) -> Lineage | None:
 
 
 def _fetch(uri: str, scratch: Path) -> tuple[str | None, str | None, Path]:
-    """(registered name, version, local folder) of a model; None where ``uri`` leads to no version."""
+    """(registered name, version, local folder) of a model; no name if ``uri`` leads to no version."""
     local = user_path(uri)
     if local.exists():
         if not (local / "MLmodel").is_file():
-            raise UsageError("no model that MLflow saved: there is no file MLmodel in it")
-        link = scratch / "model"  # because MLflow takes # and % in a path for parts of a URI
+            raise UsageError("not a model that MLflow saved: it has no file MLmodel")
+        link = scratch / "model"  # because MLflow parses # and % in a path as parts of a URI
         link.symlink_to(local.resolve())
         return None, None, link
     if ":" not in uri:
-        raise UsageError("no such folder, nor a URI such as models:/NAME@ALIAS")
+        raise UsageError("no such folder, and not a run id or a URI such as models:/NAME@ALIAS")
     name = version = None
     if uri.startswith("models:"):
-        # An alias may move between two calls, a version stays what it is.
+        # An alias may move between two calls; a version does not change.
         *names, number = get_model_name_and_version(mlflow.MlflowClient(), uri)
         if names:
             name, version = str(names[0]), str(number)
     source = f"models:/{name}/{version}" if name else uri
-    # A copy, because MLflow notes in a registered model's folder by which name it was called last.
+    # A copy, because MLflow writes into a registered model's folder by which name it was loaded.
     return name, version, Path(mlflow.artifacts.download_artifacts(source, dst_path=str(scratch)))
 
 
 def _check_description(description: Model, folder: Path) -> tuple[str, ...]:
-    """The classes that a model names; raises UsageError where it is not of our kind."""
+    """The classes that a model's description lists; raises UsageError for another kind of model."""
     flavors: dict[str, Any] = description.flavors
     others = [name for name in flavors if name not in ("keras", "python_function")]
     loader = flavors.get("python_function", {}).get("loader_module", LOADER)
     if "keras" not in flavors or loader != LOADER:
-        found = ", ".join(others) if loader == LOADER else f"loaded by {loader}"
+        flavor = ", ".join(others) if loader == LOADER else f"loaded by {loader}"
         raise UsageError(
-            f"a model of another flavor ({found}), which may run code; only those of mlflow.keras "
+            f"a model of another flavor ({flavor}), which may run code; only those of mlflow.keras "
             "are loaded"
         )
     keras_flavor = flavors["keras"]
@@ -178,7 +176,7 @@ def _check_description(description: Model, folder: Path) -> tuple[str, ...]:
 
 
 def _check_behaviour(model: "keras.Model", classes: int) -> None:
-    """Raise UsageError where a model does not turn images into a probability of each class."""
+    """Raise UsageError unless the model turns images into a probability of each class."""
     if model.input_shape != (None, *IMAGE_SHAPE) or model.output_shape != (None, classes):
         raise UsageError(
             f"takes {model.input_shape} and gives {model.output_shape}, not images "
@@ -190,20 +188,18 @@ def _check_behaviour(model: "keras.Model", classes: int) -> None:
 
 
 def _hint(error: Exception) -> str:
-    """What there is to choose from, after a name that is not known."""
+    """The registered models to choose from, after a name that is not known."""
     if not isinstance(error, MlflowException) or error.error_code not in UNKNOWN:
         return ""
     models = mlflow.MlflowClient().search_registered_models()
     if not models:
-        return (
-            f"; none is registered in {mlflow.get_registry_uri()}: `mlflow run . -e grid` makes one"
-        )
-    found = [
+        return f"; none is registered in {mlflow.get_registry_uri()}: `mlflow run . -e grid` registers one"
+    names = [
         f"{model.name} ({', '.join(f'@{alias}' for alias in sorted(model.aliases)) or 'no alias'}; "
         f"newest version {max((int(v.version) for v in model.latest_versions), default=0)})"
         for model in models
     ]
-    return f"; registered in {mlflow.get_registry_uri()}: {', '.join(found)}"
+    return f"; registered in {mlflow.get_registry_uri()}: {', '.join(names)}"
 
 
 def _first_line(error: Exception) -> str:

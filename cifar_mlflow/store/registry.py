@@ -13,23 +13,25 @@ from mlflow.exceptions import MlflowException
 from cifar_mlflow.analysis import metrics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
-from cifar_mlflow.store import tracking
-from cifar_mlflow.store.tracking import DATA_DIGEST, UNKNOWN, TrialRun
+from cifar_mlflow.formatting import fixed
+from cifar_mlflow.store import query
+from cifar_mlflow.store.query import UNKNOWN
+from cifar_mlflow.store.runs import DATA_DIGEST, TrackedRun
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 VALIDATION_FRACTION = "validation_fraction"
-VAL_ACCURACY = "val_accuracy"
+KEPT_VAL_ACCURACY = "kept_val_accuracy"
 PROMOTION = "promotion"  # why a version got its alias
-JUDGED_WITH = "judged_with"  # the first version of its round, while the alias is being set
+JUDGED_WITH = "judged_with"  # the first version of its round, while the alias is set
 ABOUT = """Image classifiers for CIFAR-10: uint8 images (N, 32, 32, 3) to probabilities of 10 classes.
 
 The alias `champion` is on the version with the best validation accuracy, `challenger` on the newest one
-that did not beat it. Each version's description tells how good it is and how to call it."""
+that did not beat it. Each version's description says how good it is and how to call it."""
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """What became of a newly registered version."""
+    """The alias of a newly registered version, and why it got it."""
 
     version: str
     alias: str  # champion or challenger
@@ -37,20 +39,28 @@ class Promotion:
 
 
 def judge(new: dict[str, str], champion: dict[str, str] | None) -> tuple[str, str]:
-    """The alias that a version with the tags ``new`` gets beside the present champion, and why."""
+    """The alias for a version with the tags ``new``, given the present champion's tags, and why."""
     if champion is None:
         return CHAMPION, "there was no champion"
     for condition, name in ((DATA_DIGEST, "data"), (VALIDATION_FRACTION, "validation images")):
         if champion.get(condition) != new[condition]:
             return CHALLENGER, f"the champion was measured on other {name}: not comparable"
-    ours, theirs = float(new[VAL_ACCURACY]), float(champion[VAL_ACCURACY])
-    if ours > theirs:
-        return CHAMPION, f"validation accuracy {ours:.4f} beats the champion's {theirs:.4f}"
-    return CHALLENGER, f"validation accuracy {ours:.4f} does not beat the champion's {theirs:.4f}"
+    reached, to_beat = (_kept_val_accuracy(tags) for tags in (new, champion))
+    if reached > to_beat:
+        return CHAMPION, f"validation accuracy {reached:.4f} beats the champion's {to_beat:.4f}"
+    return (
+        CHALLENGER,
+        f"validation accuracy {reached:.4f} does not beat the champion's {to_beat:.4f}",
+    )
+
+
+def _kept_val_accuracy(tags: dict[str, str]) -> float:
+    # Versions registered before 0.2 have the tag val_accuracy instead.
+    return float(tags.get(KEPT_VAL_ACCURACY) or tags["val_accuracy"])
 
 
 def champion(name: str) -> ModelVersion | None:
-    """The version with the alias `champion`, or None where there is none."""
+    """The version with the alias `champion`; None if there is none."""
     try:
         return mlflow.MlflowClient().get_model_version_by_alias(name, CHAMPION)
     except MlflowException as error:
@@ -59,12 +69,11 @@ def champion(name: str) -> ModelVersion | None:
         raise
 
 
-def register(name: str, run: TrialRun, config: TrialConfig, data: Cifar10) -> Promotion:
+def register(name: str, run: TrackedRun, config: TrialConfig, data: Cifar10) -> Promotion:
     """Register a trial's model as a new version of ``name``; move the alias if it is better.
 
-    Of several that do so at once the best becomes champion, however their calls are interleaved
-    (`_agree`). A model that has been registered, by a study that was interrupted then, gets no second
-    version.
+    If several processes do so at once, the best model becomes champion, however their calls interleave
+    (`_agree`). A model that an interrupted study has already registered gets no second version.
     """
     client = mlflow.MlflowClient()
     versions = _versions(name)
@@ -73,7 +82,7 @@ def register(name: str, run: TrialRun, config: TrialConfig, data: Cifar10) -> Pr
         tags = {
             DATA_DIGEST: data.digest,
             VALIDATION_FRACTION: str(config.validation_fraction),
-            VAL_ACCURACY: str(run.metrics["kept_val_accuracy"]),
+            KEPT_VAL_ACCURACY: str(run.metrics[KEPT_VAL_ACCURACY]),
             "test_accuracy": str(run.metrics["test_accuracy"]),
             "test_loss": str(run.metrics["test_loss"]),
             "trial": run.name,
@@ -81,7 +90,8 @@ def register(name: str, run: TrialRun, config: TrialConfig, data: Cifar10) -> Pr
             JUDGED_WITH: str(_round(versions)),
         }
         _, reason = judge(tags, _tags(champion(name)))
-        with contextlib.redirect_stderr(io.StringIO()):  # it tells in its own words
+        # MLflow prints the new version to stderr, at every log level; `Promotion` is said instead.
+        with contextlib.redirect_stderr(io.StringIO()):
             registered = mlflow.register_model(
                 run.model_uri, name, tags={**tags, PROMOTION: reason}
             )
@@ -90,7 +100,7 @@ def register(name: str, run: TrialRun, config: TrialConfig, data: Cifar10) -> Pr
         return Promotion(str(registered.version), alias, registered.tags[PROMOTION])
     alias, reason = _agree(name, registered)
     version = str(registered.version)
-    predictions = tracking.read_table(run.run_id, "predictions.parquet")
+    predictions = query.read_table(run.run_id, "predictions.parquet")
     text = describe(name, version, run, config, data, predictions, reason)
     client.update_model_version(name, version, text)
     client.update_registered_model(name, ABOUT)
@@ -104,20 +114,20 @@ def register(name: str, run: TrialRun, config: TrialConfig, data: Cifar10) -> Pr
 def _agree(name: str, mine: ModelVersion) -> tuple[str, str]:
     """Put `champion` on the best version of a round; gives the alias of ``mine``, and why.
 
-    MLflow cannot set an alias on condition that it has not moved, so whoever sets it may undo what
-    another process set a moment before. Hence each process reads it again after it set it, until it is
-    on the best version that could have been undone:
+    MLflow has no compare-and-set for aliases, so a process may overwrite what another one has just set.
+    Each process therefore reads the alias again after setting it, until it is on the best version that
+    could have been overwritten:
 
-    - A version has the tag `judged_with` from the moment it exists until its process is done with the
-      alias. The value is the first version of its round (`_round`): all that did not exist when it
-      came, and the rounds of those that were not done then. The process judges all of these.
-    - Suppose the last process to set the alias, P, puts it on x, and y is better. If y came after P's
-      last look, the process of y looks later still, finds x, and sets y. If y is in P's round, P saw it
-      and set y. Else y was done when x came, and so was every process that had read the alias before y
-      was judged: the alias was on y or better when P read it, so P did not set x.
+    - A version has the tag `judged_with` from its creation until its process is done with the alias. The
+      value is the first version of its round (`_round`): all versions that did not exist when it was
+      created, and the rounds of those that were not done then. The process judges all of these.
+    - Suppose the last process to set the alias, P, puts it on x, and y is better. If y was created after
+      P's last read, y's process reads later still, sees x, and sets y. If y is in P's round, P saw it
+      and set y. Otherwise y was done when x was created, and so was every process that had read the
+      alias before y was judged. Then the alias was on y or better when P read it, so P did not set x.
 
-    So the alias ends on the best, in whatever order two or more processes read and set it. A version
-    from before the round is not put back, so a rollback by hand stays. A process that is killed in here
+    So the alias ends on the best version, in whatever order the processes read and set it. A version
+    from before the round is not restored, so a manual rollback stays. A process that is killed in here
     leaves its round open until its study is run again.
     """
     reason = mine.tags[PROMOTION]
@@ -145,10 +155,10 @@ def _round(versions: Sequence[ModelVersion]) -> int:
 
 
 def _versions(name: str) -> list[ModelVersion]:
-    """Those that a study registered, the oldest first."""
-    found = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
+    """The versions that studies registered, the oldest first."""
+    versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}'")
     return sorted(
-        (version for version in found if PROMOTION in version.tags),
+        (version for version in versions if PROMOTION in version.tags),
         key=lambda version: int(version.version),
     )
 
@@ -160,17 +170,18 @@ def _tags(version: ModelVersion | None) -> dict[str, str] | None:
 def describe(
     name: str,
     version: str,
-    run: TrialRun,
+    run: TrackedRun,
     config: TrialConfig,
     data: Cifar10,
     predictions: pd.DataFrame,
     reason: str,
 ) -> str:
-    """All that someone needs who has nothing but the registry, as Markdown.
+    """The description of a version, as Markdown, for readers who have nothing but the registry.
 
     Args:
-        run: of the trial that trained the model; ``predictions`` is its prediction table of the test set.
-        reason: for the alias.
+        run: the trial that trained the model.
+        predictions: its `metrics.prediction_table` of the test set.
+        reason: why the version got its alias.
     """
     result = metrics.evaluate(predictions)
     numbers = "\n".join(
@@ -208,19 +219,19 @@ or `mlflow models serve -m models:/{name}/{version} --env-manager local`, then P
 | --- | --- |
 {numbers}
 
-Validation accuracy {run.metrics["kept_val_accuracy"]:.4f}, by which champions are judged.
+Validation accuracy {fixed(run.metrics[KEPT_VAL_ACCURACY], 4)}, by which champions are judged.
 
 **Limits**
 
-- Every picture gets one of the ten classes, whatever it shows.
+- Every image gets one of the ten classes, whatever it shows.
 - Best recall: {recall.idxmax()} ({recall.max():.2f}); worst: {recall.idxmin()} ({recall.min():.2f}). \
-Most often it takes {mistakes or "nothing for anything else"}.
+Most often it mistakes {mistakes or "nothing for anything else"}.
 - Its probabilities are not frequencies: their mean is {confidence:.2f} at an accuracy of {result.accuracy:.2f}.
-- The intervals tell what other images would change, not what another training (seed) would.
-- Pixels scaled to 0..1 are wrong: `mlflow.pyfunc` refuses them, but MLflow's server and Keras itself cut \
-fractions off without an error, and the model sees black.
+- The intervals cover the choice of test images, not the choice of the training's seed.
+- Pixels scaled to 0..1 are wrong: `mlflow.pyfunc` refuses them, but MLflow's server and Keras round \
+them down without an error, and the model sees black.
 
-**Made by** run {run.run_id} ({run.name}) on {trained_on}, SHA-256 {data.digest}: {settings}.
+**Trained by** run {run.run_id} ({run.name}) on {trained_on}, SHA-256 {data.digest}: {settings}.
 
 **Promotion** {reason}
 """

@@ -1,9 +1,9 @@
-"""Nothing is lost: who goes on from whom, and the checkpoints that this takes.
+"""Resume interrupted runs: take over trials, restore checkpoints.
 
-The store is the only memory. Whoever goes on from an unfinished run is a new run, which takes over
-what the run before had: a study its trials, a trial its history and its newest checkpoint. The run
-before then ends KILLED and points to its successor; so whoever still writes to it, a worker that was
-thought dead for instance, harms nothing, and finds out at its next epoch.
+A command that resumes an unfinished run is a new run, which takes over what the previous run had: a
+study its trials, a trial its history and its newest checkpoint. The previous run then ends KILLED and
+points to its successor. A worker wrongly presumed dead can keep writing to it harmlessly, and stops at
+its next epoch.
 """
 
 import hashlib
@@ -17,135 +17,137 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from cifar_mlflow.errors import CheckpointError
-from cifar_mlflow.store import tracking
-from cifar_mlflow.store.claims import SUPERSEDED_BY, Command
+from cifar_mlflow.store import query, runs, tracking
+from cifar_mlflow.store.claims import SUPERSEDED_BY, UnfinishedRun
+from cifar_mlflow.store.runs import Parent, Status, TrackedRun
 from cifar_mlflow.training.checkpoint import Checkpoint
 
 FOLDER = "checkpoint"
 
 
 def supersede(run_id: str) -> None:
-    """End another run KILLED, pointing to the active one, which has gone on from it."""
+    """End another run KILLED, with a pointer to the active run, which has resumed it."""
     client = mlflow.MlflowClient()
-    client.set_tag(run_id, SUPERSEDED_BY, tracking.active_id())
-    client.set_terminated(run_id, "KILLED")
+    client.set_tag(run_id, SUPERSEDED_BY, query.active().run_id)
+    client.set_terminated(run_id, Status.KILLED)
 
 
-def left_trials(before: Sequence[Command], parent: tracking.Parent) -> list[tracking.TrialRun]:
-    """What earlier runs of the study have left; none of it is RUNNING any more.
+# Studies --------------------------------------------------------------------------------------
 
-    Gives the run of each trial that is kept: one that is FINISHED, else one with a checkpoint, else one
-    that failed, so that the study knows what it has tried. Of several the newest.
+
+def previous_trials(previous: Sequence[UnfinishedRun], parent: Parent) -> list[TrackedRun]:
+    """The trials of previous runs of a study that are worth taking over; none is RUNNING any more.
+
+    One run for each trial: a FINISHED one, else one with a checkpoint, else one that failed, so that
+    the study knows what it has tried. Of several such runs the newest.
     """
-    kept: dict[str, tracking.TrialRun] = {}
-    for command in before:
-        for trial in tracking.children(
-            tracking.Parent(parent.tracking_uri, parent.experiment_id, command.run_id)
+    chosen: dict[str, TrackedRun] = {}
+    for study in previous:
+        for trial in query.children(
+            Parent(parent.tracking_uri, parent.experiment_id, study.run_id)
         ):
-            if trial.status == "RUNNING":
-                tracking.end_run(
-                    trial.run_id, "KILLED", f"its study, run {command.run_id}, was killed"
-                )
-            present = kept.get(trial.key)
+            if trial.status == Status.RUNNING:
+                tracking.end_run(trial.run_id, f"its study, run {study.run_id}, was killed")
+            present = chosen.get(trial.key)
             if any(_worth(trial)) and (present is None or _worth(trial) >= _worth(present)):
-                kept[trial.key] = trial
-    return list(kept.values())
+                chosen[trial.key] = trial
+    return list(chosen.values())
+
+
+def _worth(trial: TrackedRun) -> tuple[bool, bool, bool]:
+    return trial.status == Status.FINISHED, bool(trial.checkpoint), trial.was_tried
 
 
 def adopt_trials(
-    kept: Sequence[tracking.TrialRun], before: Sequence[Command], parent: tracking.Parent
+    trials: Sequence[TrackedRun], previous: Sequence[UnfinishedRun], parent: Parent
 ) -> None:
-    """Hang trials that earlier runs of the study have left under the active one; they end KILLED."""
+    """Re-parent trials of previous runs of the study to the active run; those runs end KILLED."""
     client = mlflow.MlflowClient()
-    for trial in kept:
-        client.set_tag(trial.run_id, tracking.PARENT, parent.run_id)
-        if trial.status == "FAILED":  # by a cause that is gone, for all that anyone knows
-            client.set_terminated(trial.run_id, "KILLED")
-        if trial.status == "FINISHED" and trial.checkpoint:
+    for trial in trials:
+        client.set_tag(trial.run_id, runs.PARENT, parent.run_id)
+        if trial.status == Status.FAILED:  # the cause may be gone, so it gets another chance
+            client.set_terminated(trial.run_id, Status.KILLED)
+        if trial.status == Status.FINISHED and trial.checkpoint:
             delete_checkpoint(trial.run_id)
-    for command in before:
-        supersede(command.run_id)
+    for study in previous:
+        supersede(study.run_id)
 
 
-def _worth(trial: tracking.TrialRun) -> tuple[bool, bool, bool]:
-    return trial.status == "FINISHED", bool(trial.checkpoint), bool(trial.failure)
+def adopt_parts(previous: Sequence[UnfinishedRun]) -> dict[str, TrackedRun]:
+    """Re-parent the finished parts of previous `reproduce` runs to the active run; gives them by kind.
 
-
-def adopt_parts(before: Sequence[Command]) -> dict[str, tracking.StoredRun]:
-    """Hang the finished parts of earlier commands under the active run; gives them by their kinds.
-
-    Of each kind the newest; a grid only if it is of the network that the comparison found the best, and
-    an evaluation only if it is of the grid's best model.
+    Of each kind the newest. A grid only if it is of the network that the comparison chose, and an
+    evaluation only if it is of the grid's best model.
     """
-    client, active = mlflow.MlflowClient(), tracking.active_id()
+    client, active = mlflow.MlflowClient(), query.active().run_id
     finished = [
         part
-        for command in before
-        if (left := tracking.find_run(command.run_id))
-        for part in tracking.stored_children(left)
-        if part.status == "FINISHED"
+        for command in previous
+        if (run := query.find_run(command.run_id))
+        for part in query.children(run.as_parent())
+        if part.status == Status.FINISHED
     ]
-    kept: dict[str, tracking.StoredRun] = {}
+    adopted: dict[str, TrackedRun] = {}
 
-    def keep(kind: str, **made_of: str | None) -> None:
+    def adopt(kind: str, **required: str | None) -> None:
         for part in finished:
-            if part.kind == kind and made_of.items() <= part.parameters.items():
-                kept[kind] = part
+            if part.kind == kind and required.items() <= part.parameters.items():
+                adopted[kind] = part
 
-    def found(kind: str, tag: str) -> str | None:
-        return kept[kind].tags.get(tag) if kind in kept else None
+    def tag(kind: str, name: str) -> str | None:
+        return adopted[kind].tags.get(name) if kind in adopted else None
 
-    keep("data")
-    keep("architectures")
-    keep("grid", architecture=found("architectures", "best_architecture"))
-    keep("evaluate", model=found("grid", "best_run_id"))
-    for part in kept.values():
-        client.set_tag(part.run_id, tracking.PARENT, active)
-    for command in before:
+    adopt("data")
+    adopt("architectures")
+    adopt("grid", architecture=tag("architectures", "best_architecture"))
+    adopt("evaluate", model=tag("grid", "best_run_id"))
+    for part in adopted.values():
+        client.set_tag(part.run_id, runs.PARENT, active)
+    for command in previous:
         supersede(command.run_id)
-    return kept
+    return adopted
 
 
-def go_on_from(
-    before: Sequence[tracking.TrialRun], check: Callable[[Checkpoint], None]
+# Trials and their checkpoints -----------------------------------------------------------------
+
+
+def resume_from(
+    attempts: Sequence[TrackedRun], check: Callable[[Checkpoint], None]
 ) -> Checkpoint | None:
-    """Take over, in the active run, the newest checkpoint of earlier runs of the same trial.
+    """Take over, in the active run, the newest checkpoint of previous attempts at the same trial.
 
-    The history until then is logged again, so that the curves of the active run are whole. Where a
-    checkpoint is lost the trial begins again, and the tag ``checkpoint_lost`` says why.
+    Its history is logged again, so that the curves of the active run are whole. If the checkpoint is
+    lost, the trial starts over and the tag ``checkpoint_lost`` says why.
 
     Args:
-        before: the oldest first; those that others have superseded are left as they are.
+        attempts: the oldest first; those that other runs have superseded are left as they are.
         check: raises CheckpointError for a checkpoint of another training, which counts as lost.
     """
     checkpoint = None
-    with_one = [trial for trial in before if trial.checkpoint]
-    if with_one:
-        newest = with_one[-1]
+    with_checkpoint = [attempt for attempt in attempts if attempt.checkpoint]
+    if with_checkpoint:
+        newest = with_checkpoint[-1]
         try:
             checkpoint = load_checkpoint(newest)
             check(checkpoint)
         except CheckpointError as error:
             checkpoint = None
-            mlflow.set_tag(tracking.CHECKPOINT_LOST, f"run {newest.run_id}: {error}")
+            mlflow.set_tag(runs.CHECKPOINT_LOST, f"run {newest.run_id}: {error}")
         else:
-            mlflow.set_tag(tracking.RESUMED_FROM, newest.run_id)
+            mlflow.set_tag(runs.RESUMED_FROM, newest.run_id)
             tracking.log_epochs(checkpoint.history[:-1])
             save_checkpoint(checkpoint)
-    for trial in before:
-        if trial.checkpoint or trial.status in ("RUNNING", "FAILED"):
-            supersede(trial.run_id)
-            delete_checkpoint(trial.run_id)
+    for attempt in attempts:
+        if attempt.checkpoint or attempt.status in (Status.RUNNING, Status.FAILED):
+            supersede(attempt.run_id)
+            delete_checkpoint(attempt.run_id)
     return checkpoint
 
 
-# Checkpoints ----------------------------------------------------------------------------------
-
-
 def save_checkpoint(checkpoint: Checkpoint) -> None:
-    """Keep where the active run stands, and log its newest epoch.
+    """Save a checkpoint of the active run, and log its newest epoch.
 
-    Atomic: the file goes where the newest whole checkpoint is not, and a tag then points to it.
+    Atomic: the file does not overwrite the previous checkpoint, and a tag then points to it.
     """
     epoch = checkpoint.history[-1]
     content = checkpoint.to_bytes()
@@ -158,14 +160,18 @@ def save_checkpoint(checkpoint: Checkpoint) -> None:
         "epoch": epoch.epoch,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    tracking.log_epochs([epoch], {tracking.CHECKPOINT: json.dumps(pointer)})
+    tracking.log_epochs([epoch], {runs.CHECKPOINT: json.dumps(pointer)})
 
 
-def load_checkpoint(trial: tracking.TrialRun) -> Checkpoint:
-    """Raises CheckpointError where the newest checkpoint is missing or not as it was saved."""
+def load_checkpoint(trial: TrackedRun) -> Checkpoint:
+    """The newest checkpoint of a trial.
+
+    Raises:
+        CheckpointError: it is missing, or not as it was saved.
+    """
     pointer = json.loads(trial.checkpoint)
     try:
-        content = tracking.read_file(trial.run_id, pointer["file"])
+        content = query.read_file(trial.run_id, pointer["file"])
     except (MlflowException, OSError) as error:
         raise CheckpointError(f"{pointer['file']} cannot be read ({error})") from error
     if hashlib.sha256(content).hexdigest() != pointer["sha256"]:
@@ -174,9 +180,9 @@ def load_checkpoint(trial: tracking.TrialRun) -> Checkpoint:
 
 
 def delete_checkpoint(run_id: str) -> None:
-    """Remove a run's checkpoint, which it or its successor no longer needs."""
+    """Delete a run's checkpoint, which neither it nor its successor needs any more."""
     client = mlflow.MlflowClient()
     run = client.get_run(run_id)
-    if tracking.CHECKPOINT in run.data.tags:
-        client.delete_tag(run_id, tracking.CHECKPOINT)
+    if runs.CHECKPOINT in run.data.tags:
+        client.delete_tag(run_id, runs.CHECKPOINT)
         get_artifact_repository(run.info.artifact_uri).delete_artifacts(FOLDER)

@@ -1,24 +1,20 @@
-"""Runs in MLflow: the only place that writes them, and reads them back.
+"""How runs are written: started and ended, and what is logged on the active one.
 
-A study's run is the parent of its trials' runs, across processes: a `Parent` is all that another
-process needs to add a child. The embedded default is a SQLite file, which the parent's first call
-initialises before any worker writes to it.
+A study's run is the parent of its trials' runs, which other processes write. The default store is a
+SQLite file; the parent's first call creates its tables, before any worker writes to it.
 """
 
-import io
 import os
 import platform
-import re
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -26,41 +22,27 @@ import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import LoggedModelInput, Metric, Run, RunStatus, RunTag
+from mlflow.entities import LoggedModelInput, Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
+from mlflow.utils import name_utils
 
 from cifar_mlflow.config import Parameters, TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE, URL, Cifar10
-from cifar_mlflow.errors import Superseded, UsageError
+from cifar_mlflow.errors import Failure, Superseded, UsageError
 from cifar_mlflow.formatting import as_text, printable
 from cifar_mlflow.processes import Process, this_process
+from cifar_mlflow.store import query, runs
+from cifar_mlflow.store.runs import Parent, Status, TrackedRun
 from cifar_mlflow.training.checkpoint import Epoch
 from cifar_mlflow.training.devices import cpu_instructions
-from cifar_mlflow.training.origin import OF_A_CHECKPOINT, Origin, environment
+from cifar_mlflow.training.origin import Origin, environment
 
-KIND = "kind"  # of a run: its entry point's name, or "trial"
-TRIAL_KEY = "trial_key"
-PLAN_KEY = "plan_key"  # of what a command computes: its trials and its data
-DATA_DIGEST = "data_digest"
-MODEL_URI = "model_uri"
-END_REASON = "end_reason"
-FAILURE = "failure"  # the class of the exception that a run ended by
-BEST = "best"  # on one child of a study
-CHECKPOINT = "checkpoint"  # where the newest one is, its epoch and SHA-256, as JSON
-RESUMED_FROM = "resumed_from"  # the run that this one went on from
-CHECKPOINT_LOST = "checkpoint_lost"  # why a trial had to begin again
-OUTDATED = "outdated"  # how a finished trial's origin differs from the resumed study's; empty: not
-# Whose run it is: the host's name, the process's id, and what makes the id unique.
-HOST, PROCESS, MACHINE, PROCESS_STARTED = "host", "process", "machine", "process_started"
-METRICS_IN_A_BATCH = 1000  # MLflow's limit
-RUNNING = "attributes.status = 'RUNNING'"
-PAGE = 1000  # runs in one answer, MLflow's limit
-PARENT = "mlflow.parentRunId"
+METRICS_PER_CALL = 1000  # MLflow's limit
 DESCRIPTION = "mlflow.note.content"
 DESCRIPTION_LENGTH = 8000  # characters that a tag may have; MLflow cuts off the rest
-# A child says what its parent's `mlflow run` found out about where the code comes from.
+# A child has these tags of its parent: `mlflow run` records there which code was run.
 INHERITED = (
     "mlflow.user",
     "mlflow.source.name",
@@ -69,63 +51,15 @@ INHERITED = (
     "mlflow.source.git.repoURL",
     "mlflow.project.entryPoint",
 )
-# MLflow's codes for what the store does not have, or cannot have under such a name.
-UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-# The store cannot be reached or written, or refuses what it is asked.
-StoreError = MlflowException
 # What a process needs to load the logged model and call it.
 MODEL_REQUIREMENTS = ("mlflow", "keras", "tensorflow", "numpy")
 SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *IMAGE_SHAPE))]),
     outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(CLASSES)))]),
 )
-# The names that MLflow makes up, such as "bright-hare-123"; a name of any other form was chosen.
-MADE_UP_NAME = re.compile(r"[a-z]+-[a-z]+-\d{1,4}")
 
 
-@dataclass(frozen=True)
-class Parent:
-    """Where a study's trials are tracked; small to pickle."""
-
-    tracking_uri: str
-    experiment_id: str
-    run_id: str
-
-
-@dataclass(frozen=True)
-class TrialRun:
-    """A trial as the store has it."""
-
-    run_id: str
-    name: str
-    key: str
-    status: str  # RUNNING, FINISHED, FAILED or KILLED
-    end_reason: str  # why it did not finish
-    model_uri: str | None
-    metrics: dict[str, float]
-    epochs: int = 0  # that it has logged
-    end_time: int = 0  # milliseconds since 1970; 0 while it runs
-    checkpoint: str = ""  # where its newest one is; empty where it has none
-    checkpoint_lost: str = ""  # why it had to begin again
-    failure: str = ""  # the class of its exception, if it failed
-    resumed_from: str = ""  # the run that it went on from
-    origin: Origin = field(default_factory=dict)  # the parts that are known
-    outdated: str = ""  # how its origin differs from that of the study which kept it
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredRun(TrialRun):
-    """A run of any kind, with everything that the store knows of it."""
-
-    kind: str
-    experiment_id: str
-    started: datetime  # UTC
-    ended: datetime | None
-    parameters: dict[str, str]
-    tags: dict[str, str]
-
-
-R = TypeVar("R", bound=TrialRun)
+# Starting and ending runs ---------------------------------------------------------------------
 
 
 @contextmanager
@@ -134,123 +68,185 @@ def tracked_run(
     name: str | None = None,
     parent: Parent | None = None,
     tags: Mapping[str, str] | None = None,
-    keep_failure: bool = False,
-) -> Iterator[Run]:
-    """A run that ends FINISHED, KILLED after KeyboardInterrupt, or FAILED after another exception.
+) -> Iterator[TrackedRun]:
+    """A run that is active inside the block, and ends as the block does.
 
-    A new child under ``parent``, or under the run that is active in this process; without them the run
-    that `mlflow run` made, or a new one. It is FAILED too where `tag_end_reason` said why. An
-    exception's traceback is kept as traceback.txt; with ``keep_failure`` a failure goes no further, but
-    for a UsageError. The run is tagged with its ``kind``, which is its name too unless another is given.
+    Args: see `start_run`.
 
     Raises:
-        Superseded: another process has ended the run, which is nobody's child.
-        UsageError: the run that `mlflow run` made is not in the tracking store as seen from here.
-        MlflowException, OSError: the store cannot be written, not even how the run ended.
+        UsageError, MlflowException: as `start_run` does.
+        MlflowException, OSError: the store cannot be written, not even to end the run.
     """
-    tags = {KIND: kind, HOST: platform.node(), **process_tags(this_process()), **(tags or {})}
-    name = name or kind
-    if parent is None and (active := mlflow.active_run()):
-        parent = as_parent(active)
-    if parent:
-        connect(parent)
-        inherited = mlflow.get_run(parent.run_id).data.tags
-        run: Run = mlflow.start_run(
-            experiment_id=parent.experiment_id,
-            parent_run_id=parent.run_id,
-            nested=True,  # the parent may be active in this very process
-            run_name=name,
-            tags={**{tag: inherited[tag] for tag in INHERITED if tag in inherited}, **tags},
-        )
-    else:
-        run = _start_outermost(name, tags)
-        _end_killed(run.info.experiment_id)
+    run = start_run(kind, name, parent, tags)
     try:
         yield run
-    except Superseded:
-        mlflow.end_run("KILLED")
-        if parent is None:
-            raise
     except BaseException as error:
-        killed = isinstance(error, KeyboardInterrupt)
-        status = RunStatus.KILLED if killed else RunStatus.FAILED
-        # A store that cannot be written, on a full disk for instance, must not hide the first cause.
-        with suppress(MlflowException, OSError):
-            mlflow.set_tag(END_REASON, "interrupted" if killed else cause(error))
-            if not killed:
-                mlflow.set_tag(FAILURE, type(error).__name__)
-                mlflow.log_text(traceback.format_exc(), "traceback.txt")
-        mlflow.end_run(RunStatus.to_string(status))
-        if killed or not keep_failure or isinstance(error, UsageError):
-            raise
+        fail_run(error)
+        raise
     else:
-        unwell = END_REASON in mlflow.get_run(run.info.run_id).data.tags
-        mlflow.end_run("FAILED" if unwell else "FINISHED")
+        finish_run()
+
+
+def start_run(
+    kind: str,
+    name: str | None = None,
+    parent: Parent | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> TrackedRun:
+    """Start a run and make it the active one of this process.
+
+    Args:
+        kind: the tag of this name.
+        name: the run's name; by default its kind.
+        parent: the run that it becomes a child of; by default the active one. Without either it is the
+            run that `mlflow run` has created, or a new one.
+
+    Raises:
+        UsageError: the run that `mlflow run` has created is not in the tracking store seen from here.
+        MlflowException: the store cannot be written.
+    """
+    tags = {
+        runs.KIND: kind,
+        runs.HOST: platform.node(),
+        **process_tags(this_process()),
+        **(tags or {}),
+    }
+    name = name or kind
+    if parent is None and mlflow.active_run():
+        parent = query.active().as_parent()
+    if parent:
+        return TrackedRun(_start_child(parent, name, tags))
+    run = _start_outermost(name, tags)
+    _end_dead_runs(run.info.experiment_id)
+    return TrackedRun(run)
+
+
+def finish_run() -> None:
+    """End the active run: FINISHED, or FAILED after `tag_end_reason`."""
+    has_reason = runs.END_REASON in mlflow.get_run(query.active().run_id).data.tags
+    mlflow.end_run(Status.FAILED if has_reason else Status.FINISHED)
+
+
+def fail_run(error: BaseException) -> None:
+    """End the active run after an exception, with its cause as tags and its traceback as artifact.
+
+    KILLED if another process has ended it already, which then gave the reason, or after Ctrl-C;
+    otherwise FAILED.
+    """
+    if isinstance(error, Superseded):
+        mlflow.end_run(Status.KILLED)
+        return
+    failure = Failure.of(error)
+    interrupted = failure is Failure.INTERRUPTED
+    # An error of the store, on a full disk for example, must not hide the first cause.
+    with suppress(MlflowException, OSError):
+        reason = "interrupted" if interrupted else cause(error)
+        mlflow.set_tags({runs.END_REASON: reason, runs.FAILURE: failure.value})
+        if not interrupted:
+            mlflow.log_text(traceback.format_exc(), "traceback.txt")
+    mlflow.end_run(Status.KILLED if interrupted else Status.FAILED)
+
+
+def end_run(run_id: str, why: str | Exception) -> None:
+    """End a run whose own process cannot: FAILED by an exception, KILLED for any other reason."""
+    client = mlflow.MlflowClient()
+    if isinstance(why, Exception):
+        client.set_tag(run_id, runs.END_REASON, cause(why))
+        client.set_tag(run_id, runs.FAILURE, Failure.of(why).value)
+        client.set_terminated(run_id, Status.FAILED)
+    else:
+        client.set_tag(run_id, runs.END_REASON, why)
+        client.set_terminated(run_id, Status.KILLED)
+
+
+def raise_if_superseded() -> None:
+    """Raise Superseded if another process has ended the active run."""
+    run = query.read(query.active().run_id)
+    if run.status != Status.RUNNING:
+        raise Superseded(run.run_id)
+
+
+def cause(error: BaseException) -> str:
+    """An exception as one line of at most 500 characters."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:500]
 
 
 def process_tags(process: Process) -> dict[str, str]:
     return {
-        MACHINE: process.machine,
-        PROCESS: str(process.id),
-        PROCESS_STARTED: process.started,
+        runs.MACHINE: process.machine,
+        runs.PROCESS: str(process.id),
+        runs.PROCESS_STARTED: process.started,
     }
 
 
-def process_of(run: Run) -> Process:
-    """The process that a run's tags name; of no machine where they name none."""
-    tags = run.data.tags
-    return Process(tags.get(MACHINE, ""), int(tags.get(PROCESS, 0)), tags.get(PROCESS_STARTED, ""))
-
-
-def cause(error: BaseException) -> str:
-    """An exception in one line, as runs have it in ``end_reason``."""
-    return f"{type(error).__name__}: {error}".partition("\n")[0][:500]
+def _start_child(parent: Parent, name: str, tags: Mapping[str, str]) -> Run:
+    parent.connect()
+    of_parent = query.read(parent.run_id).tags
+    return mlflow.start_run(
+        experiment_id=parent.experiment_id,
+        parent_run_id=parent.run_id,
+        nested=True,  # the parent may be active in this very process
+        run_name=name,
+        tags={**{tag: of_parent[tag] for tag in INHERITED if tag in of_parent}, **tags},
+    )
 
 
 def _start_outermost(name: str, tags: Mapping[str, str]) -> Run:
-    made = os.environ.get("MLFLOW_RUN_ID")
-    if not made:
+    created = os.environ.get("MLFLOW_RUN_ID")  # by `mlflow run`
+    if not created:
         return mlflow.start_run(run_name=name, tags=dict(tags))
     try:
-        present = mlflow.get_run(made).info.run_name
+        present = query.read(created).name
     except MlflowException as error:
         raise UsageError(
-            f"run {made} is not in {mlflow.get_tracking_uri()} as seen from {Path.cwd()}; let "
-            "MLFLOW_TRACKING_URI name the store by an absolute path or a server's address"
+            f"run {created} is not in {mlflow.get_tracking_uri()} as seen from {Path.cwd()}; set "
+            "MLFLOW_TRACKING_URI to an absolute path or a server's URL"
         ) from error
-    kept = None if MADE_UP_NAME.fullmatch(present) is None else name
-    return mlflow.start_run(run_name=kept, tags=dict(tags))
+    return mlflow.start_run(run_name=name if _is_generated(present) else None, tags=dict(tags))
 
 
-def _end_killed(experiment_id: str) -> None:
-    """End the runs of this machine whose process is gone, but for those that can be resumed."""
-    for run in search(experiment_id, RUNNING):
-        process = process_of(run)
-        resumable = {PLAN_KEY, TRIAL_KEY} & run.data.tags.keys()
-        if process.is_local and not process.is_alive and not resumable:
-            end_run(run.info.run_id, "KILLED", "its process was killed")
+def _is_generated(name: str) -> bool:
+    """Whether MLflow made up a run's name, such as ``bright-hare-123``.
+
+    `mlflow run` does not record whether the user gave the name (--run-name), so this asks whether
+    MLflow's generator has the words.
+    """
+    predicate, _, rest = name.partition("-")
+    noun, _, number = rest.partition("-")
+    return (
+        predicate in name_utils._GENERATOR_PREDICATES
+        and noun in name_utils._GENERATOR_NOUNS
+        and number.isdigit()
+    )
 
 
-def connect(parent: Parent) -> None:
-    """Let this process write where the parent is."""
-    mlflow.set_tracking_uri(parent.tracking_uri)
+def _end_dead_runs(experiment_id: str) -> None:
+    """End the runs of this machine whose process is gone, except those that can be resumed."""
+    for run in query.search(experiment_id, query.RUNNING):
+        resumable = {runs.PLAN_KEY, runs.TRIAL_KEY} & run.tags.keys()
+        if run.process.is_local and not run.process.is_alive and not resumable:
+            end_run(run.run_id, "its process was killed")
 
 
-def as_parent(run: Run) -> Parent:
-    return Parent(mlflow.get_tracking_uri(), run.info.experiment_id, run.info.run_id)
+# Logging on the active run --------------------------------------------------------------------
 
 
 def log_parameters(parameters: Parameters) -> None:
-    """Every field as a parameter, but for those that `mlflow run` has logged in its own spelling."""
-    present = mlflow.get_run(active_id()).data.params
+    """Log every field, except those that `mlflow run` has logged already, in its own spelling."""
+    logged = query.read(query.active().run_id).parameters
     values = parameters.model_dump()
-    texts = {name: printable(as_text(values[name])) for name in values if name not in present}
-    mlflow.log_params(texts)
+    mlflow.log_params({n: printable(as_text(values[n])) for n in values if n not in logged})
+
+
+def log_trial(config: TrialConfig) -> None:
+    """A trial's configuration, as parameters and as config.json."""
+    log_parameters(config)
+    mlflow.log_dict(config.model_dump(), "config.json")
 
 
 def log_environment(threads: int, origin: Origin | None = None) -> None:
-    """Tags: versions, processor and threads, and a trial's origin, which a result may depend on."""
-    packages = ("mlflow", "numpy")  # the others are of the origin
+    """Log as tags what a result may depend on: versions, processor, threads, and a trial's origin."""
+    packages = ("mlflow", "numpy")  # the origin has the others
     mlflow.set_tags(
         {
             **{f"{package}_version": version(package) for package in packages},
@@ -264,13 +260,13 @@ def log_environment(threads: int, origin: Origin | None = None) -> None:
 
 
 def log_dataset(data: Cifar10, context: str) -> None:
-    """The data set as an input of the active run."""
+    """The data set as an input of the run."""
     mlflow.log_input(_dataset(data), context=context)
-    mlflow.set_tag(DATA_DIGEST, data.digest)
+    mlflow.set_tag(runs.DATA_DIGEST, data.digest)
 
 
 def _dataset(data: Cifar10) -> MetaDataset:
-    """By name, origin and digest (MLflow keeps 36 digits)."""
+    """By name, source and digest (MLflow stores 36 digits)."""
     schema = Schema(
         [
             TensorSpec(np.dtype(np.uint8), (-1, *IMAGE_SHAPE), "images"),
@@ -281,35 +277,26 @@ def _dataset(data: Cifar10) -> MetaDataset:
     return MetaDataset(source, "cifar10", data.digest[:36], schema)  # type: ignore[abstract]
 
 
-def log_trial(config: TrialConfig) -> None:
-    log_parameters(config)
-    mlflow.log_dict(config.model_dump(), "config.json")
-
-
 def log_epochs(epochs: Sequence[Epoch], tags: Mapping[str, str] | None = None) -> None:
-    """Epochs as metrics, by step, with tags that say so, in as few calls as MLflow allows."""
+    """Log epochs as metrics by step, together with tags, in as few calls as MLflow allows."""
     now = int(time.time() * 1000)
     metrics = [
         Metric(name, value, now, epoch.epoch)
         for epoch in epochs
         for name, value in asdict(epoch).items()
     ]
-    marks = [RunTag(name, value) for name, value in (tags or {}).items()]
-    client, run_id = mlflow.MlflowClient(), active_id()
-    while metrics or marks:
-        client.log_batch(run_id, metrics[:METRICS_IN_A_BATCH], tags=marks)
-        metrics, marks = metrics[METRICS_IN_A_BATCH:], []
+    run_tags = [RunTag(name, value) for name, value in (tags or {}).items()]
+    client, run_id = mlflow.MlflowClient(), query.active().run_id
+    while metrics or run_tags:
+        client.log_batch(run_id, metrics[:METRICS_PER_CALL], tags=run_tags)
+        metrics, run_tags = metrics[METRICS_PER_CALL:], []
 
 
-def active_id() -> str:
-    run = mlflow.active_run()
-    if run is None:
-        raise RuntimeError("no run is active: call this inside tracked_run")
-    return str(run.info.run_id)
-
-
-def log_metrics(metrics: Mapping[str, float]) -> None:
-    mlflow.log_metrics(dict(metrics))
+def log_metrics(
+    metrics: Mapping[str, float], data: Cifar10 | None = None, model_id: str | None = None
+) -> None:
+    """Log metrics; with ``model_id`` also on that logged model's page, as measured on ``data``."""
+    mlflow.log_metrics(dict(metrics), model_id=model_id, dataset=_dataset(data) if data else None)
 
 
 def log_files(
@@ -317,7 +304,7 @@ def log_files(
     tables: Mapping[str, pd.DataFrame] | None = None,
     texts: Mapping[str, str] | None = None,
 ) -> None:
-    """Artifacts of the active run, all in one go: name.png, name.csv or name.parquet, name.ext."""
+    """Log artifacts by file name, all in one call; tables are .csv or .parquet."""
     with tempfile.TemporaryDirectory() as folder:
         for name, figure in (figures or {}).items():
             figure.savefig(Path(folder, name), dpi="figure")
@@ -328,18 +315,18 @@ def log_files(
                 table.to_csv(Path(folder, name), index=table.index.name is not None)
         for name, text in (texts or {}).items():
             Path(folder, name).write_text(text, encoding="utf-8")
-        mlflow.log_artifacts(folder)
+        log_folder(Path(folder))
 
 
 def log_folder(folder: Path, name: str | None = None) -> None:
-    """The files of a folder as artifacts, in the folder ``name`` if one is given."""
+    """Log a folder's files as artifacts, in the artifact folder ``name`` if one is given."""
     mlflow.log_artifacts(str(folder), name)
 
 
 class _Keras:
-    """`mlflow.keras`, whose `log_model` crashes with an input example: it makes no folder for it.
+    """`mlflow.keras`, whose `log_model` crashes with an input example because a folder is missing.
 
-    See mlflow#16183. The example is served by a test, so MLflow need not load the model to try it.
+    See mlflow#16183. A test serves the example, so MLflow need not load the model to validate it.
     """
 
     @staticmethod
@@ -351,9 +338,9 @@ class _Keras:
 def log_model(
     model: object, data: Cifar10, metrics: Mapping[str, float], parameters: Mapping[str, object]
 ) -> None:
-    """The Keras model, uint8 pixels in and probabilities out, with its metrics, on the active run.
+    """Log a Keras model, uint8 pixels in and probabilities out, with its metrics and parameters.
 
-    The first test image is its input example: what `mlflow models serve` takes, ready to be sent.
+    Its input example is the first test image, in the form that `mlflow models serve` takes.
     """
     info = Model.log(
         None,
@@ -363,51 +350,46 @@ def log_model(
         signature=SIGNATURE,
         input_example=np.array(data.examples("test").images[:1]),
         validate_serving_input=False,
-        # Given, because inferring them loads the model in another process for 15 to 22 seconds.
+        # MLflow would infer them by loading the model in another process, for 15 to 22 seconds.
         pip_requirements=[f"{package}=={version(package)}" for package in MODEL_REQUIREMENTS],
         metadata={"classes": list(CLASSES)},
         params=dict(parameters),
         model_type="classifier",
     )
-    log_evaluation(metrics, data, info.model_id)
-    mlflow.set_tag(MODEL_URI, info.model_uri)
+    log_metrics(metrics, data, info.model_id)
+    mlflow.set_tag(runs.MODEL_URI, info.model_uri)
 
 
-def log_model_used(run: Run, model_id: str) -> None:
-    """Link a run to the logged model that it used; nothing where this store has no such model."""
+def log_model_used(model_id: str) -> None:
+    """Link the run to the logged model that it used, if this store has that model."""
     client = mlflow.MlflowClient()
     try:
         client.get_logged_model(model_id)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        return  # the model came in a folder, out of another store
-    client.log_inputs(run.info.run_id, models=[LoggedModelInput(model_id)])
+        return  # the model came in a folder, from another store
+    client.log_inputs(query.active().run_id, models=[LoggedModelInput(model_id)])
 
 
 def tag_end_reason(reason: str) -> None:
-    """Why the active run will have another status than FINISHED: `mlflow run` goes by the exit code."""
-    mlflow.set_tag(END_REASON, reason)
-
-
-def log_evaluation(metrics: Mapping[str, float], data: Cifar10, model_id: str | None) -> None:
-    """Metrics of the active run that the page of a logged model shows too, with the data set."""
-    mlflow.log_metrics(dict(metrics), model_id=model_id, dataset=_dataset(data))
+    """Say why the run will end FAILED though it raises nothing: `mlflow run` goes by the exit code."""
+    mlflow.set_tag(runs.END_REASON, reason)
 
 
 def describe(markdown: str) -> None:
-    """The description that the UI shows at the top of the active run; ends with a whole line."""
+    """Set the description that the UI shows above the run; a long one is cut after a whole line."""
     if len(markdown) > DESCRIPTION_LENGTH:
         markdown = markdown[: DESCRIPTION_LENGTH - 2].rpartition("\n")[0] + "\n…"
     mlflow.set_tag(DESCRIPTION, markdown)
 
 
-def tag_best(best: TrialRun, config: TrialConfig) -> None:
-    """Mark the best child, and on the active run, its parent, which one it is and what it reached."""
+def tag_best(best: TrackedRun, config: TrialConfig) -> None:
+    """Mark the best child of the active run, and log on that run which one it is and its results."""
     client = mlflow.MlflowClient()
-    for before in children(as_parent(client.get_run(active_id())), f"tags.{BEST} = 'true'"):
-        client.delete_tag(before.run_id, BEST)  # of the study that this one went on from
-    client.set_tag(best.run_id, BEST, "true")
+    for before in query.children(query.active().as_parent(), f"tags.{runs.BEST} = 'true'"):
+        client.delete_tag(before.run_id, runs.BEST)  # the best of the study that this one resumed
+    client.set_tag(best.run_id, runs.BEST, "true")
     mlflow.set_tags(
         {
             "best_run_id": best.run_id,
@@ -416,201 +398,10 @@ def tag_best(best: TrialRun, config: TrialConfig) -> None:
         }
     )
     names = ("kept_val_accuracy", "test_accuracy", "test_loss")
-    mlflow.log_metrics(
-        {f"best_trial_{name.removeprefix('kept_')}": best.metrics[name] for name in names}
-    )
+    mlflow.log_metrics({f"best_trial_{name}": best.metrics[name] for name in names})
 
 
-def end_run(run_id: str, status: str, reason: str, failure: str = "") -> None:
-    """End a run whose process cannot do it itself."""
-    client = mlflow.MlflowClient()
-    client.set_tag(run_id, END_REASON, reason)
-    if failure:
-        client.set_tag(run_id, FAILURE, failure)
-    client.set_terminated(run_id, status)
-
-
-def mark_outdated(run: TrialRun, how: str) -> None:
-    """Keep on a finished trial how its origin differs now; empty where it does not."""
+def mark_outdated(run: TrackedRun, how: str) -> None:
+    """Tag a finished trial with how its origin differs from the present one; empty if it does not."""
     if how != run.outdated:
-        mlflow.MlflowClient().set_tag(run.run_id, OUTDATED, how)
-
-
-def check_wanted() -> None:
-    """Raises Superseded where the active run has been ended by another process."""
-    if mlflow.get_run(active_id()).info.status != "RUNNING":
-        raise Superseded(active_id())
-
-
-# Reading --------------------------------------------------------------------------------------
-
-
-def uri() -> str:
-    """The tracking store's address."""
-    return mlflow.get_tracking_uri()
-
-
-def search(
-    experiment_id: str, where: str, order: str = "attributes.start_time ASC", limit: int = 0
-) -> Iterator[Run]:
-    """The runs of an experiment that a filter of MLflow's language lets through, page by page."""
-    client = mlflow.MlflowClient()
-    page = None
-    while page is None or (page and not limit):
-        found = client.search_runs(
-            [experiment_id],
-            where,
-            max_results=limit or PAGE,
-            order_by=[order],
-            page_token=page,
-        )
-        yield from found
-        page = found.token or ""
-
-
-def children(parent: Parent, where: str = "", limit: int = 0) -> list[TrialRun]:
-    """The trials under a parent, the oldest first; with ``limit``, those that ended last, backwards."""
-    return [as_trial(run) for run in _children(parent, where, limit)]
-
-
-def _children(parent: Parent, where: str = "", limit: int = 0) -> Iterator[Run]:
-    condition = f"tags.`{PARENT}` = '{parent.run_id}'" + (f" and {where}" if where else "")
-    order = "attributes.end_time DESC" if limit else "attributes.start_time ASC"
-    return search(parent.experiment_id, condition, order, limit)
-
-
-def read(run_id: str) -> TrialRun:
-    """One trial, by its run."""
-    return as_trial(mlflow.get_run(run_id))
-
-
-def as_trial(run: Run) -> TrialRun:
-    return TrialRun(
-        run_id=run.info.run_id,
-        name=run.info.run_name,
-        key=run.data.tags.get(TRIAL_KEY, ""),
-        status=run.info.status,
-        end_reason=run.data.tags.get(END_REASON, ""),
-        model_uri=run.data.tags.get(MODEL_URI),
-        metrics=run.data.metrics,
-        epochs=int(run.data.metrics.get("epoch", 0)),
-        end_time=run.info.end_time or 0,
-        checkpoint=run.data.tags.get(CHECKPOINT, ""),
-        checkpoint_lost=run.data.tags.get(CHECKPOINT_LOST, ""),
-        failure=run.data.tags.get(FAILURE, ""),
-        resumed_from=run.data.tags.get(RESUMED_FROM, ""),
-        origin={part: run.data.tags[part] for part in OF_A_CHECKPOINT if part in run.data.tags},
-        outdated=run.data.tags.get(OUTDATED, ""),
-    )
-
-
-def latest(runs: Sequence[R]) -> dict[str, R]:
-    """The run of each trial that tells what became of it, by its key; ``runs`` with the oldest first.
-
-    That is a finished one before all others, and one that another has followed (KILLED) after them: each
-    worker dates its runs by its own clock, so an earlier attempt may look newer.
-    """
-    ranked = sorted(runs, key=lambda run: (run.status == "FINISHED", run.status != "KILLED"))
-    return {run.key: run for run in ranked}
-
-
-def unfinished(study: StoredRun, trials: Sequence[TrialConfig]) -> list[str]:
-    """The names of a study's trials that did not finish."""
-    runs = latest(stored_children(study))
-    return [t.name for t in trials if t.key not in runs or runs[t.key].status != "FINISHED"]
-
-
-def find_run(run_id: str) -> StoredRun | None:
-    """Any run by its id; None where the store has none."""
-    try:
-        return _as_stored(mlflow.get_run(run_id))
-    except MlflowException as error:
-        if error.error_code in UNKNOWN:
-            return None
-        raise
-
-
-def newest(experiment_id: str, kind: str, where: str = "") -> StoredRun | None:
-    """The finished run of a kind that started last; None without one.
-
-    Args:
-        where: further conditions, in MLflow's filter language.
-    """
-    conditions = [f"tags.{KIND} = '{kind}'", "attributes.status = 'FINISHED'", where]
-    condition = " AND ".join(filter(None, conditions))
-    found = search(experiment_id, condition, "attributes.start_time DESC", limit=1)
-    return next(map(_as_stored, found), None)
-
-
-def stored_children(parent: StoredRun) -> list[StoredRun]:
-    """The runs under a parent, the oldest first, with all that the store knows of them."""
-    return [
-        _as_stored(run) for run in _children(Parent(uri(), parent.experiment_id, parent.run_id))
-    ]
-
-
-def parts() -> dict[str, StoredRun]:
-    """The newest run of each kind under the active run."""
-    active = find_run(active_id())
-    return {run.kind: run for run in stored_children(active)} if active else {}
-
-
-def _as_stored(run: Run) -> StoredRun:
-    ended = run.info.end_time
-    return StoredRun(
-        **vars(as_trial(run)),
-        kind=run.data.tags.get(KIND, ""),
-        experiment_id=run.info.experiment_id,
-        started=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
-        ended=datetime.fromtimestamp(ended / 1000, UTC) if ended else None,
-        parameters=run.data.params,
-        tags=run.data.tags,
-    )
-
-
-def experiment_name(experiment_id: str) -> str:
-    name: str = mlflow.get_experiment(experiment_id).name
-    return name
-
-
-def metric_histories(run_id: str, names: Sequence[str]) -> pd.DataFrame:
-    """Metrics by epoch: the column epoch, and one for each of ``names``; NaN where not logged."""
-    client = mlflow.MlflowClient()
-    series = {
-        name: pd.Series(
-            {point.step: point.value for point in client.get_metric_history(run_id, name)},
-            dtype=float,
-        )
-        for name in names
-    }
-    return pd.DataFrame(series).rename_axis("epoch").reset_index()
-
-
-def read_file(run_id: str, name: str) -> bytes:
-    """An artifact's content."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = mlflow.artifacts.download_artifacts(
-            run_id=run_id, artifact_path=name, dst_path=folder
-        )
-        return Path(path).read_bytes()
-
-
-def find_file(run_id: str, name: str) -> bytes | None:
-    """An artifact's content; None where the run has none of this name."""
-    present = {found.path for found in mlflow.MlflowClient().list_artifacts(run_id)}
-    return read_file(run_id, name) if name in present else None
-
-
-def read_table(run_id: str, name: str) -> pd.DataFrame:
-    """A table that `log_files` wrote, .csv or .parquet."""
-    return _parse(read_file(run_id, name), name)
-
-
-def find_table(run_id: str, name: str) -> pd.DataFrame | None:
-    """A table that `log_files` wrote; None where the run has none of this name."""
-    content = find_file(run_id, name)
-    return None if content is None else _parse(content, name)
-
-
-def _parse(content: bytes, name: str) -> pd.DataFrame:
-    return (pd.read_parquet if name.endswith(".parquet") else pd.read_csv)(io.BytesIO(content))
+        mlflow.MlflowClient().set_tag(run.run_id, runs.OUTDATED, how)

@@ -7,7 +7,11 @@ from cifar_mlflow.study.plan import outline, share_cores
 
 
 def plan_or_run(parameters: StudyOptions) -> int:
-    """Do what ``parameters`` ask for, and give the exit code; a plan starts without MLflow."""
+    """Run a study, or only print its plan, which loads neither MLflow nor TensorFlow.
+
+    Returns:
+        The exit code: FAILED if a trial did not finish.
+    """
     trials = expand(parameters)
     if parameters.dry_run:
         for trial in trials:
@@ -16,6 +20,6 @@ def plan_or_run(parameters: StudyOptions) -> int:
         console.terminal.print(plan, highlight=False, soft_wrap=True)
         return DONE
 
-    from cifar_mlflow.study.runner import run_study
+    from cifar_mlflow.study.runner import run_study  # takes seconds to import
 
     return DONE if run_study(trials, parameters) else FAILED

@@ -1,6 +1,6 @@
 """Where trials run: processes of this machine, or a cluster of dask or ray, all through joblib.
 
-Dask and ray are extras of the environment (requirements-cluster.txt), imported where asked for.
+Dask and ray come with requirements-cluster.txt and are imported only when selected.
 """
 
 import logging
@@ -25,25 +25,30 @@ Jobs = Sequence[Any]  # of joblib.delayed
 class Engine:
     workers: int
     threads: int  # of each trial
-    run: Callable[[Jobs], list[Any]]  # all jobs, giving their results in order; or WorkerDied
+    run: Callable[[Jobs], list[Any]]  # runs all jobs, gives their results in order; or WorkerDied
 
 
 def started(
     options: StudyOptions, trials: int, tracking_uri: str
 ) -> AbstractContextManager[Engine]:
-    """The engine that a study asks for, until it is left.
+    """The engine that a study asks for, while the context is open.
+
+    Args:
+        trials: how many there are.
 
     Raises:
-        UsageError: the engine is not installed or not there, or its workers could not reach the
+        UsageError: the engine is not installed or does not answer, or its workers could not reach the
             tracking store.
     """
     local = options.address == "local"
     if options.engine == "loky" and not local:
-        raise UsageError(f"address={options.address}: the engine loky has none; it runs here")
+        raise UsageError(
+            f"address={options.address}: the engine loky has none; it runs on this machine"
+        )
     if not local and not tracking_uri.startswith(("http:", "https:")):
         raise UsageError(
             f"engine={options.engine}: workers on other machines cannot reach {tracking_uri}; start "
-            "`mlflow server` where they can, and let MLFLOW_TRACKING_URI name it (docs/scaling.md)"
+            "`mlflow server` and set MLFLOW_TRACKING_URI to its URL (docs/scaling.md)"
         )
     return {"loky": _loky, "dask": _dask, "ray": _ray}[options.engine](options, trials)
 
@@ -55,7 +60,7 @@ def _loky(options: StudyOptions, trials: int) -> Iterator[Engine]:
     def run(jobs: Jobs) -> list[Any]:
         try:
             with joblib.parallel_config("loky", initializer=end_with, initargs=(this_process(),)):
-                return _side_by_side(jobs, workers)
+                return _run_parallel(jobs, workers)
         except TerminatedWorkerError as error:
             raise WorkerDied from error
 
@@ -85,7 +90,7 @@ def _dask(options: StudyOptions, trials: int) -> Iterator[Engine]:
         ) from error
 
     def run(jobs: Jobs) -> list[Any]:
-        # All at once, so that the scheduler can give work to workers that come later.
+        # All at once, so that workers that join later get work too.
         with joblib.parallel_config("dask", client=client):
             results: list[Any] = joblib.Parallel(n_jobs=-1, batch_size=1, pre_dispatch="all")(jobs)
             return results
@@ -94,8 +99,8 @@ def _dask(options: StudyOptions, trials: int) -> Iterator[Engine]:
         dask_scheduler.allowed_failures = max(dask_scheduler.allowed_failures, deaths)
 
     with client:
-        # Dask starts a trial again whose worker died; trials themselves count how often they began,
-        # and joblib would wait for ever for one that dask gives up.
+        # Dask restarts a trial whose worker died. It must not give up first, because joblib would wait
+        # for ever; run_child counts the attempts itself.
         client.run_on_scheduler(tolerate, deaths=options.retries + 1)
         if options.address != "local":
             workers, threads = sum(client.ncores().values()), share_threads(None, options)
@@ -132,7 +137,7 @@ def _ray(options: StudyOptions, trials: int) -> Iterator[Engine]:
     def run(jobs: Jobs) -> list[Any]:
         try:
             with joblib.parallel_config("ray"):
-                return _side_by_side(jobs, workers)
+                return _run_parallel(jobs, workers)
         except ray.exceptions.RayActorError as error:
             raise WorkerDied from error
 
@@ -142,9 +147,9 @@ def _ray(options: StudyOptions, trials: int) -> Iterator[Engine]:
         ray.shutdown()
 
 
-def _side_by_side(jobs: Jobs, workers: int) -> list[Any]:
-    # With n_jobs=1 joblib would run the trials in this very process, and a trial that dies would take
-    # the study along: so two processes at least, though only one may be fed.
+def _run_parallel(jobs: Jobs, workers: int) -> list[Any]:
+    # With n_jobs=1 joblib would run the trials in this process, and a trial that dies would end the
+    # study. So there are two processes at least, and pre_dispatch limits the jobs.
     results: list[Any] = joblib.Parallel(
         n_jobs=max(workers, 2), batch_size=1, pre_dispatch=min(workers, len(jobs))
     )(jobs)
@@ -153,6 +158,7 @@ def _side_by_side(jobs: Jobs, workers: int) -> list[Any]:
 
 @contextmanager
 def _extra(engine: str) -> Iterator[None]:
+    """Import an optional package inside."""
     try:
         yield
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs, drawn from what the tracking store says."""
+"""The display of a running study, drawn from the runs in the tracking store."""
 
 import threading
 import time
@@ -12,33 +12,33 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from cifar_mlflow import console
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.formatting import duration
-from cifar_mlflow.store import tracking
+from cifar_mlflow.store import query
+from cifar_mlflow.store.runs import Parent, Status, TrackedRun
 
 POLL_SECONDS = 2.0
-MOST_POLL_SECONDS = 60.0
-LOOK_SHARE = 0.01  # of the time, so that the trials have the cores
-PLAIN_SECONDS = 60.0
-MOST_BARS = 30  # of a study with more trials only the running ones have a bar
+MAX_POLL_SECONDS = 60.0
+POLL_SHARE = 0.01  # of the time is spent polling, so that the trials have the cores
+LINE_SECONDS = 60.0  # between lines about the running trials, in a file
+MAX_BARS = 30  # a study with more trials has bars for the running ones only
 
 
 class Watch(AbstractContextManager["Watch"]):
-    """Shows every trial's epoch and validation accuracy and the time left, until it is left.
+    """Shows every trial's epoch and accuracy and the time left, while the context is open.
 
-    In a terminal it is a bar for each trial that has started; elsewhere a line when a trial ends, and
-    one a minute for those that run. It asks the store for what is running and what has ended since it
-    last looked, so that a study of thousands of trials costs it no more than a small one, and it looks less
-    often where a look takes longer.
+    A terminal shows a bar for each trial that has started. A file gets a line when a trial ends, and
+    one each minute about those that run. Each poll asks the store only for what is running and what has
+    ended since the last one, so thousands of trials cost no more than a few. Slow polls become rarer.
     """
 
-    def __init__(self, parent: tracking.Parent, trials: Sequence[TrialConfig]):
+    def __init__(self, parent: Parent, trials: Sequence[TrialConfig]):
         self.parent = parent
         self.epochs = {trial.key: trial.epochs for trial in trials}
-        self.began = self.told = time.monotonic()
-        self.since = 0  # milliseconds since 1970, of the newest end that was seen
-        self.ended: dict[str, str] = {}  # the run that was shown for each trial
-        self.done: dict[str, int] = {}  # epochs of each trial, also of an interrupted study
-        self.seen: dict[str, int] = {}  # epochs of each run
-        self.old: dict[str, int] = {}  # those of them that this command did not train
+        self.began = self.last_line = time.monotonic()
+        self.newest_end = 0  # milliseconds since 1970, of the runs polled so far
+        self.ended: dict[str, str] = {}  # by trial key: the run whose end was shown
+        self.trial_epochs: dict[str, int] = {}  # by trial key: epochs done, in all runs
+        self.run_epochs: dict[str, int] = {}  # by run id: epochs logged
+        self.inherited: dict[str, int] = {}  # by run id: epochs that this command did not train
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.progress = Progress(
@@ -48,12 +48,12 @@ class Watch(AbstractContextManager["Watch"]):
             TextColumn("{task.fields[note]}"),
             console=console.terminal,
             disable=not console.terminal.is_terminal,
-            auto_refresh=False,  # nothing changes but by a look
+            auto_refresh=False,  # nothing changes between polls
         )
         self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
-        self._look(before=True)
+        self.poll(first=True)
         self.progress.start()
         self.thread.start()
         return self
@@ -67,58 +67,64 @@ class Watch(AbstractContextManager["Watch"]):
         self.stop.set()
         self.thread.join()
         if kind is None:
-            self._look()
+            self.poll()
         self.progress.stop()
 
     def _watch(self) -> None:
         wait = POLL_SECONDS
         while not self.stop.wait(wait):
             began = time.monotonic()
-            with suppress(tracking.StoreError):  # a store that is away is asked again
-                self._look()
-            wait = pause(time.monotonic() - began)
+            with suppress(query.StoreError):  # a store that is away is polled again
+                self.poll()
+            wait = poll_pause(time.monotonic() - began)
 
-    def _look(self, before: bool = False) -> None:
-        """Show what the store says; ``before`` this command began, what an interrupted one had done."""
-        running = tracking.children(self.parent, tracking.RUNNING)
-        ended = tracking.children(self.parent, f"attributes.end_time >= {self.since}")
+    def poll(self, first: bool = False) -> None:
+        """Show the state of the store.
+
+        Args:
+            first: before this command starts a trial, so that all epochs are an interrupted study's.
+        """
+        running = query.children(self.parent, query.RUNNING)
+        ended = query.children(self.parent, f"attributes.end_time >= {self.newest_end}")
         for run in (*ended, *running):
-            self._count(run, before)
+            self._count(run, first)
         for run in ended:
-            self.since = max(self.since, run.end_time)
-            if run.status != "KILLED" and self.ended.get(run.key) != run.run_id:
+            self.newest_end = max(self.newest_end, run.end_time)
+            if run.status != Status.KILLED and self.ended.get(run.key) != run.run_id:
                 self._show_end(run)
-        done = sum(self.done.values())
+        done = sum(self.trial_epochs.values())
         left = self._time_left(done)
         for run in running:
             self._bar(run.key, run.name, run.epochs, self.epochs[run.key], _note(run))
         self._bar("", "study", done, sum(self.epochs.values()), left)
-        if running and time.monotonic() - self.told > PLAIN_SECONDS:
-            self.told = time.monotonic()
+        if running and time.monotonic() - self.last_line > LINE_SECONDS:
+            self.last_line = time.monotonic()
             each = (f"{r.name} {r.epochs}/{self.epochs[r.key]} {_note(r)}".strip() for r in running)
-            self._plain("; ".join([duration(self.told - self.began), *each, left]).rstrip("; "))
+            self._line("; ".join([duration(self.last_line - self.began), *each, left]).rstrip("; "))
         self.progress.refresh()
 
-    def _count(self, run: tracking.TrialRun, before: bool) -> None:
+    def _count(self, run: TrackedRun, first: bool) -> None:
         if not run.epochs:
             return
-        if run.run_id not in self.old:
-            # A run that goes on from another one begins with that one's epochs.
-            source = tracking.read(run.resumed_from) if run.resumed_from else None
-            if before:
+        if run.run_id not in self.inherited:
+            # A resumed run starts with the epochs of the run that it resumed.
+            source = query.read(run.resumed_from) if run.resumed_from else None
+            if first:
                 source = run
-            self.old[run.run_id] = source.epochs if source else 0
-        self.seen[run.run_id] = self.done[run.key] = run.epochs
+            self.inherited[run.run_id] = source.epochs if source else 0
+        self.run_epochs[run.run_id] = self.trial_epochs[run.key] = run.epochs
 
-    def _show_end(self, run: tracking.TrialRun) -> None:
+    def _show_end(self, run: TrackedRun) -> None:
         self.ended[run.key] = run.run_id
-        self._plain(f"{len(self.ended)}/{len(self.epochs)} {run.name}: {_note(run)}")
+        self._line(f"{len(self.ended)}/{len(self.epochs)} {run.name}: {_note(run)}")
         self._bar(run.key, run.name, run.epochs, self.epochs[run.key], _note(run))
-        if len(self.epochs) > MOST_BARS:
+        if len(self.epochs) > MAX_BARS:
             self.progress.remove_task(self.tasks.pop(run.key))
 
     def _time_left(self, done: int) -> str:
-        new = sum(max(0, epochs - self.old[run_id]) for run_id, epochs in self.seen.items())
+        new = sum(
+            max(0, epochs - self.inherited[run_id]) for run_id, epochs in self.run_epochs.items()
+        )
         remaining = sum(self.epochs.values()) - done
         if new <= 0 or remaining <= 0:
             return ""
@@ -129,18 +135,18 @@ class Watch(AbstractContextManager["Watch"]):
             self.tasks[key] = self.progress.add_task(name, total=total, note=note)
         self.progress.update(self.tasks[key], completed=done, note=note)
 
-    def _plain(self, line: str) -> None:
+    def _line(self, line: str) -> None:
         if not console.terminal.is_terminal:
             console.terminal.print(f"  {line}", highlight=False, soft_wrap=True)
 
 
-def pause(look: float) -> float:
-    """Seconds until the next look, after one that took ``look`` seconds."""
-    return min(max(POLL_SECONDS, look / LOOK_SHARE), MOST_POLL_SECONDS)
+def poll_pause(seconds: float) -> float:
+    """Seconds until the next poll, after one that took ``seconds``."""
+    return min(max(POLL_SECONDS, seconds / POLL_SHARE), MAX_POLL_SECONDS)
 
 
-def _note(run: tracking.TrialRun) -> str:
-    words = ["failed"] if run.status == "FAILED" else []
+def _note(run: TrackedRun) -> str:
+    words = ["failed"] if run.status == Status.FAILED else []
     for word, metric in (("val", "val_accuracy"), ("test", "test_accuracy")):
         if metric in run.metrics:
             words.append(f"{word} {run.metrics[metric]:.3f}")

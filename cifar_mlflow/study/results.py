@@ -13,19 +13,22 @@ import pandas as pd
 from cifar_mlflow.analysis import statistics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.formatting import counted
+from cifar_mlflow.paper import FACTORS as PAPER_FACTORS
 from cifar_mlflow.paper import Published, published
-from cifar_mlflow.store.tracking import TrialRun
+from cifar_mlflow.store.runs import TrackedRun
 
 FACTORS = [name for name in TrialConfig.model_fields if name != "seed"]
 # The measures, and the largest value that each can have; the least is 0.
-MEASURES = {"val_accuracy": 1.0, "val_loss": inf, "test_accuracy": 1.0, "test_loss": inf}
+MEASURES = {"kept_val_accuracy": 1.0, "kept_val_loss": inf, "test_accuracy": 1.0, "test_loss": inf}
+# The column of the accuracy on the images that the best is chosen by.
+ACCURACIES = {"validation": "kept_val_accuracy", "test": "test_accuracy"}
 # The factors that every table shows; others only where they vary.
-SHOWN = ("activation", "batch_size", "optimizer")
+SHOWN = PAPER_FACTORS["grid"]
 # Of more configurations than these, or rows of a grid, tables and pictures show the best.
 MOST = 24
 HEADINGS = {
     "batch_size": "batch",
-    "val_accuracy": "val acc.",
+    "kept_val_accuracy": "val acc.",
     "test_accuracy": "test acc.",
     "test_loss": "test loss",
     "published_accuracy": "publ. acc.",
@@ -47,7 +50,7 @@ NOTHING = Published(float("nan"), float("nan"))
 
 
 def tabulate(
-    trials: Sequence[TrialConfig], runs: Mapping[str, TrialRun], select_by: str, official: bool
+    trials: Sequence[TrialConfig], runs: Mapping[str, TrackedRun], select_by: str, official: bool
 ) -> pd.DataFrame:
     """A row for each trial in the order of the plan, with all its factors; the best one marked.
 
@@ -70,10 +73,7 @@ def tabulate(
                 "end_reason": run.end_reason if run else "",
                 "outdated": run.outdated if run else "",
                 "parameters": metrics.get("parameters"),
-                "val_accuracy": metrics.get("kept_val_accuracy"),
-                "val_loss": metrics.get("kept_val_loss"),
-                "test_accuracy": metrics.get("test_accuracy"),
-                "test_loss": metrics.get("test_loss"),
+                **{measure: metrics.get(measure) for measure in MEASURES},
                 "published_accuracy": theirs.accuracy,
                 "published_loss": theirs.loss,
                 "minutes": metrics.get("train_seconds", float("nan")) / 60,
@@ -85,7 +85,7 @@ def tabulate(
     summary = summarise(table, select_by)
     of_best = table["configuration"].isin(summary.index[summary["best"]])
     if of_best.any():
-        table.loc[table[select_by].where(of_best).idxmax(), "best"] = True
+        table.loc[table[ACCURACIES[select_by]].where(of_best).idxmax(), "best"] = True
     return table
 
 
@@ -110,7 +110,7 @@ def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
         name: statistics.estimates(table[name], table["configuration"], highest)
         for name, highest in MEASURES.items()
     }
-    chosen = measured[select_by]
+    chosen = measured[ACCURACIES[select_by]]
     summary["n"] = chosen["n"]
     unfinished = table[table["status"] != "FINISHED"].groupby("configuration")["status"].first()
     summary["status"] = unfinished.reindex(summary.index).fillna("FINISHED")
@@ -155,9 +155,10 @@ def shown_factors(summary: pd.DataFrame) -> list[str]:
 
 def labels(summary: pd.DataFrame, leave_out: str = "") -> "pd.Series[str]":
     """A short name of each configuration, such as ``relu 128 adam``, of the factors shown."""
-    plain = ("architecture", *SHOWN)
     texts = [
-        summary[name].astype(str) if name in plain else name + "=" + summary[name].astype(str)
+        summary[name].astype(str)
+        if name in TrialConfig.VARIED
+        else name + "=" + summary[name].astype(str)
         for name in shown_factors(summary)
         if name != leave_out
     ]
@@ -182,7 +183,7 @@ def cells(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         row["best"] = mark(record) if record["n"] else str(record["status"]).lower()
         if replicated:
             row["n"] = str(record["n"])
-        row["val_accuracy"] = _estimate(record, "val_accuracy")
+        row["kept_val_accuracy"] = _estimate(record, "kept_val_accuracy")
         row["test_accuracy"] = _estimate(record, "test_accuracy")
         row["published_accuracy"] = _number(record["published_accuracy"], ".2f")
         row["test_loss"] = _estimate(record, "test_loss")
@@ -258,7 +259,7 @@ def reading(summary: pd.DataFrame, select_by: str) -> list[tuple[str, str]]:
 def _ranking(summary: pd.DataFrame, select_by: str) -> str:
     ranked = summary.sort_values("rank")
     names = labels(summary)[ranked.index].groupby(ranked["verdict"]).agg(list).to_dict()
-    best = f"{names['best'][0]} has the best mean {select_by}"
+    best = f"{names['best'][0]} has the best mean {select_by} accuracy"
     if "lacks a seed" in names:
         most, planned = ranked[["n", "planned"]].iloc[0]
         best += f" of those with {'all their' if most == planned else most} seeds"
@@ -288,14 +289,13 @@ def ranking(summary: pd.DataFrame, select_by: str) -> tuple[pd.DataFrame, str]:
     By label; columns mean, low, high, n and verdict.
     """
     shown = top(summary.sort_values("rank").dropna(subset="rank"))
-    columns = {f"{select_by}_{name}": name for name in ("mean", "low", "high")}
+    columns = {f"{ACCURACIES[select_by]}_{name}": name for name in ("mean", "low", "high")}
     table = shown[[*columns, "n", "verdict"]].rename(columns=columns)
-    measure = select_by.replace("val_", "validation ").replace("_", " ")
-    return table.set_axis(labels(summary)[shown.index]), measure
+    return table.set_axis(labels(summary)[shown.index]), f"{select_by} accuracy"
 
 
 def layer_markdown(layers: Mapping[str, pd.DataFrame]) -> list[str]:
-    """A heading and a table for each network, by name; `architectures.layer_table` has the columns."""
+    """A heading and a table for each network, by name; `network.layer_table` has the columns."""
     sections = []
     for name, table in layers.items():
         rows = [
@@ -308,7 +308,7 @@ def layer_markdown(layers: Mapping[str, pd.DataFrame]) -> list[str]:
     return sections
 
 
-def accuracy_grid(summary: pd.DataFrame, measure: str = "val_accuracy_mean") -> pd.DataFrame:
+def accuracy_grid(summary: pd.DataFrame, measure: str = "kept_val_accuracy_mean") -> pd.DataFrame:
     """One number of each configuration: batch sizes across, the other factors that vary down."""
     down = [name for name in shown_factors(summary) if name != "batch_size"]
     rows = labels(summary, leave_out="batch_size")

@@ -1,101 +1,110 @@
-"""Many trials: run them on every core or machine, go on from interrupted ones, and conclude."""
+"""Run many trials: on every core or machine, resuming interrupted ones, then summarise them."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 import joblib
 
-from cifar_mlflow import errors
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import say
 from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.data.load import load
-from cifar_mlflow.formatting import counted
+from cifar_mlflow.errors import Failure, WorkerDied
+from cifar_mlflow.formatting import counted, duration
 from cifar_mlflow.parameters import StudyOptions
-from cifar_mlflow.store import claims, resume, tracking
-from cifar_mlflow.study import engines
+from cifar_mlflow.store import claims, query, resume, tracking
+from cifar_mlflow.store.runs import CHECKPOINT_LOST, Parent, Status, TrackedRun
+from cifar_mlflow.study import engines, timing
 from cifar_mlflow.study.plan import outline, remainder
 from cifar_mlflow.study.progress import Watch
-from cifar_mlflow.study.summary import conclude
-from cifar_mlflow.study.trial import DIVERGED, WORKER_DIED, origins, repeated_failure, run_child
+from cifar_mlflow.study.summary import summarise_study
+from cifar_mlflow.study.trial import (
+    Train,
+    TrialOptions,
+    origins,
+    repeated_failure,
+    run_child,
+    train_and_log,
+)
 from cifar_mlflow.training.origin import OF_A_RESULT, differences
 
-BESIDE = "a worker died, of this trial or of one beside it; it goes on alone"
+RETRIED_ALONE = "a worker running this trial or a concurrent one died; the trial is retried alone"
 
 
 def run_study(trials: Sequence[TrialConfig], options: StudyOptions) -> bool:
-    """Run every trial under one parent run and conclude; tells whether all finished.
+    """Run every trial under one parent run, and summarise them.
+
+    Returns:
+        Whether all trials finished.
 
     Raises:
-        UsageError: the data or the engine cannot be had, a validation fraction leaves no image, or
-            nothing can be resumed as asked.
+        UsageError: the data or the engine is not available, a validation fraction leaves no image, or
+            nothing can be resumed as requested.
+        Superseded: another command has resumed this study.
     """
     data = load(options.data_dir)
     for fraction in {trial.validation_fraction for trial in trials}:
         data.split(fraction)
     say("Data", str(data))
+    key = claims.plan_key(trials, data)
     with (
         tracking.tracked_run(options.kind) as run,
-        claims.claimed(
-            run,
-            claims.plan_key(trials, data),
-            options.resume,
-            tell=say,
-        ) as before,
-        engines.started(options, len(trials), tracking.uri()) as engine,
+        claims.claim(run, key, options.resume) as previous,
+        engines.started(options, len(trials), run.as_parent().tracking_uri) as engine,
     ):
-        parent = tracking.as_parent(run)
+        parent = run.as_parent()
         say("Study", outline(trials, engine.workers, engine.threads))
         tracking.log_parameters(options)
         tracking.log_environment(engine.threads)
         tracking.log_dataset(data, "training")
-        if before:
-            take_over(before, trials, options, engine, parent)
+        if previous:
+            take_over(previous, trials, options, engine, parent)
+        if options.address == "local":
+            say_expected_time(trials, data, engine, parent)
         try:
             with Watch(parent, trials):
-                stopped = train_all(trials, data, engine, options, parent)
+                repeated = train_all(trials, data, engine, options, parent)
         finally:
-            # Those of an interrupted study, and of workers that it was cut off from.
-            for trial in tracking.children(parent, tracking.RUNNING):
-                tracking.end_run(trial.run_id, "KILLED", "the study was interrupted")
-        for trial in tracking.children(parent, f"tags.{tracking.CHECKPOINT_LOST} != ''"):
-            lost = f"{trial.name}; the checkpoint is lost: {trial.checkpoint_lost}"
-            say("Retrained", lost)
-        if stopped:
-            say("Stopped", f"after the same failure again and again: {stopped}")
-        finished = conclude(trials, data, options, parent)
+            # Trials of an interrupted study, and of workers that it lost the connection to.
+            for trial in query.children(parent, query.RUNNING):
+                tracking.end_run(trial.run_id, "the study was interrupted")
+        for trial in query.children(parent, f"tags.{CHECKPOINT_LOST} != ''"):
+            say("Retrained", f"{trial.name}; the checkpoint is lost: {trial.checkpoint_lost}")
+        if repeated:
+            say("Stopped", f"{options.max_same_failures} trials failed alike: {repeated}")
+        finished = summarise_study(trials, data, options, parent)
         if not finished:
-            tracking.tag_end_reason(stopped or "not every trial finished")
+            tracking.tag_end_reason(repeated or "not every trial finished")
         return finished
 
 
 def take_over(
-    before: Sequence[claims.Command],
+    previous: Sequence[claims.UnfinishedRun],
     trials: Sequence[TrialConfig],
     options: StudyOptions,
     engine: engines.Engine,
-    parent: tracking.Parent,
+    parent: Parent,
 ) -> None:
-    """Keep what interrupted runs of the study have left, and say what that is.
+    """Take over the trials of interrupted runs of the study, and say how many there are.
 
-    Finished trials of another network or versions are marked, or left where they are, to be trained
-    again here.
+    Finished trials of another network or other versions are marked; or they stay where they are, and
+    are retrained here.
     """
-    left = resume.left_trials(before, parent)
-    outdated = find_outdated([run for run in left if run.status == "FINISHED"], trials, engine)
+    earlier = resume.previous_trials(previous, parent)
+    finished = [run for run in earlier if run.status == Status.FINISHED]
+    outdated = find_outdated(finished, trials, engine)
     keep = options.outdated == "keep"
-    kept = [run for run in left if keep or run.run_id not in outdated]
-    for run in kept:
+    adopted = [run for run in earlier if keep or run.run_id not in outdated]
+    for run in adopted:
         tracking.mark_outdated(run, outdated.get(run.run_id, ""))
-    resume.adopt_trials(kept, before, parent)
-    finished = {run.key for run in kept if run.status == "FINISHED"}
-    part_done = {run.key: run.epochs for run in kept if run.checkpoint and run.key not in finished}
-    left_over = remainder([trial for trial in trials if trial.key not in finished], part_done)
-    names = " and ".join(command.run_id for command in before)
+    resume.adopt_trials(adopted, previous, parent)
+    done = {run.key for run in adopted if run.status == Status.FINISHED}
+    part_done = {run.key: run.epochs for run in adopted if run.checkpoint and run.key not in done}
+    left = remainder([trial for trial in trials if trial.key not in done], part_done)
+    studies = " and ".join(study.run_id for study in previous)
     say(
         "Resuming",
-        f"study {names}: {len(finished)} of {len(trials)} finished, {len(part_done)} part-done; "
-        f"{left_over}",
+        f"study {studies}: {len(done)} of {len(trials)} finished, {len(part_done)} part-done; {left}",
     )
     if outdated:
         fate = "kept (outdated=retrain trains them again)" if keep else "trained again"
@@ -105,19 +114,19 @@ def take_over(
 
 
 def find_outdated(
-    finished: Sequence[tracking.TrialRun], trials: Sequence[TrialConfig], engine: engines.Engine
+    finished: Sequence[TrackedRun], trials: Sequence[TrialConfig], engine: engines.Engine
 ) -> dict[str, str]:
-    """How the origins of finished trials differ from what the workers have now, by run id.
+    """How the origins of finished trials differ from the workers' present ones, by run id.
 
-    Those that are of the same network and versions are left out.
+    Trials of the same network and versions are left out.
     """
     if not finished:
         return {}
     by_key = {trial.key: trial for trial in trials}
     configurations = [by_key[run.key].configuration for run in finished]
     distinct = list(dict.fromkeys(configurations))
-    (found,) = engine.run([joblib.delayed(origins)(distinct, engine.threads)])
-    now = dict(zip(distinct, found, strict=True))
+    (present,) = engine.run([joblib.delayed(origins)(distinct, engine.threads)])
+    now = dict(zip(distinct, present, strict=True))
     how = {
         run.run_id: differences(run.origin, now[configuration], OF_A_RESULT)
         for run, configuration in zip(finished, configurations, strict=True)
@@ -125,60 +134,86 @@ def find_outdated(
     return {run_id: text for run_id, text in how.items() if text}
 
 
+def say_expected_time(
+    trials: Sequence[TrialConfig], data: Cifar10, engine: engines.Engine, parent: Parent
+) -> None:
+    """Say how long the trials will train, if earlier ones on this host show it."""
+    runs = query.latest(query.children(parent))
+    comparable = timing.comparable_trials(parent.experiment_id, data, engine.threads)
+    if seconds := timing.expected_seconds(trials, runs, comparable, engine.workers):
+        say("Time", f"about {duration(seconds)} of training, by earlier trials on this host")
+
+
 def train_all(
     trials: Sequence[TrialConfig],
     data: Cifar10,
     engine: engines.Engine,
     options: StudyOptions,
-    parent: tracking.Parent,
+    parent: Parent,
+    train: Train = train_and_log,
 ) -> str | None:
-    """Run what the store does not say is finished, again and again, until nothing is worth trying.
+    """Run the trials that are not finished in the store, round by round, while one is worth trying.
 
-    What failed before the study was resumed comes last, so that it cannot keep the rest from being tried.
+    Trials that failed before the study was resumed come last, so that the others are tried first.
 
-    Gives the cause by which so many trials failed, one after another, that the rest was not tried.
+    Args:
+        train: see `run_child`.
+
+    Returns:
+        The reason that so many trials failed for, one after another, that the study stopped; None if
+        it did not stop.
 
     Raises:
-        Superseded: another process thought this one dead, and has gone on from its study.
+        Superseded: another process presumed this one dead, and has resumed its study.
+        WorkerDied: a worker died while no trial was running.
     """
+    each = TrialOptions(
+        engine.threads, options.tensorboard, options.retries, options.max_same_failures
+    )
     failures: Counter[str] = Counter()
-    alone: set[str] = set()  # trials that ran when a worker died: each gets the workers to itself
+    alone: set[str] = set()  # keys of trials that ran when a worker died: each is retried alone
     while True:
-        runs = tracking.latest(tracking.children(parent))
+        runs = query.latest(query.children(parent))
         pending = [
             trial
             for trial in trials
-            if (trial.key not in runs or runs[trial.key].status != "FINISHED")
+            if (trial.key not in runs or runs[trial.key].status != Status.FINISHED)
             and failures[trial.key] <= options.retries
         ]
         if not pending:
             return None
-        pending.sort(key=lambda trial: trial.key in runs and runs[trial.key].failure != "")
-        together = [trial for trial in pending if trial.key not in alone]
-        batch = together or pending[:1]
+        pending.sort(key=lambda trial: trial.key in runs and runs[trial.key].was_tried)
+        batch = [trial for trial in pending if trial.key not in alone] or pending[:1]
+        jobs = [joblib.delayed(run_child)(trial, data, each, parent, train) for trial in batch]
         try:
-            engine.run(
-                [
-                    joblib.delayed(run_child)(
-                        trial, data, engine.threads, options.tensorboard, options.retries, parent
-                    )
-                    for trial in batch
-                ]
-            )
-        except errors.WorkerDied:
-            hit = tracking.children(parent, tracking.RUNNING)
-            for run in hit:
-                if len(hit) > 1:
-                    tracking.end_run(run.run_id, "KILLED", BESIDE)
-                    alone.add(run.key)
-                else:
-                    tracking.end_run(run.run_id, "FAILED", WORKER_DIED, failure="WorkerDied")
-            if not hit:
-                raise
-        tracking.check_wanted()
-        if cause := repeated_failure(parent):
-            return cause
-        tried = {trial.key for trial in batch}
-        for key, run in tracking.latest(tracking.children(parent)).items():
-            if key in tried and run.status == "FAILED":
-                failures[key] += options.retries + 1 if run.failure == DIVERGED else 1
+            engine.run(jobs)
+        except WorkerDied as death:
+            alone |= end_running(parent, death)
+        tracking.raise_if_superseded()
+        if repeated := repeated_failure(parent, options.max_same_failures):
+            return repeated
+        runs = query.latest(query.children(parent))
+        for trial in batch:
+            run = runs.get(trial.key)
+            if run and run.status == Status.FAILED:
+                hopeless = run.failure is Failure.DIVERGED
+                failures[trial.key] += options.retries + 1 if hopeless else 1
+
+
+def end_running(parent: Parent, death: WorkerDied) -> set[str]:
+    """End the trials that ran when a worker died; gives the keys of those to be retried alone.
+
+    A trial that ran by itself is the one that failed. Of several nobody knows whose worker died.
+
+    Raises:
+        WorkerDied: ``death``, if no trial was running.
+    """
+    running = query.children(parent, query.RUNNING)
+    if not running:
+        raise death
+    if len(running) == 1:
+        tracking.end_run(running[0].run_id, death)
+        return set()
+    for run in running:
+        tracking.end_run(run.run_id, RETRIED_ALONE)
+    return {run.key for run in running}

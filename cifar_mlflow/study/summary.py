@@ -1,4 +1,4 @@
-"""What a study amounts to, from what the tracking store holds: results, pictures, the best model."""
+"""What ends a study: results, figures and the best model, from the runs in the tracking store."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,45 +11,45 @@ from cifar_mlflow.analysis import figures
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import say
 from cifar_mlflow.data.cifar10 import Cifar10
-from cifar_mlflow.parameters import ArchitecturesOptions, GridOptions, StudyOptions
-from cifar_mlflow.store import registry, tracking
-from cifar_mlflow.store.tracking import TrialRun
+from cifar_mlflow.parameters import StudyOptions
+from cifar_mlflow.store import query, registry, tracking
+from cifar_mlflow.store.runs import Parent, Status, TrackedRun
 from cifar_mlflow.study import results
 
-# A history takes two calls of the store, so curves are drawn from this many seeds at most.
+# Reading a history takes two calls of the store, so curves show at most this many seeds.
 SEEDS_DRAWN = 20
 DRAWN = ("train_accuracy", "val_accuracy")
-FAILURES_TOLD = 5
+FAILURES_LISTED = 5
 REASON_LENGTH = 200  # characters
 Account = list[tuple[str, str]]  # topics and texts
 
 
-def conclude(
-    trials: Sequence[TrialConfig],
-    data: Cifar10,
-    options: StudyOptions,
-    parent: tracking.Parent,
+def summarise_study(
+    trials: Sequence[TrialConfig], data: Cifar10, options: StudyOptions, parent: Parent
 ) -> bool:
-    """Results, pictures and the best, from what the store holds; tells whether all trials finished.
+    """Log the results, figures and the best trial on the active run, and say them.
 
-    A grid registers its best model; a comparison of networks names the best, and adds their layers.
+    A grid registers its best model. A comparison of networks names the best one and logs their layers.
+
+    Returns:
+        Whether all trials finished.
     """
-    runs = tracking.latest(tracking.children(parent))
+    runs = query.latest(query.children(parent))
     table = results.tabulate(trials, runs, options.select_by, data.official)
     summary = results.summarise(table, options.select_by)
     tables = {"results.csv": table, "summary.csv": summary}
-    layers = read_layers(trials, runs) if isinstance(options, ArchitecturesOptions) else {}
+    layers = read_layers(trials, runs) if options.compares_networks else {}
     if layers:
         by_name = pd.concat(layers, names=["architecture"])
         tables["layers.csv"] = by_name.reset_index("architecture")
-    tracking.log_files(pictures(trials, runs, summary, options), tables)
+    tracking.log_files(draw(trials, runs, summary, options), tables)
 
     headings, rows = results.cells(summary)
     show(headings, rows)
     account = failures(table) + results.reading(summary, options.select_by)
     if table["best"].any():
         trial = trials[int(table["best"].argmax())]
-        account += choose(trial, runs[trial.key], summary, data, options)
+        account += choose(trial, runs[trial.key], summary, data, options, parent.tracking_uri)
     else:
         account += [("Best", "none, because no trial finished")]
     for topic, text in account:
@@ -63,50 +63,50 @@ def conclude(
             ]
         )
     )
-    return bool(table["status"].eq("FINISHED").all())
+    return bool(table["status"].eq(Status.FINISHED).all())
 
 
-def pictures(
+def draw(
     trials: Sequence[TrialConfig],
-    runs: Mapping[str, TrialRun],
+    runs: Mapping[str, TrackedRun],
     summary: pd.DataFrame,
     options: StudyOptions,
 ) -> dict[str, Figure]:
-    """Those of a study that have something to show, by file name."""
-    made = {}
+    """The figures of a study that have something to show, by file name."""
+    drawn = {}
     if histories := read_histories(trials, runs, summary):
-        made["curves.png"] = figures.small_multiples(histories)
+        drawn["curves.png"] = figures.small_multiples(histories)
     if summary["n"].gt(1).sum() > 1:
-        made["ranking.png"] = figures.ranking(*results.ranking(summary, options.select_by))
-    if isinstance(options, GridOptions):
-        grid = results.accuracy_grid(summary, "val_accuracy_mean")
+        drawn["ranking.png"] = figures.ranking(*results.ranking(summary, options.select_by))
+    if not options.compares_networks:
+        grid = results.accuracy_grid(summary, "kept_val_accuracy_mean")
         means = results.best_part(grid)
-        deviations = results.accuracy_grid(summary, "val_accuracy_sd").reindex_like(means)
+        deviations = results.accuracy_grid(summary, "kept_val_accuracy_sd").reindex_like(means)
         title = "validation accuracy"
         if means.size < grid.size:
             title += f"\nthe best {len(means)} of {len(grid):,} rows"
-        made["grid.png"] = figures.grid_heatmap(means, title, deviations)
-    return made
+        drawn["grid.png"] = figures.grid_heatmap(means, title, deviations)
+    return drawn
 
 
 def read_histories(
     trials: Sequence[TrialConfig],
-    runs: Mapping[str, TrialRun],
+    runs: Mapping[str, TrackedRun],
     summary: pd.DataFrame,
 ) -> dict[str, pd.DataFrame]:
-    """The accuracies by epoch of the configurations shown, by label: those of their seeds in one table.
+    """The accuracies by epoch of the configurations shown, by label, all seeds in one table.
 
-    Where a seed finished, those that did not are left out.
+    If a seed finished, those that did not are left out.
     """
-    replicates: dict[str, list[TrialRun]] = {}
+    replicates: dict[str, list[TrackedRun]] = {}
     for trial in trials:
         if trial.key in runs:
             replicates.setdefault(trial.configuration.name, []).append(runs[trial.key])
     histories = {}
     for name, label in results.labels(summary)[results.top(summary).index].items():
-        finished = [run for run in replicates.get(str(name), []) if run.status == "FINISHED"]
+        finished = [run for run in replicates.get(str(name), []) if run.status == Status.FINISHED]
         drawn = (finished or replicates.get(str(name), []))[:SEEDS_DRAWN]
-        history = [tracking.metric_histories(run.run_id, DRAWN) for run in drawn]
+        history = [query.metric_histories(run.run_id, DRAWN) for run in drawn]
         if len(finished) > SEEDS_DRAWN:
             label += f", {SEEDS_DRAWN} of {len(finished)} seeds"
         if any(len(epochs) for epochs in history):
@@ -115,24 +115,27 @@ def read_histories(
 
 
 def read_layers(
-    trials: Sequence[TrialConfig], runs: Mapping[str, TrialRun]
+    trials: Sequence[TrialConfig], runs: Mapping[str, TrackedRun]
 ) -> dict[str, pd.DataFrame]:
-    """The layers of each network, as the first of its trials that finished has logged them."""
-    first: dict[str, TrialRun] = {}
+    """The layers of each network, as logged by the first of its trials that finished."""
+    first: dict[str, TrackedRun] = {}
     for trial in trials:
         run = runs.get(trial.key)
-        if run and run.status == "FINISHED":
+        if run and run.status == Status.FINISHED:
             first.setdefault(trial.architecture, run)
-    return {name: tracking.read_table(run.run_id, "layers.csv") for name, run in first.items()}
+    return {name: query.read_table(run.run_id, "layers.csv") for name, run in first.items()}
 
 
 def show(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """The results in the terminal: where it is narrow, intervals go below their means and columns on
-    the right are left out; what goes to a file or a pipe is as wide as it is."""
-    anything = console.terminal.options.update(width=999)
-    width = console.terminal.width if console.terminal.is_terminal else anything.max_width
+    """Print the results.
+
+    In a narrow terminal, intervals go below their means and columns on the right are left out. Output
+    to a file or a pipe is as wide as the table.
+    """
+    unlimited = console.terminal.options.update(width=999)
+    width = console.terminal.width if console.terminal.is_terminal else unlimited.max_width
     columns = [list(column) for column in zip(headings, *rows, strict=True)]
-    while (size := console.terminal.measure(_table(columns), options=anything)).minimum > width:
+    while (size := console.terminal.measure(_table(columns), options=unlimited)).minimum > width:
         columns.pop()
     printed = _table(columns)
     printed.width = min(size.maximum, width)
@@ -151,45 +154,46 @@ def _table(columns: Sequence[Sequence[str]]) -> Table:
 
 def failures(table: pd.DataFrame) -> Account:
     """The first trials that did not finish, and why; results.csv has all."""
-    failed = table[table["status"] != "FINISHED"]
+    failed = table[table["status"] != Status.FINISHED]
     account = []
-    for record in failed.head(FAILURES_TOLD).to_dict("records"):
+    for record in failed.head(FAILURES_LISTED).to_dict("records"):
         reason = record["end_reason"] or record["status"].lower()
         account.append(("Failed", f"{record['name']}: {reason[:REASON_LENGTH]}"))
-    if len(failed) > FAILURES_TOLD:
-        account.append(("Failed", f"{len(failed) - FAILURES_TOLD:,} more; results.csv has all"))
+    if len(failed) > FAILURES_LISTED:
+        account.append(("Failed", f"{len(failed) - FAILURES_LISTED:,} more; results.csv has all"))
     return account
 
 
 def choose(
     trial: TrialConfig,
-    run: TrialRun,
+    run: TrackedRun,
     summary: pd.DataFrame,
     data: Cifar10,
     options: StudyOptions,
+    tracking_uri: str,
 ) -> Account:
-    """Mark the best trial, register its model if it is a grid's, and tell what was done."""
+    """Tag the best trial and, for a grid, register its model; gives the lines that say so."""
     tracking.tag_best(run, trial)
     seeds = summary["n"].to_dict()[trial.configuration.name]
-    text = f"{run.name}, chosen by {options.select_by}"
+    text = f"{run.name}, chosen by {options.select_by} accuracy"
     if seeds > 1:
         text = (
-            f"{trial.configuration.name}, chosen by the mean {options.select_by} of its {seeds} "
+            f"{trial.configuration.name}, chosen by the mean {options.select_by} accuracy of its {seeds} "
             f"seeds; the best of these is seed {trial.seed}"
         )
-    if isinstance(options, ArchitecturesOptions):
+    if options.compares_networks:
         text = f"the {trial.architecture} network: {text}"
-    if options.select_by == "test_accuracy":
+    if options.select_by == "test":
         text += ", which leaks the test set into the choice"
-    look = ("Look", f"mlflow ui --backend-store-uri {tracking.uri()}")
-    if not isinstance(options, GridOptions):
+    look = ("Look", f"mlflow ui --backend-store-uri {tracking_uri}")
+    if options.registers_as is None:
         return [("Best", text), look]
-    promoted, use = promote(trial, run, data, options.model_name)
+    promoted, use = promote(trial, run, data, options.registers_as)
     return [("Best", text), promoted, look, use]
 
 
-def promote(trial: TrialConfig, run: TrialRun, data: Cifar10, name: str) -> Account:
-    """Register the best trial's model; what became of it, and how to load it."""
+def promote(trial: TrialConfig, run: TrackedRun, data: Cifar10, name: str) -> Account:
+    """Register the best trial's model; gives its version and alias, and how to load it."""
     before = registry.champion(name)
     promotion = registry.register(name, run, trial, data)
     was = f"; before it was version {before.version}" if before else ""

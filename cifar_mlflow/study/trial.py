@@ -1,189 +1,120 @@
-"""One trial, from configuration to finished run."""
+"""One trial, from configuration to finished run: train, evaluate, log."""
 
 import io
 import platform
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from mlflow.entities import Run
 
 from cifar_mlflow.analysis import figures, metrics
 from cifar_mlflow.analysis.artifacts import model_artifacts
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.console import say
+from cifar_mlflow.data.cifar10 import Cifar10, Splits
 from cifar_mlflow.data.load import on_this_host
-from cifar_mlflow.errors import DataError
-from cifar_mlflow.parameters import TrainingOptions
-from cifar_mlflow.store import claims, resume, tracking
+from cifar_mlflow.errors import DataError, Failure, Superseded, UsageError, WorkerDied
+from cifar_mlflow.store import claims, query, resume, tracking
+from cifar_mlflow.store.runs import TRIAL_KEY, Parent, Status, TrackedRun
 from cifar_mlflow.training.checkpoint import Checkpoint, best
 from cifar_mlflow.training.origin import Origin
 
-# So many failures one after another with the same cause are no accident.
-SAME_FAILURES = 3
-# The class of an exception that a configuration causes: a trial is a function of its configuration, so
-# it would diverge again, and another one need not.
-DIVERGED = "Diverged"
-WORKER_DIED = "the worker process died: out of memory, or killed"
+if TYPE_CHECKING:
+    from cifar_mlflow.training.fit import Trained
 
 
-def run_trial(
+@dataclass(frozen=True)
+class TrialOptions:
+    """How trials run, which does not change their results; small to pickle."""
+
+    threads: int
+    tensorboard: bool = False
+    retries: int = 0
+    max_same_failures: int = 3
+
+
+Say = Callable[[str, str], None]  # a topic, and a line of text about it
+Train = Callable[[TrialConfig, Cifar10, TrialOptions, Sequence[TrackedRun], Say], None]
+
+
+# Train, evaluate, log -------------------------------------------------------------------------
+
+
+def train_and_log(
     config: TrialConfig,
     data: Cifar10,
-    options: TrainingOptions,
-    threads: int,
-    tell: claims.Tell,
-) -> tracking.TrialRun:
-    """The run of this process itself: train, evaluate and track one configuration.
-
-    It goes on from an interrupted run of the same trial, as ``options.resume`` says.
-
-    Args:
-        tell: called with a topic and a line of text about it, after each epoch for instance.
-
-    Raises:
-        UsageError: nothing can be resumed as asked, or the run that `mlflow run` made is not in the
-            tracking store.
-        MlflowException: the tracking store cannot be written.
-    """
-    key = claims.plan_key([config], data)
-    tags = {tracking.TRIAL_KEY: config.key}
-    with (
-        tracking.tracked_run("trial", config.name, tags=tags, keep_failure=True) as run,
-        claims.claimed(run, key, options.resume, tell) as before,
-    ):
-        earlier = [tracking.read(command.run_id) for command in before]
-        _run(config, data, threads, options.tensorboard, earlier, tell)
-    return _ended(run)
-
-
-def run_child(
-    config: TrialConfig,
-    data: Cifar10,
-    threads: int,
-    tensorboard: bool,
-    retries: int,
-    parent: tracking.Parent,
+    options: TrialOptions,
+    attempts: Sequence[TrackedRun],
+    say: Say,
 ) -> None:
-    """The same as a child of a study's run, on any machine; what came of it is in the store.
+    """Train a trial in the active run, evaluate it on the test set, and log everything."""
+    from cifar_mlflow.training import fit  # takes seconds
 
-    It goes on from an earlier attempt under the same parent, if that left a checkpoint; and it does
-    nothing where another worker has finished the trial, or the study has ended or had better stop.
-
-    Raises:
-        MlflowException, OSError: the tracking store cannot be written.
-    """
-    tracking.connect(parent)
-    if tracking.read(parent.run_id).status != "RUNNING":
-        return
-    earlier = tracking.children(parent, f"tags.{tracking.TRIAL_KEY} = '{config.key}'")
-    if any(run.status == "FINISHED" for run in earlier) or repeated_failure(parent):
-        return
-    # Dask starts a trial again by itself, without a word to the study, if its worker died.
-    for attempt in earlier:
-        if attempt.status == "RUNNING":
-            tracking.end_run(attempt.run_id, "FAILED", WORKER_DIED, failure="WorkerDied")
-            if sum(other.end_reason == WORKER_DIED for other in earlier) >= retries:
-                return
-    tags = {tracking.TRIAL_KEY: config.key}
-    with tracking.tracked_run("trial", config.name, parent, tags, keep_failure=True) as run:
-        _run(config, _found(data), threads, tensorboard, earlier, lambda topic, text: None)
-    _ended(run)
-
-
-def origins(trials: Sequence[TrialConfig], threads: int) -> list[Origin]:
-    """The origin that each trial would have here and now; imports TensorFlow, so runs in a worker."""
-    from cifar_mlflow.training import fit
-
-    fit.configure(threads)
-    return [fit.origin(trial) for trial in trials]
-
-
-def _found(data: Cifar10) -> Cifar10:
-    try:
-        return on_this_host(data)
-    except DataError as error:
-        raise LookupError(f"on {platform.node()}: {error}") from error
-
-
-def repeated_failure(parent: tracking.Parent) -> str | None:
-    """The cause that the last trials to end all failed by, where a study had better stop.
-
-    Trials that diverged are no sign of one: each has its own cause.
-    """
-    # An attempt that was followed by another has ended KILLED.
-    done = "attributes.status != 'RUNNING' and attributes.status != 'KILLED'"
-    last = tracking.children(parent, done, limit=SAME_FAILURES)
-    if len(last) < SAME_FAILURES or any(run.failure == DIVERGED for run in last):
-        return None
-    # A path in the message may be of the run itself.
-    outcomes = {(run.status, run.end_reason.replace(run.run_id, "…")) for run in last}
-    status, cause = outcomes.pop()
-    return cause if status == "FAILED" and not outcomes else None
-
-
-def _ended(run: Run) -> tracking.TrialRun:
-    """The run as it ended; a finished one needs its checkpoint no more."""
-    ended = tracking.read(run.info.run_id)
-    if ended.status == "FINISHED":
-        resume.delete_checkpoint(ended.run_id)
-    return ended
-
-
-def _run(
-    config: TrialConfig,
-    data: Cifar10,
-    threads: int,
-    tensorboard: bool,
-    earlier: Sequence[tracking.TrialRun],
-    tell: claims.Tell,
-) -> None:
-    from cifar_mlflow.training import architectures, fit
-
-    fit.configure(threads)
-    splits = data.split(config.validation_fraction)
+    fit.configure(options.threads)
     tracking.log_trial(config)
-    tracking.log_environment(threads, fit.origin(config))
+    tracking.log_environment(options.threads, fit.origin(config))
     tracking.log_dataset(data, "training")
+    splits = data.split(config.validation_fraction)
+    trained = _train(config, splits, options.tensorboard, attempts, say)
+    probabilities = fit.predict(trained.model, splits.test)
+    _log_model(config, data, trained, metrics.prediction_table(probabilities, splits.test.labels))
+    tracking.raise_if_superseded()
+
+
+def _train(
+    config: TrialConfig,
+    splits: Splits,
+    tensorboard: bool,
+    attempts: Sequence[TrackedRun],
+    say: Say,
+) -> "Trained":
+    """Train from the newest checkpoint, or from the first epoch; each epoch is logged and saved."""
+    from cifar_mlflow.training import fit
 
     def check(checkpoint: Checkpoint) -> None:
         fit.restore(config, checkpoint)
 
-    start = resume.go_on_from(earlier, check)
-    if start:
-        tell("Resuming", f"after epoch {len(start.history)}")
-    elif lost := tracking.read(tracking.active_id()).checkpoint_lost:
-        tell("Retrained", f"from the first epoch; the checkpoint is lost: {lost}")
-
-    with tempfile.TemporaryDirectory() as folder:
-
-        def on_epoch(checkpoint: Checkpoint) -> None:
-            tracking.check_wanted()
-            resume.save_checkpoint(checkpoint)
-            epoch = checkpoint.history[-1]
-            tell(
-                "Epoch",
-                f"{epoch.epoch}/{config.epochs}  train {epoch.train_accuracy:.3f}  "
-                f"val {epoch.val_accuracy:.3f}  {epoch.epoch_seconds:.1f} s",
-            )
-
-        trained = fit.train(
-            config,
-            splits,
-            on_epoch=on_epoch,
-            start=start,
-            tensorboard=Path(folder) if tensorboard else None,
+    def on_epoch(checkpoint: Checkpoint) -> None:
+        tracking.raise_if_superseded()
+        resume.save_checkpoint(checkpoint)
+        epoch = checkpoint.history[-1]
+        say(
+            "Epoch",
+            f"{epoch.epoch}/{config.epochs}  train {epoch.train_accuracy:.3f}  "
+            f"val {epoch.val_accuracy:.3f}  {epoch.epoch_seconds:.1f} s",
         )
-        if tensorboard:
-            tracking.log_folder(Path(folder), "tensorboard")
 
-    train_seconds = sum(epoch.epoch_seconds for epoch in trained.history)
-    probabilities = fit.predict(trained.model, splits.test)
-    predictions = metrics.prediction_table(probabilities, splits.test.labels)
+    start = resume.resume_from(attempts, check)
+    if start:
+        say("Resuming", f"after epoch {len(start.history)}")
+    elif lost := query.read(query.active().run_id).checkpoint_lost:
+        say("Retrained", f"from the first epoch; the checkpoint is lost: {lost}")
+    with tempfile.TemporaryDirectory() as folder:
+        events = Path(folder) if tensorboard else None
+        trained = fit.train(config, splits, on_epoch=on_epoch, start=start, tensorboard=events)
+        if events:
+            tracking.log_folder(events, "tensorboard")
+    return trained
+
+
+def _log_model(
+    config: TrialConfig, data: Cifar10, trained: "Trained", predictions: pd.DataFrame
+) -> None:
+    """Log the model with its metrics, and the figures and tables of its results.
+
+    Args:
+        predictions: `metrics.prediction_table` of the test set.
+    """
+    from cifar_mlflow.training import network
+
     result = metrics.evaluate(predictions)
-    best_epoch = best(trained.history)
+    best_epoch, kept = best(trained.history), trained.kept
+    train_seconds = sum(epoch.epoch_seconds for epoch in trained.history)
+    splits = data.split(config.validation_fraction)
     tracking.log_model(
         trained.model,
         data,
@@ -191,9 +122,9 @@ def _run(
             **result.metrics("test"),
             "best_val_accuracy": best_epoch.val_accuracy,
             "best_epoch": best_epoch.epoch,
-            "kept_val_accuracy": trained.kept.val_accuracy,
-            "kept_val_loss": trained.kept.val_loss,
-            "kept_epoch": trained.kept.epoch,
+            "kept_val_accuracy": kept.val_accuracy,
+            "kept_val_loss": kept.val_loss,
+            "kept_epoch": kept.epoch,
             "parameters": trained.model.count_params(),
             "train_seconds": train_seconds,
             "images_per_second": len(splits.train.labels) * config.epochs / train_seconds,
@@ -203,13 +134,135 @@ def _run(
     summary = io.StringIO()
     trained.model.summary(print_fn=lambda line: summary.write(line + "\n"))
     title = f"{config.name}, test images"
-    pictures, tables = model_artifacts(predictions, result, splits.test.images, title)
+    model_figures, tables = model_artifacts(predictions, result, splits.test.images, title)
+    history = pd.DataFrame(map(asdict, trained.history))
     tracking.log_files(
-        figures={
-            "curves.png": figures.curves(pd.DataFrame(map(asdict, trained.history)), config.name),
-            **pictures,
-        },
-        tables={**tables, "layers.csv": architectures.layer_table(trained.model)},
+        figures={"curves.png": figures.curves(history, config.name), **model_figures},
+        tables={**tables, "layers.csv": network.layer_table(trained.model)},
         texts={"model_summary.txt": summary.getvalue()},
     )
-    tracking.check_wanted()
+
+
+# The run of a trial ---------------------------------------------------------------------------
+
+
+def run_trial(
+    config: TrialConfig, data: Cifar10, options: TrialOptions, resume_option: str
+) -> TrackedRun:
+    """Train, evaluate and track one configuration as this command's own run, and say how it goes.
+
+    Args:
+        resume_option: which interrupted runs of the same trial to resume, see `claims.claim`.
+
+    Raises:
+        UsageError: nothing can be resumed as requested, or the run that `mlflow run` has created is not
+            in the tracking store.
+        Superseded: another command has resumed the run meanwhile.
+        MlflowException, OSError: the tracking store cannot be written.
+    """
+    with (
+        trial_run(config) as run,
+        claims.claim(run, claims.plan_key([config], data), resume_option) as previous,
+    ):
+        attempts = [query.read(attempt.run_id) for attempt in previous]
+        train_and_log(config, data, options, attempts, say)
+    return _clean_up(run)
+
+
+def run_child(
+    config: TrialConfig,
+    data: Cifar10,
+    options: TrialOptions,
+    parent: Parent,
+    train: Train = train_and_log,
+) -> None:
+    """Train, evaluate and track one configuration as a child of a study's run, on any machine.
+
+    The outcome is in the store. It resumes an earlier attempt under the same parent that left a
+    checkpoint. It does nothing if another worker has finished the trial, or if the study has ended or
+    should stop.
+
+    Args:
+        train: what a worker does with the trial; benchmarks and tests replace it.
+
+    Raises:
+        MlflowException, OSError: the tracking store cannot be written.
+    """
+    parent.connect()
+    if query.read(parent.run_id).status != Status.RUNNING:
+        return
+    attempts = query.children(parent, f"tags.{TRIAL_KEY} = '{config.key}'")
+    if any(attempt.status == Status.FINISHED for attempt in attempts):
+        return
+    if repeated_failure(parent, options.max_same_failures):
+        return
+    # If a worker dies, Dask starts its trial again by itself, without asking the study.
+    for attempt in attempts:
+        if attempt.status == Status.RUNNING:
+            tracking.end_run(attempt.run_id, WorkerDied())
+            deaths = sum(earlier.failure is Failure.WORKER_DIED for earlier in attempts)
+            if deaths >= options.retries:
+                return
+    with suppress(Superseded), trial_run(config, parent) as run:
+        train(config, _local(data), options, attempts, lambda topic, text: None)
+    _clean_up(run)
+
+
+@contextmanager
+def trial_run(config: TrialConfig, parent: Parent | None = None) -> Iterator[TrackedRun]:
+    """A trial's run. A failure ends the run FAILED and goes no further: the store has its cause.
+
+    Raises:
+        UsageError, Superseded, KeyboardInterrupt: as the block does.
+        MlflowException, OSError: the store cannot be written, not even to end the run.
+    """
+    run = tracking.start_run("trial", config.name, parent, {TRIAL_KEY: config.key})
+    try:
+        yield run
+    except BaseException as error:
+        tracking.fail_run(error)
+        if isinstance(error, UsageError | Superseded) or not isinstance(error, Exception):
+            raise
+    else:
+        tracking.finish_run()
+
+
+def repeated_failure(parent: Parent, max_same_failures: int) -> str | None:
+    """The reason that the last ``max_same_failures`` trials to end all failed for, if there is one.
+
+    Failures are the same if their messages are, apart from the run's own id. Trials that diverged do
+    not count, because each diverged by its own configuration.
+    """
+    # An attempt that another one has resumed is KILLED.
+    ended = f"attributes.status != '{Status.RUNNING}' and attributes.status != '{Status.KILLED}'"
+    last = query.children(parent, ended, limit=max_same_failures)
+    if len(last) < max_same_failures or any(run.status != Status.FAILED for run in last):
+        return None
+    if any(run.failure is Failure.DIVERGED for run in last):
+        return None
+    # A path in the message may contain the run's id.
+    first, *others = {run.end_reason.replace(run.run_id, "…") for run in last}
+    return None if others else first
+
+
+def origins(trials: Sequence[TrialConfig], threads: int) -> list[Origin]:
+    """The origin that each trial would have here and now; imports TensorFlow, so run in a worker."""
+    from cifar_mlflow.training import fit
+
+    fit.configure(threads)
+    return [fit.origin(trial) for trial in trials]
+
+
+def _local(data: Cifar10) -> Cifar10:
+    try:
+        return on_this_host(data)
+    except DataError as error:
+        raise LookupError(f"on {platform.node()}: {error}") from error
+
+
+def _clean_up(run: TrackedRun) -> TrackedRun:
+    """The run as it ended; a finished one no longer needs its checkpoint."""
+    ended = query.read(run.run_id)
+    if ended.status == Status.FINISHED:
+        resume.delete_checkpoint(ended.run_id)
+    return ended

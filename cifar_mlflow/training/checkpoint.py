@@ -1,6 +1,6 @@
-"""Where a training stands after an epoch: all that the next epochs depend on, as bytes.
+"""The state of a training after an epoch: everything that later epochs depend on, as bytes.
 
-An .npz archive of plain arrays: reading one cannot run code, whoever wrote it.
+An .npz archive of plain arrays. Reading one cannot run code, even if it comes from a stranger.
 """
 
 import io
@@ -20,7 +20,7 @@ Arrays = Sequence[npt.NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave. Losses are mean cross-entropies in nats, accuracies shares of 1."""
+    """The results of one epoch. Losses are mean cross-entropies in nats, accuracies are in 0..1."""
 
     epoch: int  # counted from 1
     train_loss: float
@@ -38,13 +38,13 @@ def best(history: Sequence[Epoch]) -> Epoch:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """After ``history``'s last epoch. The order of later batches needs no state: see training.py."""
+    """The state after ``history``'s last epoch. Later batches need no other state: see `fit`."""
 
     history: tuple[Epoch, ...]
     network: Arrays  # every variable of the network
     optimizer: Arrays  # every variable of the optimizer: moments, step count, learning rate
-    best_weights: Arrays = field(default=())  # of the best epoch, where a trial keeps those
-    origin: Origin = field(default_factory=dict)  # of the training; empty where it is not known
+    best_weights: Arrays = field(default=())  # of the best epoch, if the trial keeps those
+    origin: Origin = field(default_factory=dict)  # of the training; empty if unknown
 
     def to_bytes(self) -> bytes:
         arrays = {
@@ -60,7 +60,11 @@ class Checkpoint:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> "Checkpoint":
-        """Raises CheckpointError where the bytes are not what `to_bytes` made."""
+        """The checkpoint that `to_bytes` wrote.
+
+        Raises:
+            CheckpointError: the bytes are damaged or something else.
+        """
         try:
             with np.load(io.BytesIO(content), allow_pickle=False) as stored:
                 arrays = dict(stored)

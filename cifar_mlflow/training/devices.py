@@ -1,4 +1,4 @@
-"""The processors of this machine, without TensorFlow: what its CPU can do, who has which GPU."""
+"""The CPU's instruction sets, and which process uses which GPU; needs no TensorFlow."""
 
 import os
 import platform
@@ -10,17 +10,17 @@ from platformdirs import user_cache_path
 
 DRIVER = Path("/proc/driver/nvidia/gpus")
 CPU = Path("/proc/cpuinfo")
-# Those that TensorFlow's and oneDNN's kernels choose by, as Linux names them (x86, then ARM).
+# Those that select TensorFlow's and oneDNN's kernels, by their Linux names (x86, then ARM).
 INSTRUCTIONS = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"),
     *("asimd", "sve", "sve2", "bf16", "i8mm"),
 )
-# Held until the process ends, however it ends.
+# Each is released when the process ends, even if it is killed.
 _held: dict[str, FileLock] = {}
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process may use: as CUDA_VISIBLE_DEVICES names them, else by number."""
+    """The GPUs that this process may use: by their names in CUDA_VISIBLE_DEVICES, else by number."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
@@ -28,7 +28,7 @@ def gpus() -> list[str]:
 
 
 def cpu_instructions() -> str:
-    """The CPU's instruction sets for matrices, such as ``AVX2, AVX512_VNNI``; off Linux its name."""
+    """The CPU's vector instruction sets, such as ``AVX2, AVX512_VNNI``; its name if not on Linux."""
     text = CPU.read_text() if CPU.exists() else ""
     listed = re.search(r"^(?:flags|Features)\s*:(.*)", text, re.MULTILINE)
     if listed is None:
@@ -38,9 +38,9 @@ def cpu_instructions() -> str:
 
 
 def claim(names: list[str]) -> str:
-    """One GPU for this process: one that no other process has, if there is such a one.
+    """A GPU for this process: one that no other process has claimed, if possible.
 
-    Where trials are more than GPUs they share them. A process that claims again gets the same one.
+    If there are more processes than GPUs, they share. A process that claims again gets the same GPU.
     """
     for name in names:
         if name in _held:

@@ -1,8 +1,8 @@
-"""Fit one model: a plain Keras `fit` an epoch, on data sets that keep every core busy.
+"""Fit one model: a plain Keras `fit` for each epoch, on data sets that keep every core busy.
 
-What makes it fast was measured (benchmarks/): tf.data's autotuner is off, because it stalls `fit` at
-the edges of epochs; images stay in one memory-mapped tensor and are gathered in the graph by shuffled
-indices; many steps run in each call of the graph; and trials run side by side with one thread each.
+benchmarks/ measures what makes it fast. tf.data's autotuner is off, because it stalls `fit` between
+epochs. Images stay in one memory-mapped tensor, and the graph gathers them by shuffled indices. Each
+call of the graph runs many steps. Trials run concurrently, with one thread each.
 """
 
 import hashlib
@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cifar_mlflow.architectures import Architecture
 from cifar_mlflow.backend import keras, tf
-from cifar_mlflow.config import Architecture, TrialConfig
+from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import Examples, Splits
 from cifar_mlflow.errors import CheckpointError, Diverged
-from cifar_mlflow.training.architectures import build, classifier
 from cifar_mlflow.training.checkpoint import Arrays, Checkpoint, Epoch, best
 from cifar_mlflow.training.devices import claim, gpus
+from cifar_mlflow.training.network import build, classifier
 from cifar_mlflow.training.origin import Origin, differences, environment
 
 STEPS_PER_EXECUTION = 50
@@ -33,17 +34,20 @@ TENSOR_ALIGNMENT = 64  # bytes
 
 @dataclass(frozen=True)
 class Trained:
+    """A finished training."""
+
     model: keras.Model  # uint8 pixels (N, 32, 32, 3) to probabilities (N, 10)
     history: list[Epoch]
     kept: Epoch  # the epoch whose weights the model has
 
 
 def configure(threads: int) -> None:
-    """Bind this process to a number of threads and to a GPU, where there is one.
+    """Limit this process to a number of threads, and to one GPU if there is any.
 
-    Before its first TensorFlow operation, once.
+    Call it before the first TensorFlow operation of the process.
 
-    A second call with another number raises RuntimeError (from TensorFlow).
+    Raises:
+        RuntimeError: an earlier call set another number (from TensorFlow).
     """
     if tf.config.threading.get_intra_op_parallelism_threads() != threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -66,11 +70,10 @@ def train(
 ) -> Trained:
     """Train a network; the result depends on ``config``, its `origin`, ``data`` and the threads.
 
-    It does not depend on ``start``, where an earlier call with the same arguments had got to: weights,
-    metrics and predictions are the same to the last bit as without an interruption.
-
     Args:
-        on_epoch: called after each epoch with where the training stands then.
+        on_epoch: called after each epoch with a checkpoint.
+        start: a checkpoint of an earlier call with the same arguments. It does not change the result:
+            weights, metrics and predictions are the same to the last bit as without an interruption.
         tensorboard: folder for event files with scalars and weight histograms of the epochs trained.
 
     Raises:
@@ -88,7 +91,7 @@ def train(
     writer = tf.summary.create_file_writer(str(tensorboard)) if tensorboard else None
     for number in range(len(history) + 1, config.epochs + 1):
         began = time.perf_counter()
-        # Of the seed and the epoch alone, so that no generator's state needs to be saved.
+        # A function of seed and epoch alone, so no generator's state needs to be saved.
         order = np.random.default_rng([config.seed, number]).permutation(len(data.train.labels))
         logs = network.fit(
             batches(images, labels, order, config.batch_size),
@@ -134,7 +137,8 @@ def prepare(config: TrialConfig) -> keras.Sequential:
 
 def compile_network(network: keras.Sequential, config: TrialConfig) -> None:
     optimizer = keras.optimizers.get(config.optimizer)
-    optimizer.learning_rate = config.learning_rate
+    if config.learning_rate != "auto":
+        optimizer.learning_rate = config.learning_rate
     network.compile(
         optimizer,
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -145,11 +149,11 @@ def compile_network(network: keras.Sequential, config: TrialConfig) -> None:
 
 
 def origin(config: TrialConfig) -> Origin:
-    """What the result depends on besides ``config`` and the data, as this process would train it.
+    """What the result depends on apart from ``config`` and the data, if this process trains it.
 
     Code that no Keras object describes, such as the order of the batches, is not part of it.
     """
-    keras.backend.clear_session()  # names are counted; let that begin at the same number
+    keras.backend.clear_session()  # Keras numbers its layers' names; start at the same number
     bare = keras.Sequential()
     compile_network(bare, config)
     return {
@@ -161,7 +165,7 @@ def origin(config: TrialConfig) -> Origin:
 
 @cache  # building a network takes a quarter of a second
 def network_fingerprint(architecture: Architecture, activation: str) -> str:
-    """12 hexadecimal digits of the SHA-256 of what Keras saves of a network's layers."""
+    """12 hexadecimal digits of the SHA-256 of a network's Keras configuration."""
     keras.backend.clear_session()
     return _fingerprint(build(architecture, activation).get_config())
 
@@ -202,7 +206,10 @@ def check_fit(variables: Sequence[keras.Variable], arrays: Arrays) -> None:
 
 
 def check_finite(epoch: Epoch, weights: Arrays) -> None:
-    """Raises Diverged. The training loss is from before the epoch's last step, so it does not suffice."""
+    """Raise Diverged if a loss or a weight is not finite.
+
+    The training loss alone is not enough: it is from before the epoch's last step.
+    """
     for name, loss in (("training", epoch.train_loss), ("validation", epoch.val_loss)):
         if not math.isfinite(loss):
             raise Diverged(f"the {name} loss is {loss} in epoch {epoch.epoch}")
@@ -211,17 +218,17 @@ def check_finite(epoch: Epoch, weights: Arrays) -> None:
 
 
 def predict(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:
-    """The class probabilities of each image, float32 (N, 10)."""
+    """The class probabilities of each image, float32 (N, 10), in the order of CLASSES."""
     images, labels = tensors(examples)
     data = batches(images, labels, np.arange(len(labels)))
     return np.asarray(model.predict(data, verbose=0), np.float32)
 
 
 def tensors(examples: Examples) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images and labels as tensors; images out of the cache alias its pages, nothing is copied.
+    """Images and labels as tensors; images from the cache are not copied.
 
-    TensorFlow aborts on memory that is not aligned as it wants it, so such images are copied; those of
-    the cache are aligned, because .npy files pad their header to 64 bytes and an image has 48 x 64.
+    TensorFlow aborts on unaligned memory, so unaligned images are copied. Those in the cache are
+    aligned, because .npy files pad their header to 64 bytes and an image has 48 x 64.
     """
     if examples.images.ctypes.data % TENSOR_ALIGNMENT:
         images = tf.constant(examples.images)
@@ -236,7 +243,7 @@ def batches(
     order: npt.NDArray[np.int64],
     batch_size: int = EVALUATION_BATCH,
 ) -> tf.data.Dataset:
-    """(images, labels) batches in the given order of indices; the last one may be smaller."""
+    """(images, labels) batches in the given order of image indices; the last one may be smaller."""
     options = tf.data.Options()
     options.autotune.enabled = False
     return (
@@ -249,7 +256,7 @@ def batches(
 
 
 def write_summaries(writer: tf.summary.SummaryWriter, network: keras.Model, epoch: Epoch) -> None:
-    """One epoch for TensorBoard: losses, accuracies, and a histogram of each weight."""
+    """Write one epoch for TensorBoard: losses, accuracies, and a histogram of each weight."""
     with writer.as_default(step=epoch.epoch):
         for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
             tf.summary.scalar(name, getattr(epoch, name))

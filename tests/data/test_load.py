@@ -198,7 +198,7 @@ def test_an_empty_digest_is_one_that_is_not_set(
     cached = load.load(str(files.folder)).folder
     monkeypatch.setenv("CIFAR10_DIGEST", "")
     assert "train images should be 5,000 of each class" in refusal(files.folder)
-    assert "could not be fetched" in refusal("auto")
+    assert "could not be downloaded" in refusal("auto")
     assert cached.exists()
 
 
@@ -308,12 +308,11 @@ def test_a_command_that_waits_for_another_says_so_once(
 
     lines: list[str] = []
 
-    def note(line: str, flush: bool) -> None:
-        assert flush
-        lines.append(line)
+    def note(topic: str, line: str) -> None:
+        lines.append(f"{topic} {line}")
         said.set()
 
-    monkeypatch.setattr(load, "print", note, raising=False)
+    monkeypatch.setattr(load, "say", note)
     other = threading.Thread(target=other_command)
     other.start()
     held.wait()

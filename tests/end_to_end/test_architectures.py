@@ -76,7 +76,7 @@ def test_one_seed_is_said_to_show_no_noise(compared: Studied) -> None:
     assert "±" not in shown
     summary = pd.read_csv(user.read(parent, "summary.csv"))
     assert summary["n"].tolist() == [1, 1, 1]
-    assert summary["val_accuracy_sd"].isna().all()
+    assert summary["kept_val_accuracy_sd"].isna().all()
 
 
 def test_a_seed_is_no_factor_but_a_replicate(seeded: Studied) -> None:
@@ -100,11 +100,11 @@ def test_the_configuration_with_the_best_mean_is_registered_by_its_best_seed(
 ) -> None:
     user, parent, shown = seeded
     trials = pd.read_csv(user.read(parent, "results.csv"))
-    best = trials.groupby("configuration")["val_accuracy"].mean().max()
+    best = trials.groupby("configuration")["kept_val_accuracy"].mean().max()
     (chosen,) = trials[trials["best"]].to_dict("records")
     replicates = trials[trials["configuration"] == chosen["configuration"]]
-    assert replicates["val_accuracy"].mean() == best
-    assert replicates["val_accuracy"].max() == chosen["val_accuracy"]
+    assert replicates["kept_val_accuracy"].mean() == best
+    assert replicates["kept_val_accuracy"].max() == chosen["kept_val_accuracy"]
     champion = user.client.get_model_version_by_alias("cifar10-cnn", "champion")
     assert champion.tags["trial"] == chosen["name"] == parent.data.tags["best_trial"]
     assert f"of its 2 seeds; the best of these is seed {chosen['seed']}" in shown
@@ -116,5 +116,5 @@ def test_spread_and_ranking_are_shown_and_explained(seeded: Studied) -> None:
     for text in (shown, description):
         assert "±" in text
         assert "mean ± standard deviation over seeds (95 % interval of the mean, from" in text
-        assert "has the best mean val_accuracy (★); 1 where it cannot be told (?)" in text
+        assert "has the best mean validation accuracy (★); 1 where it cannot be told (?)" in text
         assert "two, which make no interval and cannot show" in text

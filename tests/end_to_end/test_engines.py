@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 from mlflow.entities import Run
 
-from cifar_mlflow.store import tracking
+from cifar_mlflow.store.runs import TrackedRun
 from tests.conftest import PROJECT
 from tests.end_to_end.conftest import QUICK, User, wait_until
 from tests.end_to_end.servers import free_port, tracking_server
@@ -91,7 +91,7 @@ def test_a_ray_worker_that_dies_costs_its_study_nothing(user: User) -> None:
     user = user.held_after(epoch=1)
     grid = user.script("grid", GRID | {"engine": "ray", "workers": "2"})
     study = user.start_trials(grid, trials=2)
-    os.kill(tracking.process_of(user.begun()[0]).id, signal.SIGKILL)
+    os.kill(TrackedRun(user.begun()[0]).process.id, signal.SIGKILL)
     user.open_gate()
     shown, _ = study.communicate()
     assert study.returncode == 0, shown

@@ -130,7 +130,7 @@ def test_two_models_are_evaluated_in_a_run_each_and_compared(
         assert {each: child.data.metrics[each] for each in again} == pytest.approx(again)
     # On the images that the training of both held out.
     kept = studies.other.data.metrics["kept_val_accuracy"]
-    assert first.data.metrics["val_accuracy"] == pytest.approx(kept)
+    assert first.data.metrics["validation_accuracy"] == pytest.approx(kept)
 
     expected = compare(table(user, first), table(user, second))
     assert run.data.metrics == pytest.approx(

@@ -1,4 +1,4 @@
-"""The champion at work: docs/model.md is run as it is printed, with a real server behind it."""
+"""Using the champion model: docs/model.md is run as it is printed, with a real server behind it."""
 
 import itertools
 import json
@@ -35,14 +35,14 @@ def inputs(shape: tuple[int, ...], value: float = 0) -> str:
 
 # By the first column of the guide's table: the request's body, JSON unless a type is named.
 BAD_REQUESTS: dict[str, str | tuple[str, bytes]] = {
-    "pictures of 28 x 28": inputs((1, 28, 28, 3)),
-    "grey pictures": inputs((1, 32, 32, 1)),
+    "images of 28 x 28": inputs((1, 28, 28, 3)),
+    "grey images": inputs((1, 32, 32, 1)),
     "channels first": inputs((1, 3, 32, 32)),
-    "one picture, not a list": inputs((32, 32, 3)),
-    "no picture": '{"inputs": []}',
+    "one image, not a list": inputs((32, 32, 3)),
+    "no image": '{"inputs": []}',
     "a text": '{"inputs": "cat"}',
     "a list of texts": '{"inputs": ["cat"]}',
-    "pictures of several sizes": '{"inputs": [[[[1, 2, 3]]], [[[1, 2]]]]}',
+    "images of several sizes": '{"inputs": [[[[1, 2, 3]]], [[[1, 2]]]]}',
     "whole numbers over 255": inputs((1, 32, 32, 3), 300),
     "numbers under 0": inputs((1, 32, 32, 3), -1),
     "NaN": inputs((1, 32, 32, 3), float("nan")),

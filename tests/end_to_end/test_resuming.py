@@ -15,9 +15,9 @@ from mlflow.entities import Run
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.errors import MISUSED
-from cifar_mlflow.parameters import GridParameters, TrainingOptions, expand
-from cifar_mlflow.store import tracking
-from cifar_mlflow.study.trial import run_trial
+from cifar_mlflow.parameters import GridParameters, expand
+from cifar_mlflow.store.runs import TrackedRun
+from cifar_mlflow.study.trial import TrialOptions, run_trial
 from tests.end_to_end.conftest import QUICK, User
 
 EPOCHS = 3
@@ -48,7 +48,7 @@ def alone(store: str, tensorflow: None, small_cifar10: Cifar10) -> Alone:
     """Trains a configuration in this process, without an interruption; gives its outcome."""
 
     def train(config: TrialConfig) -> dict[str, float]:
-        run = run_trial(config, small_cifar10, TrainingOptions(), threads=1, tell=lambda *_: None)
+        run = run_trial(config, small_cifar10, TrialOptions(threads=1), "auto")
         assert run.status == "FINISHED"
         return outcome(MlflowClient(store).get_run(run.run_id))
 
@@ -70,8 +70,8 @@ def killed(new_user: Callable[[], User]) -> Killed:
     user = new_user().held_after(epoch=1)
     process = user.start_trials(user.script("grid", GRID), trials=2)
     study, *trials = user.runs()
-    workers = [tracking.process_of(run) for run in trials]
-    assert tracking.process_of(study).id == process.pid
+    workers = [TrackedRun(run).process for run in trials]
+    assert TrackedRun(study).process.id == process.pid
     assert all(worker.is_alive for worker in workers)
     refused = user.run_script("grid", GRID)
     process.kill()  # which nothing can pass on to the workers
@@ -92,8 +92,8 @@ def test_a_live_study_is_not_run_twice(killed: Killed) -> None:
     refused = killed.refused
     assert refused.returncode == MISUSED
     first = killed.user.runs()[0]
-    assert f"grid: run {first.info.run_id} (grid), by process " in refused.stdout
-    assert "last sign of life" in refused.stdout
+    assert f"grid: run {first.info.run_id} (grid), process " in refused.stdout
+    assert "last heartbeat" in refused.stdout
     assert "Traceback" not in refused.stdout
 
 
@@ -174,7 +174,7 @@ def test_a_killed_worker_costs_its_study_nothing(user: User) -> None:
     user = user.held_after(epoch=1)
     process = user.start_trials(user.script("grid", GRID), trials=2)
     begun = user.begun()
-    os.kill(tracking.process_of(begun[0]).id, signal.SIGKILL)
+    os.kill(TrackedRun(begun[0]).process.id, signal.SIGKILL)
     user.open_gate()
     shown, _ = process.communicate()
     assert process.returncode == 0, shown

@@ -1,17 +1,23 @@
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import joblib
+import mlflow
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+from mlflow.entities import Run
 from PIL import Image
 
-from cifar_mlflow.console import say
-from cifar_mlflow.predict import classify
-from cifar_mlflow.predict.classify import Inference
-from cifar_mlflow.predict.contact_sheet import Cell
+from cifar_mlflow.errors import UsageError
+from cifar_mlflow.parameters import PredictParameters
+from cifar_mlflow.predict import classify, images
 from cifar_mlflow.predict.images import Skipped
+from cifar_mlflow.predict.outputs import Predictions
+from cifar_mlflow.store import models
 from cifar_mlflow.store.models import LoadedModel
 from tests.conftest import Screen
 
@@ -19,7 +25,7 @@ CLASSES = ("dark", "middle", "bright", "other")
 
 
 class Brightness:
-    """Stands for a Keras model: the class is how bright a picture is."""
+    """A fake Keras model: the class is how bright an image is."""
 
     def predict_on_batch(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         level = pixels.mean(axis=(1, 2, 3)) / 255
@@ -28,34 +34,15 @@ class Brightness:
         return np.asarray(shares / shares.sum(axis=1, keepdims=True), np.float32)
 
 
-MODEL = LoadedModel("models:/m-1", "m-1", None, None, CLASSES, Brightness())
+MODEL = LoadedModel("a/folder", None, None, None, CLASSES, Brightness())
 
 
-Shown = Callable[..., str]
-
-
-@pytest.fixture
-def shown(screen: Screen) -> Shown:
-    """What is shown of a result."""
-
-    def show(found: Inference, width: int = 100) -> str:
-        text = screen(width)
-        classify.tell(found, found.skipped, Path("/out"))
-        return text.getvalue()
-
-    return show
-
-
-def made_up(count: int) -> Inference:
-    probabilities = np.tile([0.1, 0.6, 0.3], (count, 1))
-    table = classify.top([f"{n}.png" for n in range(count)], probabilities, ("a", "b", "c"))
-    cell = Cell(Image.new("RGB", (128, 128)), "b 0.60", "0.png")
-    return Inference(table, [], [cell] * min(count, classify.SHOWN))
+# Classify
 
 
 def test_the_table_has_the_three_most_probable_classes() -> None:
     probabilities = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 0.5, 0, 0]])
-    table = classify.top(["a.png", "b.png"], probabilities, CLASSES)
+    table = classify.top_classes(["a.png", "b.png"], probabilities, CLASSES)
     assert table.to_dict("records")[0] == {
         "file": "a.png",
         "class": "other",
@@ -69,45 +56,156 @@ def test_the_table_has_the_three_most_probable_classes() -> None:
 
 
 def test_a_model_of_two_classes_gives_two() -> None:
-    table = classify.top(["a.png"], np.array([[0.1, 0.9]]), ("cat", "dog"))
+    table = classify.top_classes(["a.png"], np.array([[0.1, 0.9]]), ("cat", "dog"))
     assert list(table.columns) == ["file", "class", "probability", "class_2", "probability_2"]
 
 
-def test_pictures_are_classified_in_order_and_what_is_damaged_is_skipped(tmp_path: Path) -> None:
+def test_images_are_classified_in_order_and_damaged_ones_skipped(tmp_path: Path) -> None:
     names = [str(tmp_path / f"{number:03}.png") for number in range(100)]
     for number, name in enumerate(names):
         Image.new("L", (40, 40), 255 * (number % 2)).save(name)
     Path(names[30]).write_bytes(b"damaged")
-    told: list[int] = []
-    found = classify.classify(MODEL, names, told.append)
-    assert sum(told) == 100
-    assert [each.file for each in found.skipped] == [names[30]]
-    kept = [name for name in names if name != names[30]]
-    assert found.predictions["file"].tolist() == kept
-    expected = ["bright" if int(Path(name).stem) % 2 else "dark" for name in kept]
-    assert found.predictions["class"].tolist() == expected
-    assert [cell.file for cell in found.cells] == kept
-    assert {cell.title.split()[0] for cell in found.cells} == {"bright", "dark"}
+    predictions = classify.classify(MODEL, images.read_batches(names))
+    assert [each.file for each in predictions.skipped] == [names[30]]
+    readable = [name for name in names if name != names[30]]
+    assert predictions.table["file"].tolist() == readable
+    expected = ["bright" if int(Path(name).stem) % 2 else "dark" for name in readable]
+    assert predictions.table["class"].tolist() == expected
+    levels = [np.asarray(each).mean() for each in predictions.thumbnails]
+    assert levels == [255 * (name == "bright") for name in expected]
 
 
-def test_where_nothing_can_be_read_the_table_is_empty(tmp_path: Path) -> None:
-    found = classify.classify(MODEL, [str(tmp_path / "absent.png")], lambda count: None)
-    assert found.predictions.empty
-    assert len(found.skipped) == 1
-
-
-def test_the_contact_sheet_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classify, "SHOWN", 70)
+def test_the_contact_sheets_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classify, "THUMBNAILS", 70)
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    names = [str(tmp_path / "a.png")] * 150
-    found = classify.classify(MODEL, names, lambda count: None)
-    assert (len(found.cells), len(found.predictions)) == (70, 150)
+    batches = images.read_batches([str(tmp_path / "a.png")] * 150)
+    predictions = classify.classify(MODEL, batches)
+    assert (len(predictions.thumbnails), len(predictions.table)) == (70, 150)
 
 
-def test_few_pictures_are_told_one_by_one(shown: Shown) -> None:
-    found = made_up(2)
-    found.predictions.loc[0, "file"] = "photos/[red]holiday[/red].png"
-    lines = shown(found).splitlines()
+# Predict, with the fake model in place of one from the store
+
+Predict = Callable[..., Run]
+
+
+@pytest.fixture
+def predict(
+    store: str, tensorflow: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Predict:
+    """Runs `predict` in a folder with bright.png and damaged.png, and gives its run."""
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)  # as many threads as TensorFlow has here
+    monkeypatch.setattr(models, "load_model", lambda uri: MODEL)
+    Image.new("RGB", (40, 30), "white").save(tmp_path / "bright.png")
+    (tmp_path / "damaged.png").write_text("damaged")
+
+    def run(images: str, output: str = "predictions") -> Run:
+        classify.predict(PredictParameters.model_validate({"images": images, "output": output}))
+        return runs()[0]
+
+    return run
+
+
+def runs() -> list[Run]:
+    found = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert isinstance(found, list)
+    return found
+
+
+def test_an_unreadable_image_is_named_and_counted_and_the_run_is_finished(
+    predict: Predict, screen: Screen
+) -> None:
+    shown = screen()
+    run = predict("damaged.png,absent.png,bright.png")
+    assert run.info.status == "FINISHED"
+    assert (run.data.metrics["images"], run.data.metrics["skipped"]) == (1, 2)
+    assert run.data.metrics["images_per_second"] > 0
+    assert "| bright | 1 | 0." in run.data.tags["mlflow.note.content"]
+    reason = "damaged.png: not an image in a format that can be read"
+    assert f"- `{reason}`" in run.data.tags["mlflow.note.content"]
+    assert f"Skipped   {reason}" in shown.getvalue()
+    record = json.loads(Path("predictions", "predictions.json").read_text())
+    assert [each["file"] for each in record["skipped"]] == ["absent.png", "damaged.png"]
+
+
+def test_the_run_and_the_folder_have_the_same_files(predict: Predict) -> None:
+    Path("photos").mkdir()
+    Path("bright.png").rename("photos/bright.png")
+    predict("photos", output="photos/out")
+    run = predict("photos", output="photos/out")  # the previous contact sheet is not an image
+    table = pd.read_csv("photos/out/predictions.csv")
+    assert table["file"].tolist() == ["photos/bright.png"]
+    artifacts = Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id))
+    files = {path.name: path.read_bytes() for path in Path("photos/out").iterdir()}
+    assert {path.name: path.read_bytes() for path in artifacts.iterdir()} == files
+    assert files.keys() == {"contact_sheet.png", "predictions.csv", "predictions.json"}
+
+
+def test_an_odd_name_or_a_password_does_no_harm(predict: Predict, screen: Screen) -> None:
+    shown = screen()
+    odd = os.fsdecode(b"caf\xe9.png")
+    Path("bright.png").rename(odd)
+    run = predict(f"{odd},http://me:secret@[::1,~nobody-else/a.png")
+    table = pd.read_csv("predictions/predictions.csv")
+    assert table["file"].tolist() == ["caf\ufffd.png"]
+    assert run.data.params["images"] == "caf\ufffd.png,http://[::1,~nobody-else/a.png"
+    record = Path("predictions", "predictions.json").read_text()
+    assert "secret" not in shown.getvalue() + record + str(run.data.tags)
+
+
+def test_if_no_image_can_be_read_it_is_an_error_and_nothing_is_written(
+    predict: Predict, screen: Screen
+) -> None:
+    shown = screen()
+    with pytest.raises(UsageError, match=r"^absent.png: no such file or folder \(in .*\)$"):
+        predict("absent.png")
+    assert runs() == []
+    with pytest.raises(UsageError, match="^no image could be read$"):
+        predict("damaged.png,absent.png")
+    assert shown.getvalue().count("Skipped") == 2
+    assert runs()[0].info.status == "FAILED"
+    assert "no image could be read" in runs()[0].data.tags["end_reason"]
+    assert not Path("predictions").exists()
+
+
+def test_the_users_files_are_an_error_before_anything_is_read(predict: Predict) -> None:
+    Path("mine").mkdir()
+    Path("mine", "predictions.csv").write_text("mine")
+    with pytest.raises(UsageError, match="predictions.csv is not from a previous prediction"):
+        predict("bright.png", output="mine")
+    assert Path("mine", "predictions.csv").read_text() == "mine"
+    assert runs() == []
+
+
+# Show
+
+
+Shown = Callable[..., str]
+
+
+@pytest.fixture
+def shown(screen: Screen) -> Shown:
+    """What the terminal shows of predictions."""
+
+    def show(predictions: Predictions, width: int = 100) -> str:
+        text = screen(width)
+        classify.show(predictions, Path("/out"))
+        return text.getvalue()
+
+    return show
+
+
+def some(count: int, skipped: int = 0) -> Predictions:
+    probabilities = np.tile([0.1, 0.6, 0.3], (count, 1))
+    table = classify.top_classes([f"{n}.png" for n in range(count)], probabilities, ("a", "b", "c"))
+    thumbnails = [Image.new("RGB", (128, 128))] * min(count, classify.THUMBNAILS)
+    lost = [Skipped(f"{number}.jpg", "the file is empty") for number in range(skipped)]
+    return Predictions(table, lost, thumbnails)
+
+
+def test_few_images_get_a_line_each(shown: Shown) -> None:
+    predictions = some(2)
+    predictions.table.loc[0, "file"] = "photos/[red]holiday[/red].png"
+    lines = shown(predictions).splitlines()
     assert lines[0].split() == ["file", "class", "probability", "second", "third"]
     assert lines[1].split() == [
         "photos/[red]holiday[/red].png",
@@ -116,49 +214,36 @@ def test_few_pictures_are_told_one_by_one(shown: Shown) -> None:
     assert lines[-1].split() == ["Results", "/out/contact_sheet.png"]
 
 
-def test_names_of_classes_are_shown_as_they_are(shown: Shown) -> None:
-    few, many = made_up(1), made_up(30)
-    for found in (few, many):
-        found.predictions.replace({"b": "[link=x]b[/link]", "c": "[/c] :cat:"}, inplace=True)
+def test_class_names_are_shown_as_they_are(shown: Shown) -> None:
+    few, many = some(1), some(30)
+    for predictions in (few, many):
+        predictions.table.replace({"b": "[link=x]b[/link]", "c": "[/c] :cat:"}, inplace=True)
     assert "[link=x]b[/link]  0.60         [/c] :cat: 0.30" in shown(few)
     assert "[link=x]b[/link]  30" in shown(many)
 
 
-def test_a_line_is_said_as_it_is(screen: Screen) -> None:
-    shown = screen(20, is_terminal=True)
-    say("Skipped", "[red]x[/red]:cat:\x1b[31m http://me:secret@host/a.png")
-    assert shown.getvalue() == ("Skipped   [red]x[/red]:cat:\ufffd[31m http://host/a.png\n")
+def test_a_long_name_is_folded_and_hides_no_class(shown: Shown) -> None:
+    predictions = some(1)
+    predictions.table.loc[0, "file"] = "folder/" * 30 + "end.png"
+    lines = shown(predictions).splitlines()
+    assert lines[1].split()[1:] == ["b", "0.60", "c", "0.30", "a", "0.10"]
+    assert "end.png" in lines[-4]
 
 
-def test_a_long_name_keeps_its_end(shown: Shown) -> None:
-    found = made_up(1)
-    found.predictions.loc[0, "file"] = "x" * 200 + "/end.png"
-    assert "…" in shown(found)
-    assert "x/end.png " in shown(found)
+def test_many_images_are_counted_by_class_the_most_frequent_first(shown: Shown) -> None:
+    predictions = some(3000)
+    predictions.table.loc[:9, "class"] = "a"
+    text = shown(predictions)
+    assert [line.split() for line in text.splitlines()[:3]] == [
+        ["class", "images", "mean", "probability"],
+        ["b", "2,990", "0.60"],
+        ["a", "10", "0.60"],
+    ]
+    assert "/out/contact_sheet.png (10 pages, the first 1,000 images)" in text
+    assert "/out/contact_sheet.png (2 pages)" in shown(some(101))
 
 
-def test_many_pictures_are_told_by_class(shown: Shown) -> None:
-    text = shown(made_up(3000))
-    assert "b      3,000     0.60" in text
-    assert "/out/contact_sheet.png (10 pages, the first 1,000 pictures)" in text
-    assert "/out/contact_sheet.png (2 pages)" in shown(made_up(101))
-
-
-def test_what_was_skipped_is_told_with_its_reason_up_to_a_limit(shown: Shown) -> None:
-    skipped = [Skipped(f"{number}.png", "the file is empty") for number in range(30)]
-    found = Inference(made_up(1).predictions, skipped, made_up(1).cells)
-    lines = [line for line in shown(found).splitlines() if line.startswith("Skipped")]
-    assert lines[0] == "Skipped   0.png: the file is empty"
+def test_skipped_images_are_listed_with_a_reason_up_to_a_limit(shown: Shown) -> None:
+    lines = [line for line in shown(some(1, skipped=30)).splitlines() if line.startswith("Skipped")]
+    assert lines[0] == "Skipped   0.jpg: the file is empty"
     assert lines[20:] == ["Skipped   and 10 more"]
-    described = classify.markdown("a model", found.predictions, skipped)
-    assert "| b | 1 | 0.60 |" in described
-    assert "- `0.png: the file is empty`" in described
-
-
-def test_classes_are_counted_the_most_frequent_first() -> None:
-    predictions = pd.DataFrame(
-        {"class": ["cat", "dog", "dog", "ant"], "probability": [0.5, 0.4, 0.8, 0.3]}
-    )
-    counts = classify.by_class(predictions)
-    assert counts.index.tolist() == ["dog", "ant", "cat"]
-    np.testing.assert_allclose(counts.to_numpy()[0], [2, 0.6])

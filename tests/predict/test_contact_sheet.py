@@ -1,17 +1,22 @@
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from cifar_mlflow.predict import contact_sheet
-from cifar_mlflow.predict.contact_sheet import PER_PAGE, Cell
+from cifar_mlflow.predict.contact_sheet import PER_PAGE
 from cifar_mlflow.predict.images import THUMBNAIL
 
 
-def cells(count: int, side: int = THUMBNAIL) -> list[Cell]:
-    """Cells of noise, so that none looks like another."""
-    random = np.random.default_rng(0)
-    pixels = random.integers(0, 200, (count, side, side, 3), dtype=np.uint8)
-    return [Cell(Image.fromarray(each), "cat 0.50", f"in/{n}.png") for n, each in enumerate(pixels)]
+def noise(count: int, side: int = THUMBNAIL) -> list[Image.Image]:
+    """Thumbnails of which none looks like another."""
+    pixels = np.random.default_rng(0).integers(0, 200, (count, side, side, 3), dtype=np.uint8)
+    return [Image.fromarray(each) for each in pixels]
+
+
+def table(count: int, **columns: object) -> pd.DataFrame:
+    files = [f"in/{number}.png" for number in range(count)]
+    return pd.DataFrame({"file": files, "class": "cat", "probability": 0.5} | columns)
 
 
 def holds(page: Image.Image, thumbnail: Image.Image) -> bool:
@@ -25,40 +30,38 @@ def holds(page: Image.Image, thumbnail: Image.Image) -> bool:
     )
 
 
-@pytest.mark.parametrize("count", [1, 3, 14, PER_PAGE])
-def test_every_thumbnail_is_shown_pixel_by_pixel(count: int) -> None:
-    shown = cells(count)
-    page = contact_sheet.draw(shown, "a model")
+@pytest.mark.parametrize(
+    ("count", "side"), [(1, THUMBNAIL), (3, 100), (14, THUMBNAIL), (PER_PAGE, THUMBNAIL)]
+)
+def test_every_thumbnail_is_shown_pixel_by_pixel(count: int, side: int) -> None:
+    thumbnails = noise(count, side)
+    page = contact_sheet.draw(thumbnails, table(count), "a model")
     some = {0, count // 3, count // 2, count - 1}
-    assert all(holds(page, shown[number].thumbnail) for number in some)
+    assert all(holds(page, thumbnails[number]) for number in some)
 
 
-def test_a_small_thumbnail_is_shown_whole() -> None:
-    (cell,) = cells(1, side=100)
-    assert holds(contact_sheet.draw([cell], "a model"), cell.thumbnail)
-
-
-def test_words_change_what_is_seen() -> None:
-    (cell,) = cells(1)
-    pages = [
-        contact_sheet.draw([each], heading)
-        for each, heading in (
-            (cell, "a model"),
-            (cell, "another"),
-            (Cell(cell.thumbnail, "dog 0.50", cell.file), "a model"),
-            (Cell(cell.thumbnail, cell.title, "other.png"), "a model"),
-        )
+def test_heading_class_probability_and_file_are_written() -> None:
+    thumbnails = noise(1)
+    tables = [
+        table(1),
+        table(1, **{"class": "dog"}),
+        table(1, probability=0.6),
+        table(1, file=["other.png"]),
     ]
-    assert len({page.tobytes() for page in pages}) == 4
+    pages = [contact_sheet.draw(thumbnails, each, "a model") for each in tables]
+    pages.append(contact_sheet.draw(thumbnails, table(1), "another"))
+    assert len({page.tobytes() for page in pages}) == 5
 
 
 def test_a_long_name_keeps_its_beginning_and_its_end_within_its_column() -> None:
-    first, second = cells(2)
-    long = Cell(first.thumbnail, first.title, "in/" + "beginning" + "m" * 100 + "end.png")
-    page = np.asarray(contact_sheet.draw([long, second], "a model"))
-    short = np.asarray(contact_sheet.draw([first, second], "a model"))
+    thumbnails = noise(2)
+    name = "beginning" + "m" * 100 + "end.png"
+    long, short = (
+        np.asarray(contact_sheet.draw(thumbnails, table(2, file=[first, "1.png"]), "a model"))
+        for first in (name, "0.png")
+    )
     second_column = contact_sheet.MARGIN + contact_sheet.CELL[0] - 1
-    np.testing.assert_array_equal(page[:, second_column:], short[:, second_column:])
-    fitted = contact_sheet._fitted("beginning" + "m" * 100 + "end.png", "DejaVuSans", 10, THUMBNAIL)
+    np.testing.assert_array_equal(long[:, second_column:], short[:, second_column:])
+    fitted = contact_sheet._fit(name, contact_sheet._font("DejaVuSans", 10), THUMBNAIL)
     assert fitted.startswith("begin")
     assert fitted.endswith("end.png")

@@ -9,10 +9,11 @@ from PIL import Image
 
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.predict import outputs
-from cifar_mlflow.predict.contact_sheet import Cell
 from cifar_mlflow.predict.images import Skipped
+from cifar_mlflow.predict.outputs import Predictions
+from cifar_mlflow.store.models import LoadedModel
 
-PREDICTIONS = pd.DataFrame(
+TABLE = pd.DataFrame(
     {
         "file": ["a.png", "b, c.png"],
         "class": ["cat", "dog"],
@@ -21,25 +22,25 @@ PREDICTIONS = pd.DataFrame(
         "probability_2": [0.25, 0.5],
     }
 )
-CELL = Cell(Image.new("RGB", (128, 128)), "cat 0.75", "a.png")
+SKIPPED = [Skipped("d.png", "the file is empty")]
+MODEL = LoadedModel("models:/mine/1", "m-1", "mine", "1", ("cat", "dog"), None)
 
 Leave = Callable[..., Path]
 
 
 @pytest.fixture
 def leave(tmp_path: Path) -> Leave:
-    """Leaves results in a folder, as one prediction after another does."""
+    """Writes outputs to a folder, as one prediction after another does."""
 
-    def leave(pictures: int = 1, folder: str = "out") -> Path:
+    def leave(images: int = 1, folder: str = "out") -> Path:
         scratch, output = tmp_path / "scratch", tmp_path / folder
         scratch.mkdir()
-        replaced = outputs.former(output)
-        skipped = [Skipped("d.png", "the file is empty")]
-        outputs.write(scratch, "a model", {"name": "mine"}, PREDICTIONS, skipped, [CELL] * pictures)
-        outputs.publish(scratch, output, replaced)
-        for path in scratch.iterdir():
-            path.unlink()
-        scratch.rmdir()
+        previous = outputs.previous_outputs(output)
+        table = pd.concat([TABLE] * images, ignore_index=True)[:images]
+        thumbnails = [Image.new("RGB", (128, 128))] * images
+        outputs.write(scratch, MODEL, Predictions(table, SKIPPED, thumbnails))
+        outputs.publish(scratch, output, previous)
+        shutil.rmtree(scratch)
         return output
 
     return leave
@@ -51,30 +52,35 @@ def names(folder: Path) -> list[str]:
 
 def refusal(folder: Path) -> str:
     with pytest.raises(UsageError) as caught:
-        outputs.former(folder)
+        outputs.previous_outputs(folder)
     assert str(caught.value).startswith(f"output={folder}: ")
     return str(caught.value)
 
 
-def test_results_are_a_table_a_record_and_a_contact_sheet(leave: Leave) -> None:
-    output = leave()
-    assert names(output) == ["contact_sheet.png", "predictions.csv", "predictions.json"]
-    pd.testing.assert_frame_equal(pd.read_csv(output / "predictions.csv"), PREDICTIONS)
-    record = json.loads((output / "predictions.json").read_text())
-    assert record["model"] == {"name": "mine"}
-    assert record["predictions"][0] == {
-        "file": "a.png",
-        "class": "cat",
-        "probability": 0.75,
-        "top": [{"class": "cat", "probability": 0.75}, {"class": "dog", "probability": 0.25}],
+def test_outputs_are_a_table_a_record_and_a_contact_sheet(leave: Leave) -> None:
+    output = leave(2, folder="a/b/c")
+    files = ["contact_sheet.png", "predictions.csv", "predictions.json"]
+    assert names(output) == files
+    pd.testing.assert_frame_equal(pd.read_csv(output / "predictions.csv"), TABLE)
+    assert json.loads((output / "predictions.json").read_text()) == {
+        "made_by": "cifar_mlflow predict",
+        "model": {
+            "uri": "models:/mine/1",
+            "model_id": "m-1",
+            "name": "mine",
+            "version": "1",
+            "classes": ["cat", "dog"],
+        },
+        "predictions": TABLE.to_dict("records"),
+        "skipped": [{"file": "d.png", "reason": "the file is empty"}],
+        "files": files,
     }
-    assert record["skipped"] == [{"file": "d.png", "reason": "the file is empty"}]
 
 
 def test_no_cell_of_the_table_is_a_formula(tmp_path: Path) -> None:
     names = ['=HYPERLINK("x").png', "+1.png", "-1.png", "@SUM(1).png", "\ta.png", "a=1.png"]
     table = pd.DataFrame({"file": names, "class": "=1+1", "probability": -0.5})
-    outputs.write(tmp_path, "a model", {}, table, [], [CELL])
+    outputs.write(tmp_path, MODEL, Predictions(table, [], [Image.new("RGB", (128, 128))]))
     written = pd.read_csv(tmp_path / "predictions.csv")
     assert written["file"].tolist() == [*(f"'{name}" for name in names[:5]), "a=1.png"]
     assert set(written["class"]) == {"'=1+1"}
@@ -83,63 +89,52 @@ def test_no_cell_of_the_table_is_a_formula(tmp_path: Path) -> None:
     assert [each["file"] for each in record["predictions"]] == names
 
 
-def test_a_hundred_pictures_fill_a_page(leave: Leave) -> None:
+def test_a_hundred_images_fill_a_page(leave: Leave) -> None:
     sheets = [name for name in names(leave(201)) if name.endswith(".png")]
     assert sheets == ["contact_sheet.png", "contact_sheet_02.png", "contact_sheet_03.png"]
 
 
-def test_a_folder_is_made_with_its_parents(leave: Leave) -> None:
-    assert "predictions.csv" in names(leave(folder="a/b/c"))
-
-
-def test_results_replace_former_ones_and_leave_other_files_alone(leave: Leave) -> None:
+def test_outputs_replace_the_previous_ones_and_leave_other_files_alone(leave: Leave) -> None:
     output = leave(201)
     (output / "notes.txt").write_text("mine")
     (output / "contact_sheet_03.png").unlink()
-    assert names(leave(1)) == [
+    leave(1)
+    assert names(output) == [
         "contact_sheet.png",
         "notes.txt",
         "predictions.csv",
         "predictions.json",
     ]
+    assert len(pd.read_csv(output / "predictions.csv")) == 1
 
 
-def test_files_of_others_are_never_replaced(tmp_path: Path) -> None:
-    for name in ("predictions.csv", "predictions.json", "contact_sheet_07.png"):
-        path = tmp_path / name
-        for text in ("{}", "[]", '{"made_by": "someone", "files": {}}', '{"made_by": 1}'):
-            path.write_text(text)
-            assert f"{name} there is not a former prediction's" in refusal(tmp_path)
-        path.unlink()
+@pytest.mark.parametrize("name", ["predictions.csv", "predictions.json", "contact_sheet_07.png"])
+def test_the_users_own_files_are_never_replaced(leave: Leave, tmp_path: Path, name: str) -> None:
+    for text in ("{}", "[]", '{"made_by": "someone", "files": []}', '{"made_by": 1}'):
+        (tmp_path / name).write_text(text)
+        assert f"{name} is not from a previous prediction" in refusal(tmp_path)
+    if name.endswith("png"):  # which the record of a real prediction does not list either
+        shutil.copy(tmp_path / name, leave())
+        assert name in refusal(tmp_path / "out")
 
 
-def test_results_that_were_changed_are_not_replaced(leave: Leave) -> None:
-    output = leave()
-    with (output / "predictions.csv").open("a") as table:
-        table.write("a.png,a note\n")
-    assert "predictions.csv" in refusal(output)
-    assert (output / "predictions.csv").read_text().endswith("a note\n")
-
-
-def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "broken").symlink_to(tmp_path / "absent")
     for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "broken"):
         assert "is not a folder that can be written to" in refusal(folder)
 
 
-def test_what_cannot_be_written_leaves_the_former_results(
-    leave: Leave, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_leaves_the_previous_outputs(
+    leave: Leave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = leave()
+    output = leave(101)
     before = {name: (output / name).read_bytes() for name in names(output)}
-    (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "predictions.csv").write_text("new")
 
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shutil, "copy", full)
     with pytest.raises(UsageError, match="No space left on device"):
-        outputs.publish(tmp_path / "new", output, names(output))
+        leave(1)
     assert {name: (output / name).read_bytes() for name in names(output)} == before

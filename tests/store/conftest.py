@@ -9,10 +9,11 @@ import pytest
 
 from cifar_mlflow.processes import Process
 from cifar_mlflow.store import claims, tracking
+from cifar_mlflow.store.runs import HOST, KIND, PLAN_KEY
 
 PLAN = "0123456789ab"
 Leave = Callable[..., str]
-Start = Callable[..., list[claims.Command]]
+Start = Callable[..., list[claims.UnfinishedRun]]
 
 
 @pytest.fixture
@@ -23,10 +24,10 @@ def leave(dead_process: Process) -> Leave:
         client = mlflow.MlflowClient()
         run_id = str(client.create_run("0", run_name=kind).info.run_id)
         for name, value in {
-            tracking.KIND: kind,
-            tracking.HOST: platform.node(),
+            KIND: kind,
+            HOST: platform.node(),
             **tracking.process_tags(dead_process),
-            tracking.PLAN_KEY: plan,
+            PLAN_KEY: plan,
             claims.CLAIM: claims.HELD,
             claims.HEARTBEAT: "2026-11-24T12:00:00.000+00:00",
             **tags,
@@ -42,9 +43,9 @@ def study() -> Iterator[Start]:
     """Starts a study's command, and gives what it resumes."""
     with ExitStack() as stack:
 
-        def start(resume: str = "auto") -> list[claims.Command]:
+        def start(resume: str = "auto") -> list[claims.UnfinishedRun]:
             run = stack.enter_context(tracking.tracked_run("grid"))
-            claim = claims.claimed(run, PLAN, resume, tell=lambda *_: None)
+            claim = claims.claim(run, PLAN, resume)
             return stack.enter_context(claim)
 
         yield start

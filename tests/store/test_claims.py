@@ -1,4 +1,4 @@
-"""Who works on what, and who is dead, in a tracking store of the test's own."""
+"""Which command works on which trials, and which one is dead."""
 
 import os
 import platform
@@ -18,8 +18,9 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.processes import this_machine, this_process
-from cifar_mlflow.store import claims, tracking
-from tests.conftest import PROJECT
+from cifar_mlflow.store import claims, query, tracking
+from cifar_mlflow.store.runs import PLAN_KEY, TrackedRun
+from tests.conftest import PROJECT, Screen
 from tests.store.conftest import PLAN, Leave, Start
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -30,14 +31,14 @@ import sys, time
 clock, shift = time.time, float(sys.argv[1])
 time.time = lambda: clock() + shift
 from cifar_mlflow import processes
-from cifar_mlflow.store import claims, tracking
+from cifar_mlflow.store import claims, query, tracking
 processes.this_machine = lambda: "elsewhere, another boot"
 claims.HEARTBEAT_SECONDS = 0.1
 with (
     tracking.tracked_run("grid") as run,
-    claims.claimed(run, sys.argv[2], "auto", tell=lambda *_: None) as before,
+    claims.claim(run, sys.argv[2], "auto") as before,
 ):
-    print(run.info.run_id, len(before), flush=True)
+    print(run.run_id, len(before), flush=True)
     sys.stdin.read()
 """
 
@@ -86,9 +87,9 @@ def test_a_named_run_that_cannot_be_resumed_is_refused_with_the_reason(
     for run_id, why in {
         "0" * 32: "no such run",
         foreign: "in another experiment",
-        leave(plan="ba9876543210"): "not a grid of the same trials",
+        leave(plan="ba9876543210"): "not a grid run of the same trials",
         leave(superseded_by="1" * 32): "was resumed by run 1111",
-        leave(**tracking.process_tags(this_process())): "works on the same trials",
+        leave(**tracking.process_tags(this_process())): "is working on the same trials",
         finished: "is finished",
     }.items():
         with pytest.raises(UsageError, match=why), refused(run_id):
@@ -99,7 +100,7 @@ def test_a_named_run_that_cannot_be_resumed_is_refused_with_the_reason(
 def refused(resume: str) -> Iterator[None]:
     with (
         tracking.tracked_run("grid") as run,
-        claims.claimed(run, PLAN, resume, tell=lambda *_: None),
+        claims.claim(run, PLAN, resume),
     ):
         yield
 
@@ -108,19 +109,21 @@ def test_a_live_study_is_not_resumed_and_the_message_says_who_runs_it(
     study: Start, leave: Leave
 ) -> None:
     alive = leave(**tracking.process_tags(this_process()))
-    with pytest.raises(UsageError, match=f"process {os.getpid()} on {platform.node()}, last sign"):
+    with pytest.raises(
+        UsageError, match=f"process {os.getpid()} on {platform.node()}, last heartbeat"
+    ):
         study()
     assert mlflow.get_run(alive).info.status == "RUNNING"
     # The one that was refused did nothing that could be resumed.
-    plans = tracking.search("0", f"tags.{tracking.PLAN_KEY} = '{PLAN}'")
-    assert [run.info.run_id for run in plans] == [alive]
+    plans = query.search("0", f"tags.{PLAN_KEY} = '{PLAN}'")
+    assert [run.run_id for run in plans] == [alive]
 
 
 def test_a_process_id_of_another_pid_namespace_says_nothing(study: Start, leave: Leave) -> None:
-    """Neither that the command is dead, where no process here has its id, nor that it lives."""
+    """Neither that the command is dead if no process here has its id, nor that it is alive."""
     container = f"{this_machine()} in a container"
     beating = leave(machine=container)
-    with beats(beating), pytest.raises(UsageError, match="works on the same trials"):
+    with beats(beating), pytest.raises(UsageError, match="is working on the same trials"):
         study()
     silent = leave(machine=container, process=str(os.getpid()))
     assert silent in {command.run_id for command in study()}
@@ -128,7 +131,7 @@ def test_a_process_id_of_another_pid_namespace_says_nothing(study: Start, leave:
 
 @contextmanager
 def beats(run_id: str) -> Iterator[None]:
-    """Signs of life of another command, until its end."""
+    """Heartbeats of another command, while the context is open."""
     client, stop = mlflow.MlflowClient(), threading.Event()
 
     def beat() -> None:
@@ -151,16 +154,13 @@ def test_a_command_on_another_machine_that_stays_silent_is_dead(study: Start, le
     assert [command.run_id for command in study()] == [left]
 
 
-def test_waiting_for_a_sign_of_life_is_announced(leave: Leave) -> None:
+def test_waiting_for_a_heartbeat_is_announced(study: Start, leave: Leave, screen: Screen) -> None:
     leave(**ELSEWHERE)
-    lines: list[tuple[str, str]] = []
-    with (
-        tracking.tracked_run("grid") as run,
-        claims.claimed(run, PLAN, "auto", tell=lambda *line: lines.append(line)),
-    ):
-        ((topic, text),) = lines
-    assert topic == "Waiting"
-    assert "on elsewhere" in text
+    shown = screen()
+    study()
+    (line,) = shown.getvalue().splitlines()
+    assert line.startswith("Waiting   up to 0 s for a heartbeat of run ")
+    assert "on elsewhere" in line
 
 
 @pytest.mark.parametrize("seconds", [-60, 150])
@@ -175,15 +175,15 @@ def test_a_live_command_is_not_taken_over_however_wrong_its_clock_or_ours(
         assert other.stdout
         run_id, resumed = other.stdout.readline().split()
         assert resumed == "0"
-        with pytest.raises(UsageError, match=f"run {run_id} .* works on the same trials"):
+        with pytest.raises(UsageError, match=f"run {run_id} .* is working on the same trials"):
             study()
         other.communicate()
     assert other.returncode == 0
     assert mlflow.get_run(run_id).info.status == "FINISHED"
 
 
-def claim(run: Run) -> list[claims.Command]:
-    with claims.claimed(run, PLAN, "auto", tell=lambda *_: None) as before:
+def resumed_by(run: Run) -> list[claims.UnfinishedRun]:
+    with claims.claim(TrackedRun(run), PLAN, "auto") as before:
         return before
 
 
@@ -197,8 +197,8 @@ def pair(leave: Leave) -> list[Run]:
 
 def test_of_two_that_claim_at_once_the_one_with_the_higher_run_id_gives_up(pair: list[Run]) -> None:
     with pytest.raises(UsageError, match=pair[0].info.run_id):
-        claim(pair[1])
-    assert claim(pair[0]) == []
+        resumed_by(pair[1])
+    assert resumed_by(pair[0]) == []
 
 
 def test_and_the_other_one_waits_until_it_has(
@@ -208,10 +208,10 @@ def test_and_the_other_one_waits_until_it_has(
 
     def give_up(seconds: float) -> None:
         waits.append(seconds)
-        mlflow.MlflowClient().delete_tag(pair[1].info.run_id, tracking.PLAN_KEY)
+        mlflow.MlflowClient().delete_tag(pair[1].info.run_id, PLAN_KEY)
 
     monkeypatch.setattr(time, "sleep", give_up)
-    assert claim(pair[0]) == []
+    assert resumed_by(pair[0]) == []
     assert waits == [claims.POLL_SECONDS]
 
 
@@ -224,7 +224,7 @@ def test_of_many_that_start_at_once_exactly_one_works(leave: Leave) -> None:
     def command(run: Run) -> None:
         start.wait()
         try:
-            with claims.claimed(run, PLAN, "auto", tell=lambda *_: None):
+            with claims.claim(TrackedRun(run), PLAN, "auto"):
                 working.append(run.info.run_id)
                 end.wait()
         except UsageError:
@@ -238,16 +238,16 @@ def test_of_many_that_start_at_once_exactly_one_works(leave: Leave) -> None:
     assert len(working) == 1
 
 
-def test_a_command_shows_that_it_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_sends_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.05)
     with (
         tracking.tracked_run("grid") as run,
-        claims.claimed(run, PLAN, "never", tell=lambda *_: None),
+        claims.claim(run, PLAN, "never"),
     ):
-        sign = mlflow.get_run(run.info.run_id).data.tags[claims.HEARTBEAT]
+        sign = query.read(run.run_id).tags[claims.HEARTBEAT]
         assert sign.endswith("+00:00")
         deadline = time.monotonic() + 60
-        while mlflow.get_run(run.info.run_id).data.tags[claims.HEARTBEAT] == sign:
+        while query.read(run.run_id).tags[claims.HEARTBEAT] == sign:
             assert time.monotonic() < deadline
             time.sleep(0.05)
 

@@ -3,7 +3,7 @@ import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,13 +19,15 @@ from cifar_mlflow.analysis import metrics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
 from cifar_mlflow.errors import UsageError
-from cifar_mlflow.store import registry, tracking
-from cifar_mlflow.store.models import Lineage, lineage, load_model, model_uri
+from cifar_mlflow.store import query, registry, tracking
+from cifar_mlflow.store.models import Lineage, lineage, load_model
 from cifar_mlflow.store.registry import CHALLENGER, CHAMPION, Promotion, describe, judge, register
+from cifar_mlflow.store.runs import MODEL_URI, TrackedRun
 from tests import standin
+from tests.stores import tracked
 
 pytestmark = pytest.mark.usefixtures("store", "tensorflow")
-TAGS = {"data_digest": "abc", "validation_fraction": "0.2", "val_accuracy": "0.7"}
+TAGS = {"data_digest": "abc", "validation_fraction": "0.2", "kept_val_accuracy": "0.7"}
 
 
 def test_the_first_version_is_the_champion() -> None:
@@ -33,20 +35,20 @@ def test_the_first_version_is_the_champion() -> None:
 
 
 def test_a_better_version_becomes_the_champion() -> None:
-    alias, reason = judge(TAGS | {"val_accuracy": "0.701"}, TAGS)
+    alias, reason = judge(TAGS | {"kept_val_accuracy": "0.701"}, TAGS)
     assert alias == CHAMPION
     assert "0.7010 beats the champion's 0.7000" in reason
 
 
 def test_an_equal_or_worse_version_is_a_challenger_and_told_why() -> None:
     assert judge(TAGS, TAGS)[0] == CHALLENGER
-    alias, reason = judge(TAGS | {"val_accuracy": "0.6"}, TAGS)
+    alias, reason = judge(TAGS | {"kept_val_accuracy": "0.6"}, TAGS)
     assert alias == CHALLENGER
     assert "0.6000 does not beat the champion's 0.7000" in reason
 
 
 def test_a_version_from_other_data_or_another_split_is_a_challenger_however_good() -> None:
-    better = {"val_accuracy": "0.99"}
+    better = {"kept_val_accuracy": "0.99"}
     for change, said in (
         ({"data_digest": "xyz"}, "data"),
         ({"validation_fraction": "0.1"}, "images"),
@@ -54,6 +56,13 @@ def test_a_version_from_other_data_or_another_split_is_a_challenger_however_good
         alias, reason = judge(TAGS | better | change, TAGS)
         assert alias == CHALLENGER
         assert said in reason
+
+
+def test_a_champion_registered_before_0_2_has_its_accuracy_under_the_old_tag() -> None:
+    old = {**TAGS, "val_accuracy": "0.7"}
+    del old["kept_val_accuracy"]
+    assert judge(TAGS | {"kept_val_accuracy": "0.701"}, old)[0] == CHAMPION
+    assert judge(TAGS, old)[0] == CHALLENGER
 
 
 def test_a_champion_without_the_tags_is_not_beaten_blindly() -> None:
@@ -68,15 +77,7 @@ def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
     probabilities = random.dirichlet(np.ones(10), len(labels)).astype(np.float32)
     predictions = metrics.prediction_table(probabilities, labels)
     config = TrialConfig(optimizer="adam")
-    run = tracking.TrialRun(
-        run_id="1234",
-        name=config.name,
-        key=config.key,
-        status="FINISHED",
-        end_reason="",
-        model_uri="models:/m-1",
-        metrics={"kept_val_accuracy": 0.7654321},
-    )
+    run = tracked("1234", config.name, metrics={"kept_val_accuracy": 0.7654321})
     text = describe("mine", "3", run, config, small_cifar10, predictions, "it was the best")
     bounds = metrics.intervals(predictions)
     for name, value, low, high in bounds.itertuples(name=None):
@@ -91,7 +92,7 @@ def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
         "Validation accuracy 0.7654",
         f"a stand-in for CIFAR-10, SHA-256 {small_cifar10.digest}",
         "run 1234 (relu-32-adam-deep)",
-        "optimizer adam, learning_rate 0.001, epochs 20",
+        "optimizer adam, learning_rate auto, epochs 20",
         "it was the best",
     ):
         assert told in text
@@ -105,7 +106,7 @@ def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
 class Candidate:
     """A trial's run that logged a model, and reached a validation accuracy."""
 
-    run: tracking.TrialRun
+    run: TrackedRun
     config: TrialConfig
     data: Cifar10
 
@@ -124,10 +125,10 @@ def candidate(
         with tracking.tracked_run("trial", config.name) as run:
             mlflow.log_text("", "model/MLmodel")
             tracking.log_files(tables={"predictions.parquet": pd.DataFrame({"label": [0]})})
-        reached = {"kept_val_accuracy": accuracy, "test_accuracy": 0.5, "test_loss": 1.0}
-        trained = tracking.read(run.info.run_id)
-        uri = f"runs:/{trained.run_id}/model"
-        return Candidate(replace(trained, metrics=reached, model_uri=uri), config, small_cifar10)
+            reached = {"kept_val_accuracy": accuracy, "test_accuracy": 0.5, "test_loss": 1.0}
+            mlflow.log_metrics(reached)
+            mlflow.set_tag(MODEL_URI, f"runs:/{run.run_id}/model")
+        return Candidate(query.read(run.run_id), config, small_cifar10)
 
     return make
 
@@ -300,12 +301,12 @@ def test_the_best_is_the_champion_however_the_calls_of_several_studies_interleav
     fake = SimpleNamespace(MlflowClient=lambda: store, register_model=store.register_model)
     monkeypatch.setattr(registry, "mlflow", fake)
     monkeypatch.setattr(registry, "describe", lambda *_: "")
-    monkeypatch.setattr(tracking, "read_table", lambda *_: None)
+    monkeypatch.setattr(query, "read_table", lambda *_: None)
     made: dict[float, Promotion] = {}
 
     def study(accuracy: float) -> Callable[[], object]:
         metrics = {"kept_val_accuracy": accuracy, "test_accuracy": 0.5, "test_loss": 1.0}
-        run = tracking.TrialRun(str(accuracy), "", "", "FINISHED", "", str(accuracy), metrics)
+        run = tracked(str(accuracy), metrics=metrics, model_uri=str(accuracy))
         return lambda: made.update({accuracy: register("mine", run, TrialConfig(), small_cifar10)})
 
     study(0.95)()
@@ -403,14 +404,12 @@ def test_a_trials_model_is_found_by_its_run_and_carries_an_example_and_its_origi
     with tracking.tracked_run("trial", config.name) as run:
         tracking.log_dataset(small_cifar10, "training")
         tracking.log_model(network(), small_cifar10, {"test_accuracy": 0.1}, config.model_dump())
-    trained = tracking.read(run.info.run_id)
-    for given in (trained.run_id, f"runs:/{trained.run_id}", f"runs:/{trained.run_id}/"):
-        assert model_uri(given) == trained.model_uri
-    for other in ("models:/mine@champion", f"runs:/{trained.run_id}/model", str(tmp_path)):
-        assert model_uri(other) == other
-
+    trained = query.read(run.run_id)
     assert trained.model_uri
     loaded = load_model(trained.model_uri)
+    for given in (trained.run_id, f"runs:/{trained.run_id}", f"runs:/{trained.run_id}/"):
+        assert load_model(given).uri == trained.model_uri
+    assert load_model(f"runs:/{trained.run_id}/model").model_id == loaded.model_id
     assert lineage(loaded.model_id) == Lineage(config.name, 0.25, small_cifar10.digest)
     assert lineage("m-1") is lineage(None) is None
 
@@ -422,15 +421,15 @@ def test_a_trials_model_is_found_by_its_run_and_carries_an_example_and_its_origi
     assert (metric.key, metric.dataset_digest) == ("test_accuracy", small_cifar10.digest[:36])
 
     with pytest.raises(UsageError, match="no such run"):
-        model_uri("0" * 32)
+        load_model("0" * 32)
     with tracking.tracked_run("grid") as study:
         mlflow.set_tag("best_run_id", trained.run_id)
     with pytest.raises(UsageError, match="logged no model; the best trial of this study is run"):
-        model_uri(study.info.run_id)
+        load_model(study.run_id)
 
 
 def test_where_nothing_is_registered_it_is_said_how_to_make_a_model() -> None:
-    assert "`mlflow run . -e grid` makes one" in refusal("models:/cifar10-cnn@champion")
+    assert "`mlflow run . -e grid` registers one" in refusal("models:/cifar10-cnn@champion")
 
 
 @pytest.mark.parametrize("name", ["a#b", "a%20b", "a?b", "ä b", "~no-such-user", "caf\udce9"])
@@ -455,7 +454,7 @@ def test_names_in_a_models_description_can_be_printed(save: Save) -> None:
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     assert "no such folder" in refusal(str(tmp_path / "absent"))
-    assert "there is no file MLmodel in it" in refusal(str(tmp_path))
+    assert "it has no file MLmodel" in refusal(str(tmp_path))
     (tmp_path / "MLmodel").write_text("flavors: [")
     refusal(str(tmp_path))
     refusal("nowhere://models/1")

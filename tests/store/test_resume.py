@@ -1,4 +1,4 @@
-"""What is taken over from earlier runs, in a tracking store of the test's own."""
+"""What a run takes over from the interrupted runs that it resumes."""
 
 from pathlib import Path
 
@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from cifar_mlflow import errors
-from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10
-from cifar_mlflow.store import claims, resume, tracking
-from cifar_mlflow.study.trial import repeated_failure, run_child
+from cifar_mlflow.store import claims, query, resume, tracking
+from cifar_mlflow.store.runs import END_REASON, PARENT, TRIAL_KEY, TrackedRun
+from cifar_mlflow.study.trial import repeated_failure
 from cifar_mlflow.training.checkpoint import Checkpoint, Epoch
 from tests.store.conftest import Leave, Start
 
@@ -26,8 +25,8 @@ def fits(checkpoint: Checkpoint) -> None:
     """Any checkpoint is of this training."""
 
 
-def saved(run_id: str) -> tracking.TrialRun:
-    return tracking.read(run_id)
+def saved(run_id: str) -> TrackedRun:
+    return query.read(run_id)
 
 
 def history(run_id: str, metric: str = "train_loss") -> list[tuple[int, float]]:
@@ -35,19 +34,9 @@ def history(run_id: str, metric: str = "train_loss") -> list[tuple[int, float]]:
     return [(point.step, point.value) for point in points]
 
 
-def test_a_study_that_another_one_has_gone_on_from_starts_no_trial(
-    small_cifar10: Cifar10, leave: Leave
-) -> None:
-    left = leave()
-    mlflow.MlflowClient().set_terminated(left, "KILLED")
-    parent = tracking.Parent(tracking.uri(), "0", left)
-    run_child(TrialConfig(), small_cifar10, 1, False, 0, parent)
-    assert tracking.children(parent) == []
-
-
 def child(parent: str, key: str, status: str, epochs: int = 0) -> str:
     """A trial's run under another, with a checkpoint where it has epochs."""
-    tags = {tracking.PARENT: parent, tracking.TRIAL_KEY: key}
+    tags = {PARENT: parent, TRIAL_KEY: key}
     with mlflow.start_run(run_name=key, nested=True, tags=tags) as run:
         if epochs:
             resume.save_checkpoint(checkpoint(epochs))
@@ -55,19 +44,19 @@ def child(parent: str, key: str, status: str, epochs: int = 0) -> str:
     return str(run.info.run_id)
 
 
-def test_finished_and_part_done_trials_are_hung_under_the_successor(
+def test_finished_and_part_done_trials_get_the_successor_as_parent(
     study: Start, leave: Leave
 ) -> None:
     left = leave()
     done = child(left, "aaa", "FINISHED")
     part, begun = child(left, "bbb", "RUNNING", 2), child(left, "ccc", "RUNNING")
     before = study()
-    parent = tracking.Parent(tracking.uri(), "0", tracking.active_id())
-    kept = resume.left_trials(before, parent)
+    parent = query.active().as_parent()
+    kept = resume.previous_trials(before, parent)
     resume.adopt_trials(kept, before, parent)
     assert {(run.run_id, run.status) for run in kept} == {(done, "FINISHED"), (part, "RUNNING")}
-    assert {run.run_id for run in tracking.children(parent)} == {done, part}
-    ended = {run_id: tracking.read(run_id) for run_id in (left, part, begun)}
+    assert {run.run_id for run in query.children(parent)} == {done, part}
+    ended = {run_id: query.read(run_id) for run_id in (left, part, begun)}
     assert {run.status for run in ended.values()} == {"KILLED"}
     assert mlflow.get_run(left).data.tags[claims.SUPERSEDED_BY] == parent.run_id
     assert left in ended[part].end_reason
@@ -77,42 +66,39 @@ def test_failures_of_an_earlier_study_do_not_stop_its_successor(study: Start, le
     left = leave()
     for key in ("aaa", "bbb", "ccc"):
         run_id = child(left, key, "FAILED", 1)
-        mlflow.MlflowClient().set_tag(run_id, tracking.END_REASON, "OSError: the disk is full")
-    assert repeated_failure(tracking.Parent(tracking.uri(), "0", left))
+        mlflow.MlflowClient().set_tag(run_id, END_REASON, "OSError: the disk is full")
+    assert repeated_failure(query.read(left).as_parent(), 3)
     before = study()
-    parent = tracking.Parent(tracking.uri(), "0", tracking.active_id())
-    kept = resume.left_trials(before, parent)
+    parent = query.active().as_parent()
+    kept = resume.previous_trials(before, parent)
     assert len(kept) == 3
     resume.adopt_trials(kept, before, parent)
-    assert repeated_failure(parent) is None
+    assert repeated_failure(parent, 3) is None
 
 
-def test_a_finished_trial_goes_before_a_newer_one_that_is_part_done(
-    study: Start, leave: Leave
-) -> None:
+def test_a_finished_trial_is_preferred_to_a_newer_part_done_one(study: Start, leave: Leave) -> None:
     left = leave()
     done = child(left, "aaa", "FINISHED")
     child(left, "aaa", "KILLED", 1)
-    parent = tracking.Parent(tracking.uri(), "0", "")
-    kept = resume.left_trials(study(), parent)
+    kept = resume.previous_trials(study(), query.active().as_parent())
     assert [run.run_id for run in kept] == [done]
 
 
-def test_a_trial_goes_on_from_the_newest_checkpoint_with_its_whole_history() -> None:
+def test_a_trial_resumes_the_newest_checkpoint_with_its_whole_history() -> None:
     with tracking.tracked_run("trial") as before:
         for epochs in (1, 2, 3):
             resume.save_checkpoint(checkpoint(epochs))
     with tracking.tracked_run("trial") as run:
-        start = resume.go_on_from([saved(before.info.run_id)], fits)
+        start = resume.resume_from([saved(before.run_id)], fits)
     assert start is not None
     assert start.history == checkpoint(3).history
-    assert history(run.info.run_id) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
-    assert saved(run.info.run_id).checkpoint
-    assert saved(run.info.run_id).epochs == 3
-    ended = mlflow.get_run(before.info.run_id)
-    assert ended.info.status == "KILLED"
-    assert ended.data.tags[claims.SUPERSEDED_BY] == run.info.run_id
-    assert not mlflow.MlflowClient().list_artifacts(before.info.run_id, resume.FOLDER)
+    assert history(run.run_id) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert saved(run.run_id).checkpoint
+    assert saved(run.run_id).epochs == 3
+    ended = query.read(before.run_id)
+    assert ended.status == "KILLED"
+    assert ended.tags[claims.SUPERSEDED_BY] == run.run_id
+    assert not mlflow.MlflowClient().list_artifacts(before.run_id, resume.FOLDER)
 
 
 def test_a_save_that_is_cut_off_leaves_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,35 +118,35 @@ def test_a_save_that_is_cut_off_leaves_the_one_before(monkeypatch: pytest.Monkey
         patch.setattr(Path, "write_bytes", half)
         patch.setattr(tracking, "log_epochs", killed)
         resume.save_checkpoint(checkpoint(5))
-    start = resume.load_checkpoint(saved(before.info.run_id))
+    start = resume.load_checkpoint(saved(before.run_id))
     assert start.history == checkpoint(4).history
 
 
-def test_a_damaged_checkpoint_means_that_the_trial_begins_again_and_says_so() -> None:
+def test_a_damaged_checkpoint_is_lost_and_the_trial_says_so() -> None:
     with tracking.tracked_run("trial") as before:
         resume.save_checkpoint(checkpoint(2))
-    file = Path(before.info.artifact_uri, "checkpoint", "0.npz")
+    file = Path(before.entity.info.artifact_uri, "checkpoint", "0.npz")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     with tracking.tracked_run("trial") as run:
-        assert resume.go_on_from([saved(before.info.run_id)], fits) is None
-    assert "0.npz is damaged" in saved(run.info.run_id).checkpoint_lost
+        assert resume.resume_from([saved(before.run_id)], fits) is None
+    assert "0.npz is damaged" in saved(run.run_id).checkpoint_lost
 
 
-def test_a_missing_checkpoint_means_that_the_trial_begins_again_and_says_so() -> None:
+def test_a_missing_checkpoint_is_lost_and_the_trial_says_so() -> None:
     with tracking.tracked_run("trial") as before:
         resume.save_checkpoint(checkpoint(1))
-    file = Path(before.info.artifact_uri, "checkpoint", "1.npz")
+    file = Path(before.entity.info.artifact_uri, "checkpoint", "1.npz")
     file.unlink()
     with tracking.tracked_run("trial") as run:
-        assert resume.go_on_from([saved(before.info.run_id)], fits) is None
-    assert "1.npz cannot be read" in saved(run.info.run_id).checkpoint_lost
+        assert resume.resume_from([saved(before.run_id)], fits) is None
+    assert "1.npz cannot be read" in saved(run.run_id).checkpoint_lost
 
 
 def test_a_run_that_was_superseded_ends_at_its_next_check() -> None:
     with pytest.raises(errors.Superseded), tracking.tracked_run("trial") as run:
-        tracking.check_wanted()
-        mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
-        tracking.check_wanted()
-    assert mlflow.get_run(run.info.run_id).info.status == "KILLED"
+        tracking.raise_if_superseded()
+        mlflow.MlflowClient().set_terminated(run.run_id, "KILLED")
+        tracking.raise_if_superseded()
+    assert query.read(run.run_id).status == "KILLED"

@@ -2,9 +2,12 @@ import mlflow
 import pytest
 
 from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.errors import UsageError
 from cifar_mlflow.processes import Process, this_process
-from cifar_mlflow.store import tracking
+from cifar_mlflow.store import query, tracking
+from cifar_mlflow.store.runs import TrackedRun
 from tests.store.conftest import Leave
+from tests.stores import tracked
 
 pytestmark = pytest.mark.usefixtures("store")
 REACHED = {"kept_val_accuracy": 0.7, "test_accuracy": 0.6, "test_loss": 1.0}
@@ -46,30 +49,30 @@ def test_the_run_of_a_killed_command_that_nothing_resumes_ends_killed(
         client.create_run("0", tags=tracking.process_tags(this_process())).info.run_id,
     }
     with tracking.tracked_run("evaluate"):
-        assert tracking.read(killed).status == "KILLED"
-    assert tracking.read(killed).end_reason == "its process was killed"
-    assert {tracking.read(run_id).status for run_id in others} == {"RUNNING"}
+        assert query.read(killed).status == "KILLED"
+    assert query.read(killed).end_reason == "its process was killed"
+    assert {query.read(run_id).status for run_id in others} == {"RUNNING"}
 
 
-def trial(status: str, number: int = 0, key: str = "aaa") -> tracking.TrialRun:
-    return tracking.TrialRun(f"{status} {number}", key, key, status, "", None, REACHED)
+def trial(status: str, number: int = 0, key: str = "aaa") -> TrackedRun:
+    return tracked(f"{status} {number}", key, status, REACHED, trial_key=key)
 
 
 @pytest.mark.parametrize("status", ["FAILED", "KILLED", "RUNNING"])
 def test_a_trial_that_finished_counts_whatever_the_clocks_say(status: str) -> None:
     # Sorted by when they began, each by the clock of its machine.
     runs = [trial("FINISHED"), trial(status)]
-    assert tracking.latest(runs) == {"aaa": runs[0]}
+    assert query.latest(runs) == {"aaa": runs[0]}
 
 
 def test_an_attempt_that_was_followed_by_another_counts_least() -> None:
     runs = [trial("FAILED"), trial("KILLED"), trial("KILLED", key="bbb")]
-    assert tracking.latest(runs) == {"aaa": runs[0], "bbb": runs[2]}
+    assert query.latest(runs) == {"aaa": runs[0], "bbb": runs[2]}
 
 
 def test_of_attempts_that_ended_alike_the_newest_counts() -> None:
     runs = [trial("FAILED", 1), trial("FAILED", 2)]
-    assert tracking.latest(runs) == {"aaa": runs[1]}
+    assert query.latest(runs) == {"aaa": runs[1]}
 
 
 def test_a_study_has_one_best_child_also_after_another_was_best() -> None:
@@ -78,8 +81,42 @@ def test_a_study_has_one_best_child_also_after_another_was_best() -> None:
         for name in ("first", "second"):
             with tracking.tracked_run("trial", name) as child:
                 mlflow.log_metrics(REACHED)
-            ids.append(child.info.run_id)
-            tracking.tag_best(tracking.read(ids[-1]), TrialConfig())
-        marked = tracking.children(tracking.as_parent(run), "tags.best = 'true'")
+            ids.append(child.run_id)
+            tracking.tag_best(query.read(ids[-1]), TrialConfig())
+        marked = query.children(run.as_parent(), "tags.best = 'true'")
         assert [child.run_id for child in marked] == [ids[1]]
-    assert mlflow.get_run(run.info.run_id).data.tags["best_run_id"] == ids[1]
+    assert query.read(run.run_id).tags["best_run_id"] == ids[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, "grid"),  # MLflow made one up
+        ("bright-hare-123", "grid"),  # as MLflow might
+        ("try-two-3", "try-two-3"),
+        ("my grid", "my grid"),
+        ("bright-hare", "bright-hare"),
+    ],
+)
+def test_a_run_of_mlflow_run_keeps_the_name_that_the_user_gave(
+    given: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created = mlflow.MlflowClient().create_run("0", run_name=given)
+    monkeypatch.setenv("MLFLOW_RUN_ID", created.info.run_id)
+    with tracking.tracked_run("grid") as run:
+        assert run.run_id == created.info.run_id
+    assert query.read(run.run_id).name == expected
+
+
+def test_a_run_that_the_store_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    with pytest.raises(UsageError, match="is not in sqlite.*set MLFLOW_TRACKING_URI"):
+        tracking.start_run("grid")
+
+
+def test_a_run_ends_failed_after_an_end_reason_though_nothing_was_raised() -> None:
+    with tracking.tracked_run("grid") as run:
+        tracking.tag_end_reason("not every trial finished")
+    ended = query.read(run.run_id)
+    assert (ended.status, ended.end_reason) == ("FAILED", "not every trial finished")
+    assert ended.failure is None

@@ -1,4 +1,4 @@
-"""What a trial has in common with what it goes on from, or is told apart from."""
+"""Which differences in network, versions or oneDNN a resumed trial or study notices."""
 
 import dataclasses
 import os
@@ -11,8 +11,9 @@ import pytest
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import Cifar10
-from cifar_mlflow.parameters import GridParameters, TrainingOptions, expand
-from cifar_mlflow.store import claims, resume, tracking
+from cifar_mlflow.parameters import GridParameters, expand
+from cifar_mlflow.store import claims, query, resume, tracking
+from cifar_mlflow.store.runs import OUTDATED, PARENT, PLAN_KEY, TRIAL_KEY, TrackedRun
 from cifar_mlflow.study import engines, runner, trial
 from cifar_mlflow.training import fit, origin
 from cifar_mlflow.training.checkpoint import Checkpoint
@@ -88,11 +89,11 @@ class _Begun(Exception):
     """The training would begin now."""
 
 
-Resume = Callable[[Checkpoint], tuple[tracking.TrialRun, list[str], Checkpoint | None]]
+Resume = Callable[[Checkpoint], tuple[TrackedRun, list[str], Checkpoint | None]]
 
 
 @pytest.fixture
-def resume_trial(small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch) -> Resume:
+def resume_trial(small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch, screen: Screen) -> Resume:
     """Runs a trial that finds a checkpoint: gives its run, what it says, and where it starts."""
     started: list[Checkpoint | None] = []
 
@@ -100,28 +101,25 @@ def resume_trial(small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch) -> Res
         started.append(start)
         raise _Begun
 
-    def run(checkpoint: Checkpoint) -> tuple[tracking.TrialRun, list[str], Checkpoint | None]:
+    def run(checkpoint: Checkpoint) -> tuple[TrackedRun, list[str], Checkpoint | None]:
         with tracking.tracked_run("trial") as before:
             resume.save_checkpoint(checkpoint)
             plan = claims.plan_key([CONFIG], small_cifar10)
-            mlflow.set_tag(tracking.PLAN_KEY, plan)
-        mlflow.MlflowClient().set_terminated(before.info.run_id, "FAILED")
-        lines: list[str] = []
+            mlflow.set_tag(PLAN_KEY, plan)
+        mlflow.MlflowClient().set_terminated(before.run_id, "FAILED")
+        shown = screen()
         monkeypatch.setattr(fit, "train", train)
-        options = TrainingOptions()
-        ended = trial.run_trial(
-            CONFIG, small_cifar10, options, 1, lambda topic, text: lines.append(f"{topic} {text}")
-        )
-        return ended, lines, started.pop()
+        ended = trial.run_trial(CONFIG, small_cifar10, trial.TrialOptions(threads=1), "auto")
+        return ended, shown.getvalue().splitlines(), started.pop()
 
     return run
 
 
-def test_a_trial_goes_on_from_a_checkpoint_of_the_same_origin(
+def test_a_trial_resumes_a_checkpoint_of_the_same_origin(
     resume_trial: Resume, first_epoch: Checkpoint
 ) -> None:
     run, lines, start = resume_trial(first_epoch)
-    assert lines == ["Resuming after epoch 1"]
+    assert lines == ["Resuming  after epoch 1"]
     assert start is not None
     assert start.history == first_epoch.history
     assert run.checkpoint_lost == ""
@@ -129,11 +127,11 @@ def test_a_trial_goes_on_from_a_checkpoint_of_the_same_origin(
 
 
 @pytest.mark.parametrize("part", origin.OF_A_CHECKPOINT)
-def test_a_trial_begins_again_where_the_checkpoint_is_of_another_origin_and_names_what_differs(
+def test_a_checkpoint_of_another_origin_is_lost_and_the_trial_says_what_differs(
     resume_trial: Resume, first_epoch: Checkpoint, part: str
 ) -> None:
-    theirs = {**first_epoch.origin, part: "another"}
-    run, lines, start = resume_trial(dataclasses.replace(first_epoch, origin=theirs))
+    other = {**first_epoch.origin, part: "another"}
+    run, lines, start = resume_trial(dataclasses.replace(first_epoch, origin=other))
     now = first_epoch.origin[part]
     assert start is None
     assert run.checkpoint_lost.endswith(f"of another origin: {part} another, now {now}")
@@ -142,7 +140,7 @@ def test_a_trial_begins_again_where_the_checkpoint_is_of_another_origin_and_name
     ]
 
 
-def test_a_trial_begins_again_where_the_checkpoint_does_not_say_its_origin(
+def test_a_checkpoint_without_an_origin_is_lost(
     resume_trial: Resume, first_epoch: Checkpoint
 ) -> None:
     run, lines, start = resume_trial(dataclasses.replace(first_epoch, origin={}))
@@ -151,7 +149,7 @@ def test_a_trial_begins_again_where_the_checkpoint_does_not_say_its_origin(
     assert len(lines) == 1
 
 
-def test_a_trial_begins_again_where_the_arrays_of_the_checkpoint_do_not_fit(
+def test_a_checkpoint_whose_arrays_do_not_fit_is_lost(
     resume_trial: Resume, first_epoch: Checkpoint
 ) -> None:
     run, lines, start = resume_trial(
@@ -179,19 +177,19 @@ class Left:
 
     screen: Screen
 
-    def resumed(self, **options: str) -> tuple[dict[str, tracking.TrialRun], list[str]]:
+    def resumed(self, **options: str) -> tuple[dict[str, TrackedRun], list[str]]:
         """The trials that a successor takes over, by name, and what it says."""
         output = self.screen()
         with tracking.tracked_run("grid") as run:
-            parent = tracking.as_parent(run)
+            parent = run.as_parent()
             runner.take_over(
-                [claims._command(mlflow.get_run(self.study))],
+                [claims.UnfinishedRun.of(query.read(self.study))],
                 TRIALS,
                 GridParameters.model_validate(OPTIONS | options),
                 ENGINE,
                 parent,
             )
-        kept = {run.name: run for run in tracking.children(parent)}
+        kept = {run.name: run for run in query.children(parent)}
         return kept, output.getvalue().splitlines()
 
 
@@ -199,13 +197,13 @@ class Left:
 def left(screen: Screen) -> Callable[..., Left]:
     def make(**changes: str) -> Left:
         with tracking.tracked_run("grid") as run:
-            parent = tracking.as_parent(run)
+            parent = run.as_parent()
         runs = {}
         for config, different in zip(TRIALS, (changes, {}), strict=True):
-            tags = {tracking.TRIAL_KEY: config.key}
+            tags = {TRIAL_KEY: config.key}
             with tracking.tracked_run("trial", config.name, parent, tags) as child:
                 tracking.log_environment(1, {**fit.origin(config), **different})
-            runs[config.name] = child.info.run_id
+            runs[config.name] = child.run_id
         mlflow.MlflowClient().set_terminated(parent.run_id, "KILLED")
         return Left(parent.run_id, runs, screen)
 
@@ -215,7 +213,7 @@ def left(screen: Screen) -> Callable[..., Left]:
 SGD, ADAM = (config.name for config in TRIALS)
 
 
-def test_finished_trials_of_the_same_origin_are_kept_without_a_word(
+def test_finished_trials_of_the_same_origin_are_kept_silently(
     left: Callable[..., Left],
 ) -> None:
     # oneDNN's kernels change the last bits, not what a trial is.
@@ -240,12 +238,12 @@ def test_a_finished_trial_of_another_origin_is_kept_and_marked(
 
 def test_a_trial_that_is_not_outdated_any_more_loses_its_mark(left: Callable[..., Left]) -> None:
     before = left()
-    mlflow.MlflowClient().set_tag(before.runs[SGD], tracking.OUTDATED, "keras_version 3, now 4")
+    mlflow.MlflowClient().set_tag(before.runs[SGD], OUTDATED, "keras_version 3, now 4")
     kept, _ = before.resumed()
     assert kept[SGD].outdated == ""
 
 
-def test_outdated_trials_are_trained_again_where_that_is_asked_for(
+def test_outdated_trials_are_retrained_on_request(
     left: Callable[..., Left],
 ) -> None:
     before = left(tensorflow_version="2.20.0")
@@ -256,4 +254,4 @@ def test_outdated_trials_are_trained_again_where_that_is_asked_for(
     # Nothing is lost: it is a finished trial of its own study still.
     run = mlflow.get_run(before.runs[SGD])
     assert run.info.status == "FINISHED"
-    assert run.data.tags[tracking.PARENT] == before.study
+    assert run.data.tags[PARENT] == before.study

@@ -1,14 +1,17 @@
-"""What a study shows while it runs, of trials that only the test's list holds."""
+"""What a study shows while it runs, for runs that are in no real store."""
 
-from dataclasses import replace
+import io
+import threading
+from collections.abc import Mapping
 
 import pytest
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.store import tracking
-from cifar_mlflow.store.tracking import TrialRun
+from cifar_mlflow.store import query
+from cifar_mlflow.store.runs import Parent, TrackedRun
 from cifar_mlflow.study import progress
 from tests.conftest import Screen
+from tests.stores import tracked
 
 TRIALS = [TrialConfig(seed=seed) for seed in range(4)]
 MINUTE = 60.0
@@ -18,19 +21,26 @@ class Store:
     """The runs of a study, and the time."""
 
     def __init__(self) -> None:
-        self.runs: dict[str, TrialRun] = {}
+        self.runs: dict[str, TrackedRun] = {}
         self.now = 0.0
 
     def write(
-        self, run_id: str, trial: int, epochs: int, status: str = "RUNNING", **more: str
+        self,
+        run_id: str,
+        trial: int,
+        epochs: int,
+        status: str = "RUNNING",
+        metrics: Mapping[str, float] = {},
+        **tags: str,
     ) -> None:
         key, name = TRIALS[trial].key, f"trial {trial}"
         ended = 0 if status == "RUNNING" else 1 + int(self.now)
-        run = TrialRun(run_id, name, key, status, "", None, {}, epochs=epochs, end_time=ended)
-        self.runs[run_id] = replace(run, **more)  # type: ignore[arg-type]
+        logged = {**metrics, "epoch": float(epochs)} if epochs else {}
+        run = tracked(run_id, name, status, logged, ended, {}, trial_key=key, **tags)
+        self.runs[run_id] = run
 
-    def children(self, parent: tracking.Parent, where: str) -> list[TrialRun]:
-        running = where == tracking.RUNNING
+    def children(self, parent: Parent, where: str) -> list[TrackedRun]:
+        running = where == query.RUNNING
         since = 0 if running else int(where.rpartition(" ")[2])
         return [
             run
@@ -42,35 +52,35 @@ class Store:
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     made = Store()
-    monkeypatch.setattr(tracking, "children", made.children)
-    monkeypatch.setattr(tracking, "read", lambda run_id: made.runs[run_id])
+    monkeypatch.setattr(query, "children", made.children)
+    monkeypatch.setattr(query, "read", lambda run_id: made.runs[run_id])
     monkeypatch.setattr("cifar_mlflow.study.progress.time.monotonic", lambda: made.now)
     return made
 
 
 def watch() -> progress.Watch:
-    return progress.Watch(tracking.Parent("", "0", "study"), TRIALS)
+    return progress.Watch(Parent("", "0", "study"), TRIALS)
 
 
 def left(watched: progress.Watch) -> str:
-    watched._look()
+    watched.poll()
     return str(watched.progress.tasks[watched.tasks[""]].fields["note"])
 
 
-def test_the_time_left_of_a_resumed_study_goes_by_the_epochs_that_it_trained(store: Store) -> None:
+def test_the_time_left_of_a_resumed_study_counts_the_epochs_that_it_trained(store: Store) -> None:
     store.write("before 0", 0, 20, "FINISHED")
     store.write("before 1", 1, 15, "KILLED")
     store.write("before 2", 2, 10, "KILLED")
     watched = watch()
-    watched._look(before=True)
-    # It goes on: what it had is logged again, and is no work of this command.
+    watched.poll(first=True)
+    # Resumed: the earlier epochs are logged again, but this command did not train them.
     store.now = 1 * MINUTE
     store.write("again 1", 1, 14, resumed_from="before 1")
     assert left(watched) == ""
     store.now = 2 * MINUTE
     store.write("again 1", 1, 17, resumed_from="before 1")
     assert left(watched) == "about 33 min left"  # 2 epochs in 2 minutes, 33 to go
-    # Another one was not seen before it had gone on and finished.
+    # Another one resumes and finishes between two polls.
     store.write("again 2", 2, 20, "FINISHED", resumed_from="before 2")
     store.now = 4 * MINUTE
     assert left(watched) == "about 8 min left"  # 12 more; 23 to go, at 12 in 4 minutes
@@ -78,36 +88,144 @@ def test_the_time_left_of_a_resumed_study_goes_by_the_epochs_that_it_trained(sto
 
 def test_the_time_left_of_a_study_that_begins(store: Store) -> None:
     watched = watch()
-    watched._look(before=True)
+    watched.poll(first=True)
     store.now = 10 * MINUTE
     store.write("a", 0, 5)
     store.write("b", 1, 5)
     assert left(watched) == "about 70 min left"
 
 
-def test_a_trial_that_begins_again_has_its_epochs_to_train_again(store: Store) -> None:
+def test_a_trial_that_starts_over_has_all_its_epochs_to_train(store: Store) -> None:
     store.write("before 0", 0, 15, "KILLED")
     watched = watch()
-    watched._look(before=True)
+    watched.poll(first=True)
     store.now = 1 * MINUTE
     store.write("again 0", 0, 1)
     assert left(watched) == "about 79 min left"
 
 
-def test_a_terminal_shows_what_a_look_found_without_a_clock_of_its_own(
-    store: Store, screen: Screen
-) -> None:
+# The display ----------------------------------------------------------------------------------
+
+
+def test_a_terminal_shows_a_poll_without_a_refresh_thread(store: Store, screen: Screen) -> None:
     shown = screen(100, is_terminal=True)
     watched = watch()
     with watched:
         store.write("a", 0, 7)
-        watched._look()
+        watched.poll()
         assert "trial 0" in shown.getvalue()
         assert "7/20" in shown.getvalue()
         assert watched.progress.live._refresh_thread is None
 
 
-def test_a_look_that_takes_long_is_followed_by_a_longer_pause() -> None:
-    assert progress.pause(0.001) == progress.POLL_SECONDS
-    assert progress.pause(0.1) == pytest.approx(10)
-    assert progress.pause(100) == progress.MOST_POLL_SECONDS
+def bars(watched: progress.Watch) -> dict[str, tuple[float, float | None, str]]:
+    """Epochs done, of how many, and the note of each bar, by name."""
+    return {
+        task.description: (task.completed, task.total, task.fields["note"])
+        for task in watched.progress.tasks
+    }
+
+
+def test_every_trial_that_has_started_has_a_bar_with_its_accuracy(
+    store: Store, screen: Screen
+) -> None:
+    screen(100, is_terminal=True)
+    watched = watch()
+    store.write("a", 0, 7, metrics={"val_accuracy": 0.6543})
+    store.write("b", 1, 0)
+    watched.poll()
+    assert bars(watched) == {
+        "trial 0": (7, 20, "val 0.654"),
+        "trial 1": (0, 20, ""),
+        "study": (7, 80, "about 1 s left"),
+    }
+
+
+def test_the_bar_of_a_trial_shows_how_it_ended(store: Store, screen: Screen) -> None:
+    screen(100, is_terminal=True)
+    watched = watch()
+    reached = {"val_accuracy": 0.6, "test_accuracy": 0.5}
+    store.write("a", 0, 20, "FINISHED", reached)
+    store.write("b", 1, 3, "FAILED")
+    watched.poll()
+    assert bars(watched)["trial 0"] == (20, 20, "val 0.600 test 0.500")
+    assert bars(watched)["trial 1"] == (3, 20, "failed")
+
+
+def test_a_retry_continues_the_bar_of_its_trial(store: Store, screen: Screen) -> None:
+    screen(100, is_terminal=True)
+    watched = watch()
+    store.write("a", 0, 3, "FAILED")
+    watched.poll()
+    store.now = 1
+    store.write("a", 0, 3, "KILLED")
+    store.write("b", 0, 5, resumed_from="a")
+    watched.poll()
+    assert bars(watched) == {"trial 0": (5, 20, ""), "study": (5, 80, "about 15 s left")}
+
+
+@pytest.mark.parametrize(("trials", "shown"), [(30, True), (31, False)])
+def test_of_more_than_30_trials_only_the_running_ones_have_a_bar(
+    store: Store, screen: Screen, trials: int, shown: bool
+) -> None:
+    screen(100, is_terminal=True)
+    many = [TrialConfig(seed=seed) for seed in range(trials)]
+    watched = progress.Watch(Parent("", "0", "study"), many)
+    store.write("a", 0, 20, "FINISHED")
+    store.write("b", 1, 3)
+    watched.poll()
+    assert ("trial 0" in bars(watched)) == shown
+    assert "trial 1" in bars(watched)
+
+
+def lines(shown: io.StringIO) -> list[str]:
+    return [line.strip() for line in shown.getvalue().splitlines()]
+
+
+def test_a_file_gets_a_line_when_a_trial_ends(store: Store, screen: Screen) -> None:
+    shown = screen()
+    with watch() as watched:
+        store.write("a", 0, 20, "FINISHED", {"val_accuracy": 0.6, "test_accuracy": 0.5})
+        watched.poll()
+        store.now = 1
+        store.write("b", 1, 3, "FAILED")
+        store.write("c", 2, 3, "KILLED")
+        watched.poll()
+        watched.poll()
+    assert lines(shown) == ["1/4 trial 0: val 0.600 test 0.500", "2/4 trial 1: failed"]
+
+
+def test_a_file_gets_a_line_a_minute_about_the_running_trials(store: Store, screen: Screen) -> None:
+    shown = screen()
+    watched = watch()
+    store.write("a", 0, 4, metrics={"val_accuracy": 0.6})
+    for store.now in (30, 61, 90, 122):
+        watched.poll()
+    assert lines(shown) == [
+        "61 s; trial 0 4/20 val 0.600; about 19 min left",
+        "2 min; trial 0 4/20 val 0.600; about 39 min left",
+    ]
+
+
+def test_a_store_that_is_away_is_polled_again(
+    store: Store, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polled = threading.Event()
+
+    def away(*_: object) -> None:
+        polled.set()
+        raise query.StoreError("it does not answer")
+
+    screen()
+    monkeypatch.setattr(progress, "POLL_SECONDS", 0.01)
+    watched = watch()
+    with watched, monkeypatch.context() as patch:
+        patch.setattr(query, "children", away)
+        assert polled.wait(60)
+        assert watched.thread.is_alive()
+
+
+def test_slow_polls_become_rarer() -> None:
+    assert progress.poll_pause(0.001) == progress.POLL_SECONDS
+    assert progress.poll_pause(0.1) == pytest.approx(10)
+    assert progress.poll_pause(100) == progress.MAX_POLL_SECONDS

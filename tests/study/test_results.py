@@ -1,5 +1,4 @@
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,11 +7,12 @@ import pytest
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.paper import GRID, published
 from cifar_mlflow.parameters import ArchitecturesParameters, GridParameters, expand
-from cifar_mlflow.store.tracking import TrialRun
+from cifar_mlflow.store.runs import TrackedRun
 from cifar_mlflow.study import results
+from tests.stores import tracked
 
 
-def finished(trial: TrialConfig, val: float, test: float) -> TrialRun:
+def finished(trial: TrialConfig, val: float, test: float, outdated: str = "") -> TrackedRun:
     metrics = {
         "kept_val_accuracy": val,
         "test_accuracy": test,
@@ -21,24 +21,26 @@ def finished(trial: TrialConfig, val: float, test: float) -> TrialRun:
         "parameters": 122_570,
         "train_seconds": 90.0,
     }
-    return TrialRun("r" + trial.key, trial.name, trial.key, "FINISHED", "", "models:/m", metrics)
+    run_id = "r" + trial.key
+    return tracked(run_id, trial.name, "FINISHED", metrics, trial_key=trial.key, outdated=outdated)
 
 
-def failed(trial: TrialConfig) -> TrialRun:
-    return TrialRun("r" + trial.key, trial.name, trial.key, "FAILED", "Diverged", None, {})
+def failed(trial: TrialConfig) -> TrackedRun:
+    key = trial.key
+    return tracked("r" + key, trial.name, "FAILED", trial_key=key, end_reason="Diverged")
 
 
 TRIALS = expand(GridParameters.model_validate({"activation": "relu", "batch_size": "32,128"}))
 
 
 def table(
-    vals: list[float], tests: list[float], select_by: str = "val_accuracy", official: bool = True
+    vals: list[float], tests: list[float], select_by: str = "validation", official: bool = True
 ) -> pd.DataFrame:
     runs = {t.key: finished(t, v, s) for t, v, s in zip(TRIALS, vals, tests, strict=False)}
     return results.tabulate(TRIALS, runs, select_by, official)
 
 
-def summarise(measured: pd.DataFrame, select_by: str = "val_accuracy") -> pd.DataFrame:
+def summarise(measured: pd.DataFrame, select_by: str = "validation") -> pd.DataFrame:
     return results.summarise(measured, select_by)
 
 
@@ -51,7 +53,7 @@ def tabulate(factors: dict[str, str], vals: Mapping[str, float | None]) -> pd.Da
         if trial.name in vals
         for value in [vals[trial.name]]
     }
-    return results.tabulate(trials, runs, "val_accuracy", official=True)
+    return results.tabulate(trials, runs, "validation", official=True)
 
 
 # Two configurations with three seeds each, and one that was trained once.
@@ -74,20 +76,20 @@ def test_the_best_trial_is_chosen_by_validation_accuracy() -> None:
     assert measured["best"].tolist() == [False, True, False, False]
 
 
-def test_the_studys_way_chooses_by_test_accuracy() -> None:
-    measured = table([0.5, 0.7, 0.6, 0.1], [0.9, 0.6, 0.8, 0.1], "test_accuracy")
+def test_the_papers_way_chooses_by_test_accuracy() -> None:
+    measured = table([0.5, 0.7, 0.6, 0.1], [0.9, 0.6, 0.8, 0.1], "test")
     assert measured["best"].tolist() == [True, False, False, False]
 
 
 def test_rows_are_in_the_order_of_the_plan_whatever_finished_first() -> None:
     runs = {trial.key: finished(trial, 0.5, 0.5) for trial in reversed(TRIALS)}
-    measured = results.tabulate(TRIALS, runs, "val_accuracy", True)
+    measured = results.tabulate(TRIALS, runs, "validation", True)
     assert measured["name"].tolist() == [trial.name for trial in TRIALS]
 
 
 def test_a_failed_or_missing_trial_is_shown_and_never_best() -> None:
     runs = {TRIALS[0].key: failed(TRIALS[0]), TRIALS[1].key: finished(TRIALS[1], 0.2, 0.2)}
-    measured = results.tabulate(TRIALS, runs, "val_accuracy", True)
+    measured = results.tabulate(TRIALS, runs, "validation", True)
     assert measured["status"].tolist() == ["FAILED", "FINISHED", "NOT RUN", "NOT RUN"]
     assert measured["best"].tolist() == [False, True, False, False]
     _, rows = results.cells(summarise(measured))
@@ -96,27 +98,28 @@ def test_a_failed_or_missing_trial_is_shown_and_never_best() -> None:
 
 def test_outdated_trials_are_marked_and_counted() -> None:
     differing = "keras_version 3.14.0, now 3.15.1"
-    runs = {trial.key: finished(trial, 0.5 - n / 10, 0.5) for n, trial in enumerate(TRIALS)}
-    for trial in TRIALS[:2]:
-        runs[trial.key] = replace(runs[trial.key], outdated=differing)
-    measured = results.tabulate(TRIALS, runs, "val_accuracy", True)
+    runs = {
+        trial.key: finished(trial, 0.5 - n / 10, 0.5, differing if n < 2 else "")
+        for n, trial in enumerate(TRIALS)
+    }
+    measured = results.tabulate(TRIALS, runs, "validation", True)
     assert measured["outdated"].tolist() == [differing, differing, "", ""]
     summary = summarise(measured)
     _, rows = results.cells(summary)
     assert [row[3] for row in rows] == ["★‡", "‡", "", ""]
-    account = dict(results.reading(summary, "val_accuracy"))
+    account = dict(results.reading(summary, "validation"))
     assert account["Outdated"].startswith("2 trials (‡) of another network, TensorFlow or Keras")
 
 
 def test_where_no_trial_is_outdated_none_is_marked() -> None:
     summary = summarise(table([0.5] * 4, [0.5] * 4))
-    assert "Outdated" not in dict(results.reading(summary, "val_accuracy"))
+    assert "Outdated" not in dict(results.reading(summary, "validation"))
     assert not any("‡" in cell for row in results.cells(summary)[1] for cell in row)
 
 
 def test_without_a_finished_trial_none_is_best() -> None:
     runs = {trial.key: failed(trial) for trial in TRIALS}
-    assert not results.tabulate(TRIALS, runs, "val_accuracy", True)["best"].any()
+    assert not results.tabulate(TRIALS, runs, "validation", True)["best"].any()
 
 
 def test_published_numbers_stand_beside_the_same_configuration_only() -> None:
@@ -135,7 +138,7 @@ def test_published_numbers_stand_beside_the_same_configuration_only() -> None:
 
 def test_the_networks_of_the_first_part_have_their_published_accuracy() -> None:
     trials = expand(ArchitecturesParameters())
-    measured = results.tabulate(trials, {}, "val_accuracy", official=True)
+    measured = results.tabulate(trials, {}, "validation", official=True)
     assert measured["published_accuracy"].tolist() == [0.60, 0.63, 0.67]
     assert measured["published_loss"].isna().tolist() == [True, True, False]
     assert published(TrialConfig(architecture="small", optimizer="adam")) is None
@@ -171,7 +174,7 @@ def test_a_table_shows_the_factors_that_tell_its_rows_apart_but_no_seed() -> Non
 
 def test_the_accuracy_grid_has_batch_sizes_across_and_the_rest_down() -> None:
     measured = summarise(table([0.1, 0.2, 0.3, 0.4], [0.5] * 4))
-    grid = results.accuracy_grid(measured, "val_accuracy_mean")
+    grid = results.accuracy_grid(measured, "kept_val_accuracy_mean")
     assert [int(size) for size in grid.columns] == [32, 128]
     assert list(grid.index) == ["relu sgd", "relu adam"]
     np.testing.assert_allclose(grid.to_numpy(), [[0.1, 0.3], [0.2, 0.4]])
@@ -192,12 +195,12 @@ def test_replicates_are_summarised_by_configuration() -> None:
     assert "seed" not in summary
     assert summary["n"].tolist() == summary["planned"].tolist() == [3, 3, 3]
     first = summary.loc["32-relu-adam-deep"]
-    assert first["val_accuracy_mean"] == pytest.approx(0.71)
-    assert first["val_accuracy_sd"] == pytest.approx(0.01)
+    assert first["kept_val_accuracy_mean"] == pytest.approx(0.71)
+    assert first["kept_val_accuracy_sd"] == pytest.approx(0.01)
     # 4.302653 is the 97.5 % quantile of Student's t with 2 degrees of freedom, from a table.
     half = 4.302653 * 0.01 / np.sqrt(3)
-    assert first["val_accuracy_low"] == pytest.approx(0.71 - half)
-    assert first["val_accuracy_high"] == pytest.approx(0.71 + half)
+    assert first["kept_val_accuracy_low"] == pytest.approx(0.71 - half)
+    assert first["kept_val_accuracy_high"] == pytest.approx(0.71 + half)
     assert first["difference"] == pytest.approx(0.70 - 0.68)  # test accuracy less the published one
     assert summary["difference_to_best"].tolist() == pytest.approx([0, -0.02, -0.40])
 
@@ -208,8 +211,8 @@ def test_the_ranking_tells_which_differences_are_within_noise() -> None:
     assert summary["best"].tolist() == [True, False, False]
     assert summary["verdict"].tolist() == ["best", "within noise", "worse"]
     assert np.isnan(summary["p_value"].iloc[0])
-    (_, ranking) = results.reading(summary, "val_accuracy")[-1]
-    assert ranking.startswith("relu 32 adam has the best mean val_accuracy (★)")
+    (_, ranking) = results.reading(summary, "validation")[-1]
+    assert ranking.startswith("relu 32 adam has the best mean validation accuracy (★)")
     assert "1 within noise of it (≈): relu 64 adam; 1 worse" in ranking
     _, rows = results.cells(summary)
     assert [row[3] for row in rows] == ["★", "≈", ""]
@@ -229,7 +232,7 @@ def test_a_configuration_that_lost_a_seed_ranks_after_those_that_have_all() -> N
     assert summary["status"].tolist() == ["FAILED", "FINISHED", "FINISHED"]
     assert summary["rank"].tolist() == [3, 1, 2]
     assert measured.loc[measured["best"], "name"].tolist() == ["64-seed=1-relu-adam-deep"]
-    assert summary["val_accuracy_mean"].iloc[0] == pytest.approx(0.715)
+    assert summary["kept_val_accuracy_mean"].iloc[0] == pytest.approx(0.715)
 
 
 def test_a_better_mean_that_lacks_a_seed_is_never_called_worse() -> None:
@@ -238,14 +241,14 @@ def test_a_better_mean_that_lacks_a_seed_is_never_called_worse() -> None:
     assert summary["difference_to_best"].iloc[0] > 0
     assert summary["verdict"].tolist() == ["lacks a seed", "best", "worse"]
     assert np.isnan(summary["p_value"].iloc[0])
-    (_, ranking) = results.reading(summary, "val_accuracy")[-1]
+    (_, ranking) = results.reading(summary, "validation")[-1]
     assert ranking == (
-        "relu 64 adam has the best mean val_accuracy of those with all their seeds (★); 1 worse; "
+        "relu 64 adam has the best mean validation accuracy of those with all their seeds (★); 1 worse; "
         "1 with a seed missing, not compared (†): relu 32 adam; by Welch's t-tests, Holm-adjusted, at 5 %"
     )
     _, rows = results.cells(summary)
     assert [row[3] for row in rows] == ["†", "★", ""]
-    table, _ = results.ranking(summary, "val_accuracy")
+    table, _ = results.ranking(summary, "validation")
     assert table["verdict"].to_dict()["relu 32 adam"] == "lacks a seed"
 
 
@@ -253,9 +256,9 @@ def test_where_none_has_all_its_seeds_the_best_is_of_those_with_the_most() -> No
     lost: dict[str, float | None] = {name: None for name in REPLICATED if "seed" not in name}
     lost["128-seed=1-relu-adam-deep"] = None
     summary = summarise(tabulate(REPLICATES, {**REPLICATED, **lost}))
-    (_, ranking) = results.reading(summary, "val_accuracy")[-1]
+    (_, ranking) = results.reading(summary, "validation")[-1]
     assert ranking == (
-        "relu 32 adam has the best mean val_accuracy of those with 2 seeds (★); 1 where it cannot be told (?); "
+        "relu 32 adam has the best mean validation accuracy of those with 2 seeds (★); 1 where it cannot be told (?); "
         "1 with a seed missing, not compared (†): relu 128 adam"
     )
 
@@ -270,26 +273,26 @@ def test_where_every_seed_failed_there_is_neither_rank_nor_number() -> None:
 
 def test_one_seed_shows_no_spread_and_says_what_it_cannot_show() -> None:
     summary = summarise(table([0.5, 0.7, 0.6, 0.1], [0.5] * 4))
-    assert summary["val_accuracy_sd"].isna().all()
+    assert summary["kept_val_accuracy_sd"].isna().all()
     assert summary["verdict"].tolist() == ["cannot be told", "best", *["cannot be told"] * 2]
     headings, rows = results.cells(summary)
     assert not {"n", "rank"} & set(headings)
     assert not any("±" in cell or "?" in cell for row in rows for cell in row)
-    ((topic, text),) = results.reading(summary, "val_accuracy")
+    ((topic, text),) = results.reading(summary, "validation")
     assert topic == "Seeds"
     assert "cannot show" in text
 
 
 def test_two_seeds_show_a_spread_but_neither_an_interval_nor_a_verdict() -> None:
     summary = summarise(tabulate(REPLICATES | {"seed": "0,1"}, REPLICATED))
-    assert summary["val_accuracy_low"].isna().all()
+    assert summary["kept_val_accuracy_low"].isna().all()
     assert summary["verdict"].tolist() == ["best", "cannot be told", "cannot be told"]
     headings, rows = results.cells(summary)
     assert rows[0][headings.index("val acc.")] == "0.705 ± 0.007"
-    account = dict(results.reading(summary, "val_accuracy"))
+    account = dict(results.reading(summary, "validation"))
     assert account["Seeds"].startswith("two, which make no interval and cannot show")
     assert account["Ranking"] == (
-        "relu 32 adam has the best mean val_accuracy (★); 2 where it cannot be told (?)"
+        "relu 32 adam has the best mean validation accuracy (★); 2 where it cannot be told (?)"
     )
 
 
@@ -297,9 +300,9 @@ def test_an_interval_stays_where_its_measure_can_be() -> None:
     vals = {name: 0.90 + 0.049 * k for k, name in enumerate(REPLICATED) if k < 3}
     summary = summarise(tabulate(REPLICATES, vals))
     first = summary.iloc[0]
-    assert first["val_accuracy_mean"] == pytest.approx(0.949)
-    assert first["val_accuracy_high"] == 1
-    assert first["val_accuracy_low"] == pytest.approx(0.949 - 4.302653 * 0.049 / np.sqrt(3))
+    assert first["kept_val_accuracy_mean"] == pytest.approx(0.949)
+    assert first["kept_val_accuracy_high"] == 1
+    assert first["kept_val_accuracy_low"] == pytest.approx(0.949 - 4.302653 * 0.049 / np.sqrt(3))
     assert first["test_loss_high"] == 1  # of three equal losses; losses have no upper bound
 
 
@@ -330,12 +333,12 @@ def test_of_many_configurations_the_best_are_shown_and_it_is_said() -> None:
         "learning_rate": rates,
     }
     trials = expand(GridParameters.model_validate(factors))
-    summary = summarise(tabulate(factors, {t.name: t.learning_rate * 20 for t in trials}))
+    summary = summarise(tabulate(factors, {t.name: float(t.learning_rate) * 20 for t in trials}))
     assert len(summary) == 30
     shown = results.top(summary)
     assert shown["rank"].tolist() == list(range(1, results.MOST + 1))
     assert len(results.cells(summary)[1]) == results.MOST
-    topic, text = results.reading(summary, "val_accuracy")[0]
+    topic, text = results.reading(summary, "validation")[0]
     assert (topic, text) == ("Shown", "the best 24 of 30 configurations; summary.csv has all")
 
 
@@ -343,7 +346,7 @@ def test_names_of_many_within_noise_are_cut_short() -> None:
     factors = {"optimizer": "adam,sgd,nadam,adamw", "seed": "0,1,2"}
     trials = expand(GridParameters.model_validate(factors))
     noisy = {trial.name: 0.5 + 0.01 * (-1) ** k for k, trial in enumerate(trials)}
-    (_, ranking) = results.reading(summarise(tabulate(factors, noisy)), "val_accuracy")[-1]
+    (_, ranking) = results.reading(summarise(tabulate(factors, noisy)), "validation")[-1]
     assert "23 within noise of it (≈): relu 32 nadam, relu 64 adam" in ranking
     assert ", 18 more; by Welch's t-tests" in ranking
 
@@ -351,7 +354,7 @@ def test_names_of_many_within_noise_are_cut_short() -> None:
 def test_the_picture_of_a_ranking_has_the_best_first() -> None:
     names = [name for name in REPLICATED if "64" in name.split("-")]
     table, measure = results.ranking(
-        summarise(tabulate(REPLICATES, REPLICATED | dict.fromkeys(names))), "val_accuracy"
+        summarise(tabulate(REPLICATES, REPLICATED | dict.fromkeys(names))), "validation"
     )
     assert list(table.index) == ["relu 32 adam", "relu 128 adam"]
     assert list(table.columns) == ["mean", "low", "high", "n", "verdict"]

@@ -1,110 +1,227 @@
-"""Which trials a study runs, in which order, and when it stops: with trials that train nothing."""
+"""Which trials a study runs, in which order, and when it stops; with a fake engine and training."""
 
-from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+import mlflow
 import pytest
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import Cifar10
-from cifar_mlflow.parameters import GridParameters, StudyOptions, expand
-from cifar_mlflow.store import resume, tracking
-from cifar_mlflow.study import runner, trial
+from cifar_mlflow.errors import Diverged, Superseded, WorkerDied
+from cifar_mlflow.parameters import GridParameters, expand
+from cifar_mlflow.store import claims, query, resume, tracking
+from cifar_mlflow.store.runs import TRIAL_KEY, Parent, Status, TrackedRun
+from cifar_mlflow.study import runner
 from cifar_mlflow.study.engines import Engine, Jobs
 
 pytestmark = pytest.mark.usefixtures("store")
 RATES = [1.0, 2.0, 3.0, 4.0, 5.0]
-
-
-class Diverged(ArithmeticError):
-    """As training raises it."""
-
-
-# By learning rate, what a trial raises; one without finishes.
-Outcomes = Mapping[float, BaseException | Callable[[], BaseException]]
-Train = Callable[[Outcomes], tuple[list[float], str | None]]
+Outcome = BaseException | Callable[[], BaseException]
 
 
 def one_by_one(jobs: Jobs) -> list[Any]:
     return [run(*arguments, **named) for run, arguments, named in jobs]
 
 
-def plan() -> tuple[list[TrialConfig], StudyOptions]:
-    rates = ",".join(map(str, RATES))
-    options = GridParameters.model_validate(
-        {"activation": "relu", "batch_size": "32", "optimizer": "sgd", "learning_rate": rates}
-    )
-    return expand(options), options
+@dataclass
+class Study:
+    """A study of five learning rates; each call of `run` is a command that resumes the one before."""
 
+    data: Cifar10
+    run_jobs: Callable[[Jobs], list[Any]] = one_by_one
+    tried: list[float] = field(default_factory=list)  # by the last command, in order
+    previous: list[claims.UnfinishedRun] = field(default_factory=list)
 
-@pytest.fixture
-def train(small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """Runs a study, or goes on with it; gives the rates in the order tried, and the cause it gives."""
+    def run(
+        self, outcomes: Mapping[float, Outcome] = {}, rates: Iterable[float] = RATES, **options: str
+    ) -> str | None:
+        """Run the trials; gives the reason that the study stopped for.
 
-    before: list[Any] = []
+        Args:
+            outcomes: by learning rate, what a trial raises; one without an outcome finishes.
+        """
+        factors = {"activation": "relu", "batch_size": "32", "optimizer": "sgd"}
+        rate = ",".join(map(str, rates))
+        parameters = GridParameters.model_validate(factors | {"learning_rate": rate} | options)
+        self.tried = []
 
-    def train(outcomes: Outcomes) -> tuple[list[float], str | None]:
-        tried = []
-
-        def pretend(config: TrialConfig, *_: object) -> None:
-            tried.append(config.learning_rate)
+        def train(config: TrialConfig, *_: object) -> None:
+            assert isinstance(config.learning_rate, float)
+            self.tried.append(config.learning_rate)
             if outcome := outcomes.get(config.learning_rate):
                 raise outcome if isinstance(outcome, BaseException) else outcome()
 
-        monkeypatch.setattr(trial, "_run", pretend)
-        trials, options = plan()
         with tracking.tracked_run("grid") as run:
-            parent = tracking.as_parent(run)
-            resume.adopt_trials(resume.left_trials(before, parent), before, parent)
-            before[:] = [SimpleNamespace(run_id=parent.run_id)]
-            engine = Engine(1, 1, one_by_one)
-            cause = runner.train_all(trials, small_cifar10, engine, options, parent)
-        return tried, cause
+            parent = run.as_parent()
+            trials = resume.previous_trials(self.previous, parent)
+            resume.adopt_trials(trials, self.previous, parent)
+            self.previous = [claims.UnfinishedRun.of(run)]
+            engine = Engine(1, 1, self.run_jobs)
+            return runner.train_all(
+                expand(parameters), self.data, engine, parameters, parent, train
+            )
 
-    return train
+    @property
+    def trials(self) -> list[TrackedRun]:
+        """All runs of trials under the last command, the oldest first."""
+        return query.children(query.read(self.previous[0].run_id).as_parent())
 
 
-def test_trials_that_diverge_stop_no_other_and_are_not_tried_again(train: Train) -> None:
-    diverged = dict.fromkeys(RATES[:3], Diverged("the training loss is nan in epoch 1"))
-    assert train(diverged) == (RATES, None)
+@pytest.fixture
+def study(small_cifar10: Cifar10) -> Study:
+    return Study(small_cifar10)
 
 
-def test_the_same_failure_again_and_again_stops_a_study(train: Train) -> None:
+def test_every_trial_runs_once_if_none_fails(study: Study) -> None:
+    assert study.run() is None
+    assert study.tried == RATES
+    assert {run.status for run in study.trials} == {Status.FINISHED}
+
+
+# Failures -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("retries", [0, 1, 3])
+def test_a_trial_that_fails_is_retried_after_the_others(study: Study, retries: int) -> None:
+    attempts = iter(range(100))
+    failing = {2.0: lambda: OSError(f"attempt {next(attempts)}")}
+    assert study.run(failing, retries=str(retries)) is None
+    assert study.tried == RATES + [2.0] * retries
+
+
+def test_a_trial_that_succeeds_on_its_retry_has_finished(study: Study) -> None:
+    def fail_once() -> BaseException:
+        failing.clear()
+        return OSError("a passing fault")
+
+    failing: dict[float, Callable[[], BaseException]] = {2.0: fail_once}
+    assert study.run(failing) is None
+    assert study.tried == [*RATES, 2.0]
+    assert {run.status for run in query.latest(study.trials).values()} == {Status.FINISHED}
+
+
+def test_trials_that_diverge_do_not_stop_the_study_and_are_not_retried(study: Study) -> None:
+    assert study.run(dict.fromkeys(RATES[:3], Diverged("the loss is nan"))) is None
+    assert study.tried == RATES
+    assert [run.failure for run in study.trials[:3]] == ["diverged"] * 3
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_study_stops_after_so_many_same_failures(study: Study, number: int) -> None:
     full = dict.fromkeys(RATES, OSError("the disk is full"))
-    assert train(full) == (RATES[:3], "OSError: the disk is full")
+    assert study.run(full, max_same_failures=str(number)) == "OSError: the disk is full"
+    assert study.tried == RATES[:number]
 
 
-def test_a_path_with_the_runs_own_id_makes_no_other_cause(train: Train) -> None:
+def test_failures_are_the_same_although_their_messages_contain_their_run_ids(study: Study) -> None:
     def unwritable() -> OSError:
-        return OSError(f"mlruns/{tracking.active_id()} is no folder")
+        return OSError(f"mlruns/{query.active().run_id} is not a folder")
 
-    assert train(dict.fromkeys(RATES, unwritable)) == (RATES[:3], "OSError: mlruns/… is no folder")
+    assert study.run(dict.fromkeys(RATES, unwritable)) == "OSError: mlruns/… is not a folder"
+    assert study.tried == RATES[:3]
 
 
-def test_what_a_study_could_not_try_comes_first_when_it_is_resumed(train: Train) -> None:
+def test_different_failures_do_not_stop_a_study(study: Study) -> None:
+    different = {rate: OSError(f"cause {rate}") for rate in RATES}
+    assert study.run(different, retries="0") is None
+    assert study.tried == RATES
+
+
+# Workers that die -----------------------------------------------------------------------------
+
+
+class Workers:
+    """Two workers that run jobs in pairs; by learning rate, how often the worker of a trial dies."""
+
+    def __init__(self, deaths: Mapping[float, int]) -> None:
+        self.deaths = dict(deaths)
+        self.rounds: list[list[float]] = []  # the trials that each call was given
+
+    def __call__(self, jobs: Jobs) -> list[Any]:
+        self.rounds.append([arguments[0].learning_rate for _, arguments, _ in jobs])
+        for pair in (jobs[start : start + 2] for start in range(0, len(jobs), 2)):
+            if any(self._dies(job) for job in pair):
+                for _, (config, _, _, parent, _), _ in pair:
+                    self._leave_running(config, parent)
+                raise WorkerDied
+            one_by_one(pair)
+        return []
+
+    def _dies(self, job: Any) -> bool:
+        rate = job[1][0].learning_rate
+        self.deaths[rate] = self.deaths.get(rate, 0) - 1
+        return self.deaths[rate] >= 0
+
+    def _leave_running(self, config: TrialConfig, parent: Parent) -> None:
+        tags = {TRIAL_KEY: config.key, "mlflow.parentRunId": parent.run_id}
+        mlflow.MlflowClient().create_run(parent.experiment_id, tags=tags, run_name=config.name)
+
+
+def statuses(study: Study, rate: float) -> list[tuple[str, str | None]]:
+    """Status and failure of the runs of a trial, the oldest first."""
+    name = f"learning_rate={rate}"
+    return [(run.status, run.failure) for run in study.trials if name in run.name]
+
+
+def test_trials_that_ran_when_a_worker_died_are_retried_alone(study: Study) -> None:
+    study.run_jobs = workers = Workers({2.0: 1})
+    assert study.run() is None
+    assert workers.rounds == [RATES, [3.0, 4.0, 5.0], [1.0], [2.0]]
+    for rate in (1.0, 2.0):  # nobody knows whose worker died, so neither counts as failed
+        assert statuses(study, rate) == [("KILLED", None), ("FINISHED", None)]
+
+
+def test_a_trial_that_kills_its_worker_alone_too_has_failed(study: Study) -> None:
+    study.run_jobs = workers = Workers({2.0: 100})
+    assert study.run(retries="1") is None
+    assert workers.rounds == [RATES, [3.0, 4.0, 5.0], [1.0], [2.0], [2.0]]
+    failed = ("FAILED", "worker_died")
+    assert statuses(study, 2.0) == [("KILLED", None), failed, failed]
+    assert statuses(study, 1.0)[-1] == ("FINISHED", None)
+
+
+def test_a_worker_that_dies_while_no_trial_runs_ends_the_study(study: Study) -> None:
+    def die(jobs: Jobs) -> list[Any]:
+        raise WorkerDied
+
+    study.run_jobs = die
+    with pytest.raises(WorkerDied):
+        study.run()
+
+
+# Resumed and superseded studies ---------------------------------------------------------------
+
+
+def test_a_resumed_study_tries_first_what_it_could_not_try_before(study: Study) -> None:
+    assert study.run(dict.fromkeys(RATES[:3], OSError("the disk is full")))
+    assert study.run() is None
+    assert study.tried == [4, 5, 1, 2, 3]
+
+
+def test_a_study_that_is_resumed_twice_still_knows_what_it_tried(study: Study) -> None:
     full = dict.fromkeys(RATES[:3], OSError("the disk is full"))
-    assert train(full)[0] == RATES[:3]
-    assert train({}) == ([4, 5, 1, 2, 3], None)
-
-
-def test_a_study_that_is_resumed_twice_still_knows_what_it_tried(train: Train) -> None:
-    unlucky = dict.fromkeys(RATES[:3], OSError("the disk is full"))
-    assert train(unlucky)[0] == RATES[:3]
-    stopped = {**unlucky, 4.0: KeyboardInterrupt()}
+    study.run(full)
     with pytest.raises(KeyboardInterrupt):
-        train(stopped)
-    assert train({}) == ([4, 5, 1, 2, 3], None)
+        study.run({**full, 4.0: KeyboardInterrupt()})
+    assert study.run() is None
+    assert study.tried == [4, 5, 1, 2, 3]
 
 
-def test_a_failed_trial_has_the_class_of_its_exception_as_a_tag(train: Train) -> None:
-    train({1.0: Diverged("the training loss is nan"), 2.0: OSError("the disk is full")})
-    runs = tracking.search("0", f"tags.{tracking.FAILURE} != ''")
-    found = {run.data.tags[tracking.FAILURE] for run in runs}
-    assert found == {"Diverged", "OSError"}
+def test_finished_trials_of_a_resumed_study_are_not_run_again(study: Study) -> None:
+    study.run(rates=RATES[:3])
+    study.run()
+    assert study.tried == RATES[3:]
 
 
-def test_divergence_has_the_name_that_studies_know_it_by() -> None:
-    from cifar_mlflow import errors
+def test_a_study_that_another_process_resumed_ends_without_further_trials(study: Study) -> None:
+    def superseded() -> BaseException:
+        (command,) = query.search("0", f"tags.kind = 'grid' and {query.RUNNING}")
+        mlflow.MlflowClient().set_terminated(command.run_id, "KILLED")
+        return OSError("a failure that would be retried")
 
-    assert errors.Diverged.__name__ == trial.DIVERGED
+    with pytest.raises(Superseded):
+        study.run({2.0: superseded})
+    assert study.tried == RATES[:2]
+    assert query.search("0", "tags.kind = 'grid'")[0].status == Status.KILLED

@@ -5,28 +5,29 @@ import pandas as pd
 import pytest
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.parameters import GridOptions, GridParameters, expand
-from cifar_mlflow.store import tracking
-from cifar_mlflow.store.tracking import TrialRun
+from cifar_mlflow.parameters import GridParameters, expand
+from cifar_mlflow.store import query
+from cifar_mlflow.store.runs import TrackedRun
 from cifar_mlflow.study import results, summary
 from tests.conftest import Screen
+from tests.stores import tracked
 
 
 def plan(**factors: str) -> list[TrialConfig]:
     return expand(GridParameters.model_validate(factors))
 
 
-def run_of(trial: TrialConfig, status: str = "FINISHED", accuracy: float = 0.5) -> TrialRun:
+def run_of(trial: TrialConfig, status: str = "FINISHED", accuracy: float = 0.5) -> TrackedRun:
     names = ("kept_val_accuracy", "kept_val_loss", "test_accuracy", "test_loss", "train_seconds")
     metrics = dict.fromkeys((*names, "parameters"), accuracy) if status == "FINISHED" else {}
     reason = "" if status == "FINISHED" else "Diverged: " + "the loss is nan " * 50
     run_id = f"{status} {trial.name}"
-    return TrialRun(run_id, trial.name, trial.key, status, reason, None, metrics)
+    return tracked(run_id, trial.name, status, metrics, trial_key=trial.key, end_reason=reason)
 
 
-def summarise(trials: list[TrialConfig], runs: Mapping[str, TrialRun]) -> pd.DataFrame:
-    table = results.tabulate(trials, runs, "val_accuracy", official=True)
-    return results.summarise(table, "val_accuracy")
+def summarise(trials: list[TrialConfig], runs: Mapping[str, TrackedRun]) -> pd.DataFrame:
+    table = results.tabulate(trials, runs, "validation", official=True)
+    return results.summarise(table, "validation")
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         epochs = [] if status == "KILLED" else [1]
         return pd.DataFrame({"epoch": epochs, **dict.fromkeys(names, 0.5)})
 
-    monkeypatch.setattr(tracking, "metric_histories", histories)
+    monkeypatch.setattr(query, "metric_histories", histories)
     return trials
 
 
@@ -49,7 +50,7 @@ def test_of_a_large_study_only_the_curves_that_are_drawn_are_read(read: list[str
     seeds = ",".join(map(str, range(25)))
     trials = plan(activation="relu", batch_size="32", learning_rate=rates, seed=seeds)
     assert len(trials) == 2_000
-    runs = {trial.key: run_of(trial, accuracy=trial.learning_rate) for trial in trials}
+    runs = {trial.key: run_of(trial, accuracy=float(trial.learning_rate)) for trial in trials}
     histories = summary.read_histories(trials, runs, summarise(trials, runs))
     assert len(histories) == results.MOST
     assert len(read) == results.MOST * summary.SEEDS_DRAWN
@@ -74,34 +75,34 @@ def test_curves_leave_out_seeds_that_failed_where_others_finished(read: list[str
 def test_without_a_single_epoch_there_are_no_curves(read: list[str]) -> None:
     trials = plan(activation="relu", optimizer="adam")
     runs = {trials[0].key: run_of(trials[0], "KILLED")}
-    pictures = summary.pictures(trials, runs, summarise(trials, runs), GridOptions())
+    drawn = summary.draw(trials, runs, summarise(trials, runs), GridParameters())
     assert read == ["32-relu-adam-deep"]
-    assert set(pictures) == {"grid.png"}
+    assert set(drawn) == {"grid.png"}
 
 
 def test_a_ranking_is_drawn_where_there_are_replicates(read: list[str]) -> None:
     trials = plan(activation="relu", optimizer="adam", seed="0,1")
     runs = {trial.key: run_of(trial) for trial in trials}
-    pictures = summary.pictures(trials, runs, summarise(trials, runs), GridOptions())
-    assert set(pictures) == {"curves.png", "ranking.png", "grid.png"}
+    drawn = summary.draw(trials, runs, summarise(trials, runs), GridParameters())
+    assert set(drawn) == {"curves.png", "ranking.png", "grid.png"}
     assert len(read) == len(trials)
 
 
-def test_many_failures_are_told_shortly() -> None:
+def test_many_failures_are_listed_in_a_few_short_lines() -> None:
     trials = plan()
     runs = {trial.key: run_of(trial, "FAILED") for trial in trials}
-    table = results.tabulate(trials, runs, "val_accuracy", official=True)
-    *told, (_, rest) = summary.failures(table)
-    assert len(told) == summary.FAILURES_TOLD
-    assert told[0][1].startswith("relu-32-sgd-deep: Diverged: the loss is nan")
-    assert all(len(text) < 300 for _, text in told)
+    table = results.tabulate(trials, runs, "validation", official=True)
+    *listed, (_, rest) = summary.failures(table)
+    assert len(listed) == summary.FAILURES_LISTED
+    assert listed[0][1].startswith("relu-32-sgd-deep: Diverged: the loss is nan")
+    assert all(len(text) < 300 for _, text in listed)
     assert rest == "7 more; results.csv has all"
 
 
 def test_a_trial_that_never_ran_counts_as_a_failure() -> None:
     trials = plan(activation="relu", batch_size="32")
     runs = {trials[0].key: run_of(trials[0])}
-    table = results.tabulate(trials, runs, "val_accuracy", official=True)
+    table = results.tabulate(trials, runs, "validation", official=True)
     assert summary.failures(table) == [("Failed", "adam-relu-32-deep: not run")]
 
 

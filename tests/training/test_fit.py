@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from cifar_mlflow import errors
+from cifar_mlflow.architectures import ARCHITECTURES, small
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import Cifar10, Examples, Splits
 from cifar_mlflow.errors import CheckpointError
 from cifar_mlflow.training import fit
-from cifar_mlflow.training.architectures import ARCHITECTURES, build, small
 from cifar_mlflow.training.checkpoint import Checkpoint, Epoch, best
+from cifar_mlflow.training.network import build
 from cifar_mlflow.training.origin import Origin
 
 pytestmark = pytest.mark.usefixtures("tensorflow")

@@ -1,0 +1,184 @@
+"""What a worker does with a trial, and how the trial's run ends; with a fake training."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import mlflow
+import pytest
+
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.errors import Diverged, Superseded, UsageError, WorkerDied
+from cifar_mlflow.store import query, tracking
+from cifar_mlflow.store.runs import TRIAL_KEY, Parent, Status, TrackedRun
+from cifar_mlflow.study.trial import TrialOptions, run_child, trial_run
+
+pytestmark = pytest.mark.usefixtures("store")
+CONFIG = TrialConfig()
+
+
+def leave_attempt(parent: Parent, status: str = "RUNNING", **tags: str) -> str:
+    """The run of an earlier attempt at the trial, whose process is gone."""
+    client = mlflow.MlflowClient()
+    tags = {TRIAL_KEY: CONFIG.key, "mlflow.parentRunId": parent.run_id, **tags}
+    run_id = str(client.create_run(parent.experiment_id, tags=tags).info.run_id)
+    if status != "RUNNING":
+        client.set_terminated(run_id, status)
+    return run_id
+
+
+@dataclass
+class Worker:
+    """Runs the trial as a child of a study, with a training that the test provides."""
+
+    data: Cifar10
+    parent: Parent
+    given: list[list[str]] = field(
+        default_factory=list
+    )  # run ids of the attempts, for each training
+    outcome: Callable[[], None] = lambda: None
+
+    def run(self, retries: int = 1, max_same_failures: int = 3) -> None:
+        options = TrialOptions(1, False, retries, max_same_failures)
+        run_child(CONFIG, self.data, options, self.parent, self._train)
+
+    def _train(
+        self,
+        config: TrialConfig,
+        data: Cifar10,
+        _: object,
+        attempts: Sequence[TrackedRun],
+        say: object,
+    ) -> None:
+        self.given.append([attempt.run_id for attempt in attempts])
+        self.outcome()
+
+    @property
+    def newest(self) -> TrackedRun:
+        return query.children(self.parent)[-1]
+
+
+@pytest.fixture
+def worker(small_cifar10: Cifar10) -> Iterator[Worker]:
+    with tracking.tracked_run("grid") as study:
+        yield Worker(small_cifar10, study.as_parent())
+
+
+def test_a_trial_becomes_a_finished_child_of_its_study(worker: Worker) -> None:
+    worker.run()
+    assert worker.given == [[]]
+    assert (worker.newest.status, worker.newest.name) == (Status.FINISHED, CONFIG.name)
+    assert worker.newest.key == CONFIG.key
+
+
+def test_earlier_attempts_are_given_to_the_training_to_resume(worker: Worker) -> None:
+    attempts = [leave_attempt(worker.parent, status) for status in ("KILLED", "FAILED")]
+    worker.run()
+    assert worker.given == [attempts]
+
+
+def test_a_trial_that_another_worker_has_finished_is_not_run_again(worker: Worker) -> None:
+    leave_attempt(worker.parent, "FINISHED")
+    worker.run()
+    assert worker.given == []
+
+
+def test_no_trial_runs_once_the_study_has_ended(worker: Worker) -> None:
+    mlflow.MlflowClient().set_terminated(worker.parent.run_id, "KILLED")
+    worker.run()
+    assert worker.given == []
+    assert query.children(worker.parent) == []
+
+
+def test_no_trial_runs_once_the_study_should_stop(worker: Worker) -> None:
+    for _ in range(2):
+        leave_attempt(worker.parent, "FAILED", end_reason="OSError: the disk is full")
+    worker.run(max_same_failures=2)
+    assert worker.given == []
+
+
+def test_a_running_attempt_whose_worker_died_counts_as_a_failure(worker: Worker) -> None:
+    attempt = leave_attempt(worker.parent)
+    worker.run(retries=1)
+    assert worker.given == [[attempt]]
+    ended = query.read(attempt)
+    assert (ended.status, ended.failure) == (Status.FAILED, "worker_died")
+    assert ended.end_reason.startswith("WorkerDied: ")
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2])
+def test_a_trial_whose_workers_die_is_run_no_more_often_than_retries_allow(
+    worker: Worker, retries: int
+) -> None:
+    for _ in range(retries):
+        leave_attempt(worker.parent, "FAILED", failure="worker_died")
+    attempt = leave_attempt(worker.parent)
+    worker.run(retries)
+    assert worker.given == []
+    assert query.read(attempt).status == Status.FAILED
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (Diverged("the loss is nan"), "diverged"),
+        (WorkerDied(), "worker_died"),
+        (OSError("the disk is full"), "error"),
+    ],
+)
+def test_a_failure_ends_the_run_failed_with_its_cause_and_goes_no_further(
+    worker: Worker, error: Exception, failure: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    worker.outcome = fail
+    worker.run()
+    assert (worker.newest.status, worker.newest.failure) == (Status.FAILED, failure)
+    assert worker.newest.end_reason == f"{type(error).__name__}: {error}"
+    trace = query.read_file(worker.newest.run_id, "traceback.txt").decode()
+    assert trace.splitlines()[-1].endswith(str(error))
+
+
+def test_an_interruption_ends_the_run_killed_and_reaches_the_command(worker: Worker) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    worker.outcome = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        worker.run()
+    assert (worker.newest.status, worker.newest.failure) == (Status.KILLED, "interrupted")
+    assert not worker.newest.was_tried
+    assert query.find_file(worker.newest.run_id, "traceback.txt") is None
+
+
+def test_a_worker_whose_run_was_resumed_by_another_stops_quietly(worker: Worker) -> None:
+    def superseded() -> None:
+        tracking.end_run(query.active().run_id, "resumed")
+        tracking.raise_if_superseded()
+
+    worker.outcome = superseded
+    worker.run()
+    assert (worker.newest.status, worker.newest.end_reason) == (Status.KILLED, "resumed")
+    assert worker.newest.failure is None
+
+
+@pytest.mark.parametrize("error", [UsageError("a wrong value"), Superseded("0" * 32)])
+def test_wrong_input_and_a_resumed_run_end_the_command_too(error: Exception) -> None:
+    with pytest.raises(type(error)), trial_run(CONFIG):
+        raise error
+
+
+def test_a_store_that_cannot_end_the_run_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    with (
+        pytest.raises(OSError, match="the disk is full"),
+        monkeypatch.context() as patch,
+        trial_run(CONFIG),
+    ):
+        patch.setattr(mlflow, "set_tags", full)
+        patch.setattr(mlflow, "end_run", full)
+        raise Diverged("the loss is nan")
+    mlflow.end_run()

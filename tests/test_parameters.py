@@ -1,0 +1,145 @@
+import pytest
+from pydantic import ValidationError
+
+from cifar_mlflow.command_line import one_line
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.errors import UsageError
+from cifar_mlflow.paper import GRID
+from cifar_mlflow.parameters import (
+    ArchitecturesParameters,
+    GridParameters,
+    PredictParameters,
+    ReproduceParameters,
+    StudyOptions,
+    expand,
+)
+
+
+def grid(**factors: str) -> StudyOptions:
+    return GridParameters.model_validate(factors)
+
+
+def test_the_default_grid_is_the_published_twelve() -> None:
+    trials = expand(grid())
+    assert [(t.activation, t.batch_size, t.optimizer) for t in trials] == list(GRID)
+    rest = {"activation", "batch_size", "optimizer"}
+    assert all(not t.model_dump(exclude=rest, exclude_defaults=True) for t in trials)
+
+
+def test_a_grid_varies_its_last_factor_fastest() -> None:
+    names = [trial.name for trial in expand(grid(activation="relu", batch_size="32,64"))]
+    assert names == [
+        "32-sgd-relu-deep",
+        "32-adam-relu-deep",
+        "64-sgd-relu-deep",
+        "64-adam-relu-deep",
+    ]
+
+
+def test_every_field_of_a_trial_is_a_factor() -> None:
+    trials = expand(
+        grid(activation="relu", batch_size="32", optimizer="adam", seed="0,1", keep="last,best")
+    )
+    assert {(trial.seed, trial.keep) for trial in trials} == {
+        (0, "last"),
+        (0, "best"),
+        (1, "last"),
+        (1, "best"),
+    }
+
+
+@pytest.mark.parametrize("name", ["activation", "batch_size", "seed"])
+def test_an_empty_list_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        grid(**{name: " "})
+    assert "the list is empty" in one_line(caught.value)
+
+
+def test_an_empty_value_in_a_list_is_refused() -> None:
+    with pytest.raises(ValidationError) as caught:
+        PredictParameters.model_validate({"images": "a.png,,b.png"})
+    assert one_line(caught.value).startswith("images=a.png,,b.png: one value of the list is empty")
+
+
+def test_an_image_may_be_named_twice() -> None:
+    parameters = PredictParameters.model_validate({"images": "a.png, a.png"})
+    assert parameters.images == ("a.png", "a.png")
+
+
+def test_a_value_given_twice_in_a_list_is_refused() -> None:
+    with pytest.raises(ValidationError) as caught:
+        grid(batch_size="32, 64,32")
+    assert one_line(caught.value).endswith("32 is given twice; input should be different values")
+
+
+def test_one_trial_in_two_spellings_is_refused() -> None:
+    with pytest.raises(
+        UsageError, match=r"^the trial relu-32-learning_rate=0\.1-.* is given twice$"
+    ):
+        expand(grid(optimizer="adam", learning_rate="0.1,1e-1"))
+
+
+def test_an_automatic_learning_rate_and_its_number_are_two_trials() -> None:
+    assert len({t.key for t in expand(grid(optimizer="adam", learning_rate="auto,0.001"))}) == 12
+
+
+@pytest.mark.parametrize("name", ["cifar10-cnn", "v1.2", "_", "-a", "Größe", "n" * 250])
+def test_a_name_that_the_registry_takes_is_taken(name: str) -> None:
+    options = GridParameters.model_validate({"model_name": name})
+    assert options.model_dump()["model_name"] == name
+
+
+@pytest.mark.parametrize(
+    "name", ["o'brien", ".", "..", ".hidden", "", "a b", "a/b", "a:b", "a\n", "n" * 251]
+)
+def test_a_name_that_the_registry_would_refuse_is_refused_before_any_training(name: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        grid(model_name=name)
+    allowed = "input should be up to 250 letters, digits, '_', '-' and '.', and not begin with '.'"
+    assert one_line(caught.value) == f"model_name={name}: {allowed}"
+
+
+@pytest.mark.parametrize("study", [GridParameters, ArchitecturesParameters])
+def test_eleven_letters_distinguish_the_trials_of_a_published_study(
+    study: type[StudyOptions],
+) -> None:
+    names = [trial.name for trial in expand(study())]
+    assert len({name[:11] for name in names}) == len(names)
+
+
+def test_a_name_begins_with_what_its_study_varies() -> None:
+    assert "relu-128-adam-deep" in [trial.name for trial in expand(grid())]
+    networks = expand(ArchitecturesParameters.model_validate({}))
+    assert [trial.name for trial in networks][:2] == ["small-relu-32-sgd", "wide-relu-32-sgd"]
+    seeds = expand(grid(activation="relu", batch_size="32", optimizer="adam", seed="0,1"))
+    assert [trial.name for trial in seeds] == ["relu-32-adam-deep", "seed=1-relu-32-adam-deep"]
+    assert seeds[1].key == TrialConfig(optimizer="adam", seed=1).key  # it is the same trial
+
+
+def test_only_what_has_a_registered_model_registers() -> None:
+    assert grid(model_name="mine").registers_as == "mine"
+    assert ArchitecturesParameters().registers_as is None
+
+
+def test_a_reproduction_hands_its_options_to_its_parts() -> None:
+    whole = ReproduceParameters.model_validate(
+        {"epochs": "2", "seed": "0,1", "model_name": "mine", "workers": "3", "resume": "0" * 32}
+    )
+    networks, usual = whole.architectures(), whole.grid("wide")
+    for study, trials in ((networks, 6), (usual, 24)):
+        planned = expand(study)
+        assert len(planned) == trials
+        assert {(trial.epochs, trial.seed) for trial in planned} == {(2, 0), (2, 1)}
+        assert (study.workers, study.resume) == (3, "auto")
+    assert {trial.architecture for trial in expand(usual)} == {"wide"}
+    assert usual.registers_as == "mine"
+
+
+def test_a_reproduction_that_resumes_nothing_resumes_no_part() -> None:
+    whole = ReproduceParameters(resume="never")
+    assert {whole.architectures().resume, whole.grid("deep").resume} == {"never"}
+
+
+def test_a_reproduction_is_no_grid() -> None:
+    assert not set(TrialConfig.model_fields) <= set(ReproduceParameters.model_fields)
+    assert not issubclass(ReproduceParameters, GridParameters)

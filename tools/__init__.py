@@ -1,0 +1,1 @@
+"""What a developer of the project runs; no part of the package."""
