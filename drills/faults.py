@@ -111,7 +111,7 @@ def kills(folder: Path) -> None:
     """SIGKILL the command, one worker or all processes, at random moments, until the study is done."""
     whole = Place.make(folder / "whole")
     began = time.time()
-    assert whole.wait_for(whole.begin("grid", STUDY)) == 0
+    assert whole.wait_for(whole.begin(whole.mlflow_run("grid", STUDY))) == 0
     seconds = time.time() - began
     expected = sorted(whole.results())
     chance = random.Random(0)
@@ -121,7 +121,7 @@ def kills(folder: Path) -> None:
         place = Place.make(folder / f"round {rounds}")
         # The kill may come after the study has finished, while `mlflow run` still runs.
         while not place.runs("tags.kind = 'grid' and attributes.status = 'FINISHED'"):
-            process = place.begin("grid", STUDY)
+            process = place.begin(place.mlflow_run("grid", STUDY))
             wait = chance.uniform(0.25, 0.75) * seconds
             killed = "nothing"
             try:
@@ -146,7 +146,7 @@ def orphans(folder: Path) -> None:
     """Kill the command alone, on each engine, and count the processes left after 10 s."""
     for engine in ("loky", "dask", "ray"):
         place = Place.make(folder / engine)
-        process = place.start_trials("grid", STUDY | {"engine": engine}, trials=2)
+        process = place.start_trials(place.mlflow_run("grid", STUDY | {"engine": engine}), trials=2)
         os.kill(place.command(), signal.SIGKILL)
         process.communicate()
         print(f"{engine}: processes left: {place.count_processes()}: {place.count()}", flush=True)
@@ -155,10 +155,10 @@ def orphans(folder: Path) -> None:
 def namespaces(folder: Path) -> None:
     """Run two commands on one store, each in its own PID namespace, like containers on one host."""
     place = Place.make(folder)
-    process = place.start_trials("grid", STUDY, trials=2)
+    process = place.start_trials(place.mlflow_run("grid", STUDY), trials=2)
     namespace = ["unshare", "--pid", "--fork", "--mount-proc"]
     second = subprocess.run(
-        [*namespace, *place.arguments("grid", STUDY)],
+        [*namespace, *place.mlflow_run("grid", STUDY)],
         cwd=place.folder,
         env=place.environment,
         check=False,
@@ -172,7 +172,9 @@ def namespaces(folder: Path) -> None:
 def memory(folder: Path) -> None:
     """Limit a worker's address space to what it uses in its third epoch."""
     place = Place.make(folder)
-    process = place.start("grid", STUDY | {"batch_size": "16"}, lambda: bool(place.trials_past(3)))
+    process = place.start(
+        place.mlflow_run("grid", STUDY | {"batch_size": "16"}), lambda: bool(place.trials_past(3))
+    )
     worker = int(place.trials_past(3)[0].data.tags["process"])
     used = int(Path(f"/proc/{worker}/statm").read_text().split()[0]) * resource.getpagesize()
     resource.prlimit(worker, resource.RLIMIT_AS, (used, used))
@@ -186,7 +188,9 @@ def outage(folder: Path) -> None:
     port = free_port()
     database, artifacts = f"sqlite:///{folder}/server.db", ("--artifacts-destination", str(folder))
     with tracking_server(place, database, *artifacts, port=port) as remote:
-        process = remote.start_trials("grid", STUDY | {"epochs": "300"}, trials=2)
+        process = remote.start_trials(
+            remote.mlflow_run("grid", STUDY | {"epochs": "300"}), trials=2
+        )
     began = time.time()
     time.sleep(60)
     with tracking_server(place, database, *artifacts, port=port) as remote:
@@ -212,7 +216,7 @@ def disk(folder: Path) -> None:
     """Fill the store's file system while trials run, then free it."""
     with mounted(folder / "disk", "size=24m") as point:
         place = Place.make(folder / "home", store=point)
-        process = place.start("grid", STUDY, lambda: bool(place.trials_past(10)))
+        process = place.start(place.mlflow_run("grid", STUDY), lambda: bool(place.trials_past(10)))
         with (point / "filler").open("wb") as file:
             try:
                 while True:
@@ -223,14 +227,14 @@ def disk(folder: Path) -> None:
         place.wait_for(process)
         (point / "filler").unlink()
         print("there is room again")
-        place.wait_for(place.begin("grid", STUDY))
+        place.wait_for(place.begin(place.mlflow_run("grid", STUDY)))
 
 
 def read_only(folder: Path) -> None:
     """Make the artifact folder read-only."""
     place = Place.make(folder / "home")
     with mounted(folder / "home" / "mlruns", "ro"):
-        place.wait_for(place.begin("grid", STUDY))
+        place.wait_for(place.begin(place.mlflow_run("grid", STUDY)))
 
 
 def race(folder: Path) -> None:
@@ -239,7 +243,7 @@ def race(folder: Path) -> None:
     fresh = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/fresh.db"}
     place = replace(place, environment=place.environment | fresh)
     for _ in range(2):
-        place.wait_for(*(place.begin("grid", STUDY) for _ in range(2)))
+        place.wait_for(*(place.begin(place.mlflow_run("grid", STUDY)) for _ in range(2)))
 
 
 DRILLS = {

@@ -55,9 +55,11 @@ def standin_files(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
 
 
 @pytest.fixture(scope="session")
-def clean_environment() -> dict[str, str]:
+def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """This process's environment without what would change the code under test."""
-    return {name: value for name, value in os.environ.items() if name not in FOREIGN + OURS}
+    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN + OURS}
+    # So that matplotlib looks for fonts once, and not in each process with an empty home.
+    return kept | {"MPLCONFIGDIR": str(tmp_path_factory.mktemp("matplotlib"))}
 
 
 @pytest.fixture(autouse=True)

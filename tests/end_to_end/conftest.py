@@ -88,9 +88,9 @@ class User:
         """Run an entry point without `mlflow run` to its end."""
         return self.finish(self.script(entry, parameters))
 
-    def start(self, command: Sequence[str], until: Callable[[], bool]) -> subprocess.Popen[str]:
-        """Start a command in a process group of its own, and wait for a condition."""
-        process = subprocess.Popen(
+    def begin(self, command: Sequence[str]) -> subprocess.Popen[str]:
+        """Start a command in a process group of its own."""
+        return subprocess.Popen(
             command,
             cwd=self.folder,
             env=self.environment,
@@ -99,6 +99,10 @@ class User:
             text=True,
             start_new_session=True,
         )
+
+    def start(self, command: Sequence[str], until: Callable[[], bool]) -> subprocess.Popen[str]:
+        """Start a command, and wait for a condition."""
+        process = self.begin(command)
         wait_until(until, process)
         return process
 

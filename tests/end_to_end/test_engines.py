@@ -10,11 +10,14 @@ from contextlib import ExitStack
 import pytest
 from mlflow.entities import Run
 
+from cifar_mlflow.store.runs import TrackedRun
 from tests.conftest import PROJECT
-from tests.end_to_end.conftest import QUICK, User
+from tests.end_to_end.conftest import QUICK, User, wait_until
 from tests.end_to_end.servers import free_port, tracking_server
 
+EPOCHS = 3
 GRID = QUICK | {"activation": "relu", "batch_size": "16,32,64", "optimizer": "adam"}
+GRID |= {"epochs": str(EPOCHS)}
 
 
 @pytest.fixture
@@ -28,7 +31,7 @@ def part(stack: ExitStack, user: User, *command: str) -> subprocess.Popen[bytes]
     process = subprocess.Popen(
         [sys.executable, "-m", "dask", *command],
         cwd=PROJECT,
-        env=user.environment | {"PYTHONPATH": str(PROJECT)},
+        env=user.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -43,10 +46,10 @@ def part(stack: ExitStack, user: User, *command: str) -> subprocess.Popen[bytes]
     return process
 
 
-def curves_are_whole(user: User, trials: list[Run], epochs: int) -> bool:
+def curves_are_whole(user: User, trials: list[Run]) -> bool:
     return all(
         [point.step for point in user.client.get_metric_history(run.info.run_id, "val_accuracy")]
-        == list(range(1, epochs + 1))
+        == list(range(1, EPOCHS + 1))
         for run in trials
     )
 
@@ -54,6 +57,7 @@ def curves_are_whole(user: User, trials: list[Run], epochs: int) -> bool:
 def test_a_dask_cluster_loses_a_worker_and_gains_one_and_nothing_is_lost(
     user: User, started: ExitStack
 ) -> None:
+    user = user.held_after(epoch=1)
     address = f"127.0.0.1:{free_port()}"
     port = address.partition(":")[2]
     part(started, user, "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard")
@@ -65,16 +69,18 @@ def test_a_dask_cluster_loses_a_worker_and_gains_one_and_nothing_is_lost(
     remote = started.enter_context(
         tracking_server(user, database, "--artifacts-destination", str(user.folder / "artifacts"))
     )
-    study = remote.start_trials(
-        "grid", GRID | {"epochs": "40", "engine": "dask", "address": address}, trials=2
-    )
+    grid = remote.script("grid", GRID | {"engine": "dask", "address": address})
+    study = remote.start_trials(grid, trials=2)
     os.killpg(first.pid, signal.SIGKILL)
     part(started, user, "worker", address, "--nthreads", "1", "--no-dashboard")
+    # The third trial is one that the new worker took, because the other worker waits at the gate.
+    wait_until(lambda: len(remote.begun()) >= 3, study)
+    remote.open_gate()
     shown, _ = study.communicate()
     assert study.returncode == 0, shown
     finished = remote.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")
     assert len({run.info.run_name for run in finished}) == len(finished) == 3
-    assert curves_are_whole(remote, finished, 40)
+    assert curves_are_whole(remote, finished)
     assert not remote.runs("attributes.status = 'RUNNING'")
     (lost,) = remote.runs("tags.end_reason LIKE 'the worker process died%'")
     assert lost.info.status == "KILLED"
@@ -82,13 +88,13 @@ def test_a_dask_cluster_loses_a_worker_and_gains_one_and_nothing_is_lost(
 
 
 def test_a_ray_worker_that_dies_costs_its_study_nothing(user: User) -> None:
-    study = user.start_trials(
-        "grid", GRID | {"epochs": "40", "engine": "ray", "workers": "2"}, trials=2
-    )
-    begun = user.runs("metrics.val_accuracy >= 0")
-    os.kill(int(begun[0].data.tags["process"]), signal.SIGKILL)
+    user = user.held_after(epoch=1)
+    grid = user.script("grid", GRID | {"engine": "ray", "workers": "2"})
+    study = user.start_trials(grid, trials=2)
+    os.kill(TrackedRun(user.begun()[0]).process.id, signal.SIGKILL)
+    user.open_gate()
     shown, _ = study.communicate()
     assert study.returncode == 0, shown
     finished = user.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")
     assert len({run.info.run_name for run in finished}) == len(finished) == 3
-    assert curves_are_whole(user, finished, 40)
+    assert curves_are_whole(user, finished)

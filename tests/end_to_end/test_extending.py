@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mlflow.entities import Run
 
+from cifar_mlflow.errors import MISUSED
 from tests.conftest import PROJECT
 from tests.end_to_end.conftest import User
 
@@ -27,57 +28,48 @@ COPIED = (
     "pyproject.toml",
 )
 
-Extend = Callable[[str], User]
-
 
 def block(section: str, language: str) -> str:
     (found,) = re.findall(rf"```{language}\n(.*?)```", SECTIONS[section], re.DOTALL)
     return str(found)
 
 
-@pytest.fixture
-def extend(new_user: Callable[[], User]) -> Extend:
-    """A user in a copy of the project to which a section's diff has been applied."""
-
-    def extend(section: str) -> User:
-        user = new_user()
-        for name in COPIED:
-            source, target = PROJECT / name, user.folder / name
-            if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(source, target)
-        apply = ["git", "apply", "-"]
-        environment = user.environment | {"GIT_CEILING_DIRECTORIES": str(user.folder.parent)}
-        text = block(section, "diff")
-        subprocess.run(apply, cwd=user.folder, env=environment, input=text, text=True, check=True)
-        return user
-
-    return extend
-
-
-def python(user: User, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
+def patch(user: User, section: str, *options: str) -> None:
+    subprocess.run(
+        ["git", "apply", *options, "-"],
         cwd=user.folder,
-        env=user.environment | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        env=user.environment | {"GIT_CEILING_DIRECTORIES": str(user.folder.parent)},
+        input=block(section, "diff"),
         text=True,
-        check=False,
+        check=True,
     )
 
 
-def trained(user: User, *arguments: str, **variables: str) -> Run:
-    done = python(user, "-m", "entry_points.train", "--epochs=1", *arguments, **variables)
+def python(user: User, *arguments: str) -> str:
+    done = user.finish([sys.executable, *arguments])
     assert done.returncode == 0, done.stdout
-    (run,) = user.runs()
-    return run
+    return done.stdout
 
 
-def check(user: User, name: str) -> None:
-    done = python(user, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", f"tests/{name}")
-    assert done.returncode == 0, done.stdout
+@pytest.fixture(scope="module")
+def extended(new_user: Callable[[], User]) -> User:
+    """A user in a copy of the project with every diff of the page, and with its data set."""
+    user = new_user()
+    for name in COPIED:
+        source, target = PROJECT / name, user.folder / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    environment = user.environment | {"PYTHONPATH": "", "CIFAR10_DIR": "digits.npz"}
+    user = replace(user, environment=environment)
+    for section in SECTIONS:
+        patch(user, section, "--check")  # alone
+    for section in SECTIONS:
+        patch(user, section)
+    python(user, "-m", "tools.generate")
+    python(user, "-c", block("A data set", "python"))
+    return user
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -87,40 +79,34 @@ def test_each_takes_fewer_than_ten_lines(section: str) -> None:
     assert 0 < len(written) < 10
 
 
-def generate(user: User) -> None:
-    done = python(user, "-m", "tools.generate")
-    assert done.returncode == 0, done.stdout
-
-
-def test_an_architecture_is_trained(extend: Extend) -> None:
-    user = extend("An architecture")
-    assert trained(user, "--architecture=pooled").data.metrics["parameters"] == 20_042
-    generate(user)
-    check(user, "training/test_network.py")
-    check(user, "test_mlproject.py")
-
-
-def test_a_factor_is_a_parameter_everywhere(extend: Extend) -> None:
-    user = extend("A factor")
-    run = trained(user, "--architecture=small", "--weight_decay=0.01")
-    assert run.info.run_name == "relu-32-sgd-small-weight_decay=0.01-epochs=1"
-    generate(user)
-    check(user, "test_mlproject.py")
-    check(user, "test_config.py")
-    plan = python(user, "-m", "entry_points.grid", "--weight_decay=0,0.01", "--dry_run=true")
-    assert plan.stdout.splitlines()[-1].startswith("24 trials")
-
-
-def test_a_data_set_is_trained_on(extend: Extend) -> None:
-    user = extend("A data set")
-    made = python(user, "-c", block("A data set", "python"))
-    assert made.returncode == 0, made.stdout
-    where = {"CIFAR10_DIR": "digits.npz", "CIFAR10_DIGEST": "unknown"}
-    refused = python(user, "-m", "entry_points.data", **where)
+def test_the_new_network_is_trained_with_the_new_factor_on_the_new_data(extended: User) -> None:
+    unknown = replace(extended, environment=extended.environment | {"CIFAR10_DIGEST": "unknown"})
+    refused = unknown.run_script("data", {})
+    assert refused.returncode == MISUSED
     (digest,) = re.findall(r"SHA-256 of the content is ([0-9a-f]{64})", refused.stdout)
-    run = trained(
-        user, "--architecture=small", "--optimizer=adam", **where | {"CIFAR10_DIGEST": digest}
-    )
+
+    user = replace(extended, environment=extended.environment | {"CIFAR10_DIGEST": digest})
+    given = {"architecture": "pooled", "weight_decay": "0.01"}
+    quick = {"optimizer": "adam", "learning_rate": "0.01", "epochs": "10"}
+    done = user.run_script("train", given | quick)
+    assert done.returncode == 0, done.stdout
+    (run,) = user.runs()
+    assert run.data.params.items() >= given.items()
+    expected = "relu-32-adam-pooled-learning_rate=0.01-weight_decay=0.01-epochs=10"
+    assert run.info.run_name == expected
+    assert run.data.metrics["parameters"] == 20_042
+    assert run.data.metrics["test_accuracy"] > 0.5
     confusion = Path(user.read(run, "confusion_matrix.csv")).read_text()
     assert confusion.splitlines()[0] == "true,0,1,2,3,4,5,6,7,8,9"
-    assert run.data.metrics["test_accuracy"] > 0.5
+
+
+def test_the_new_factor_is_one_of_the_grid(extended: User) -> None:
+    grid = extended.script("grid", {"weight_decay": "0,0.01", "dry_run": "true"})
+    plan = extended.finish(grid).stdout
+    assert plan.splitlines()[-1].startswith("24 trials")
+
+
+def test_the_tests_of_parameters_and_networks_pass(extended: User) -> None:
+    names = ("training/test_network.py", "test_mlproject.py", "test_config.py")
+    options = ("-q", "-n", "0", "-p", "no:cacheprovider")
+    python(extended, "-m", "pytest", *options, *(f"tests/{name}" for name in names))

@@ -42,16 +42,3 @@ def test_the_page_tells_of_the_grid_and_of_what_is_missing(reported: tuple[User,
     assert "These runs were not made on CIFAR-10" in page.text
     assert "Missing: Figures 2 to 4" in page.text
     assert "It is the champion now: cifar10-cnn version 1." in page.text
-
-
-def test_a_study_that_is_not_there_is_one_line_and_writes_nothing(
-    reported: tuple[User, str],
-) -> None:
-    user, _ = reported
-    output = user.folder / "nothing.html"
-    done = user.run("report", {"run_id": "0" * 32, "output": str(output)})
-    assert done.returncode == 1
-    assert f"report: run_id={'0' * 32}: no such run" in done.stdout
-    assert "Traceback" not in done.stdout
-    assert not output.exists()
-    assert user.runs()[-1].info.status == "FAILED"

@@ -28,7 +28,8 @@ def resumed(new_user: Callable[[], User]) -> Resumed:
     output = {"output": str(user.folder / "page.html")}
     finished = "tags.kind = 'trial' and attributes.status = 'FINISHED'"
     # Three trials compare the networks; the fourth is the grid's.
-    process = user.start("reproduce", STUDY | output, lambda: len(user.runs(finished)) >= 4)
+    command = user.script("reproduce", STUDY | output)
+    process = user.start(command, lambda: len(user.runs(finished)) >= 4)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     done = user.run("reproduce", STUDY | output)

@@ -6,28 +6,53 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from subprocess import CompletedProcess
 
 import pytest
+from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.errors import MISUSED
-from cifar_mlflow.processes import Process
+from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store.runs import TrackedRun
+from cifar_mlflow.study.trial import TrialOptions, run_trial
 from tests.end_to_end.conftest import QUICK, User
 
 EPOCHS = 3
 GRID = QUICK | {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "workers": "2"}
-GRID |= {"epochs": str(EPOCHS)}
+GRID |= {"epochs": str(EPOCHS), "threads": "1"}
+TIMES = {"train_seconds", "images_per_second", "epoch_seconds"}
+
+
+def outcome(run: Run) -> dict[str, float]:
+    """A trial's metrics, except the times that it took."""
+    return {name: value for name, value in run.data.metrics.items() if name not in TIMES}
 
 
 def outcomes(user: User, parent: Run) -> dict[str, dict[str, float]]:
-    """What each finished trial of a study came to, but for the times that it took."""
-    times = {"train_seconds", "images_per_second", "epoch_seconds"}
+    """Of each finished trial of a study."""
     return {
-        run.info.run_name: {k: v for k, v in run.data.metrics.items() if k not in times}
+        run.info.run_name: outcome(run)
         for run in user.runs(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
         if run.info.status == "FINISHED"
     }
+
+
+Alone = Callable[[TrialConfig], dict[str, float]]
+
+
+@pytest.fixture
+def alone(store: str, tensorflow: None, small_cifar10: Cifar10) -> Alone:
+    """Trains a configuration in this process, without an interruption; gives its outcome."""
+
+    def train(config: TrialConfig) -> dict[str, float]:
+        run = run_trial(config, small_cifar10, TrialOptions(threads=1), "auto")
+        assert run.status == "FINISHED"
+        return outcome(MlflowClient(store).get_run(run.run_id))
+
+    return train
 
 
 @dataclass(frozen=True)
@@ -35,8 +60,8 @@ class Killed:
     """A study that was killed after the first epoch of its two trials, then run again."""
 
     user: User
-    workers: list[Process]  # of the study that was killed
-    left: list[bool]  # of each worker, whether it was alive long after
+    refused: CompletedProcess[str]  # the same command, while the study was alive
+    left: list[bool]  # of each worker, whether it was alive long after its study
     shown: str  # by the second command
 
 
@@ -48,17 +73,28 @@ def killed(new_user: Callable[[], User]) -> Killed:
     workers = [TrackedRun(run).process for run in trials]
     assert TrackedRun(study).process.id == process.pid
     assert all(worker.is_alive for worker in workers)
+    refused = user.run_script("grid", GRID)
     process.kill()  # which nothing can pass on to the workers
     process.communicate()
     patience = time.monotonic() + 60
     while any(worker.is_alive for worker in workers) and time.monotonic() < patience:
         time.sleep(0.1)
     left = [worker.is_alive for worker in workers]
-    assert {run.info.status for run in user.runs()} == {"RUNNING"}
+    running = user.runs("attributes.status = 'RUNNING'")
+    assert [run.info.run_id for run in running] == [run.info.run_id for run in (study, *trials)]
     user.open_gate()
     done = user.run_script("grid", GRID)
     assert done.returncode == 0, done.stdout
-    return Killed(user, workers, left, done.stdout)
+    return Killed(user, refused, left, done.stdout)
+
+
+def test_a_live_study_is_not_run_twice(killed: Killed) -> None:
+    refused = killed.refused
+    assert refused.returncode == MISUSED
+    first = killed.user.runs()[0]
+    assert f"grid: run {first.info.run_id} (grid), process " in refused.stdout
+    assert "last heartbeat" in refused.stdout
+    assert "Traceback" not in refused.stdout
 
 
 def test_the_workers_of_a_killed_command_end_with_it(killed: Killed) -> None:
@@ -72,7 +108,7 @@ def test_a_killed_study_is_resumed_and_says_so(killed: Killed) -> None:
 
 def test_the_killed_run_ends_killed_and_points_to_its_successor(killed: Killed) -> None:
     user = killed.user
-    first, second = user.runs("tags.kind = 'grid'")
+    first, _, second = user.runs("tags.kind = 'grid'")  # and the refused one
     assert (first.info.status, second.info.status) == ("KILLED", "FINISHED")
     assert first.data.tags["superseded_by"] == second.info.run_id
     assert not user.runs("attributes.status = 'RUNNING'")
@@ -80,7 +116,7 @@ def test_the_killed_run_ends_killed_and_points_to_its_successor(killed: Killed) 
 
 def test_each_trial_is_finished_once_under_the_successor(killed: Killed) -> None:
     user = killed.user
-    second = user.runs("tags.kind = 'grid'")[1]
+    second = user.runs("tags.kind = 'grid'")[-1]
     finished = user.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")
     assert len(finished) == 2
     assert {run.data.tags["mlflow.parentRunId"] for run in finished} == {second.info.run_id}
@@ -102,27 +138,18 @@ def test_no_checkpoint_is_left(killed: Killed) -> None:
         assert "checkpoint" not in run.data.tags
 
 
-def test_a_killed_study_ends_as_one_that_was_left_alone(
-    killed: Killed, new_user: Callable[[], User]
+def test_trials_of_a_killed_study_end_as_if_they_were_left_alone(
+    killed: Killed, alone: Alone
 ) -> None:
-    user = killed.user
-    other = new_user()
-    assert other.run_script("grid", GRID).returncode == 0
-    resumed = outcomes(user, user.runs("tags.kind = 'grid'")[1])
+    resumed = outcomes(killed.user, killed.user.runs("tags.kind = 'grid'")[-1])
+    trials = expand(GridParameters.model_validate(GRID))
+    assert resumed == {trial.name: alone(trial) for trial in trials}
     assert len(resumed) == 2
-    assert resumed == outcomes(other, other.runs()[0])
 
 
-def test_a_live_study_is_not_run_twice_and_ends_its_trials_when_interrupted(user: User) -> None:
+def test_a_study_ends_its_trials_when_interrupted(user: User) -> None:
     user = user.held_after(epoch=1)
     process = user.start_trials(user.mlflow_run("grid", GRID), trials=2)
-    second = user.run_script("grid", GRID)
-    assert second.returncode == MISUSED
-    first = user.runs()[0]
-    assert f"grid: run {first.info.run_id} (grid), process " in second.stdout
-    assert "last heartbeat" in second.stdout
-    assert "Traceback" not in second.stdout
-    assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
     shown, _ = process.communicate()
     assert process.returncode != 0
@@ -137,7 +164,7 @@ def test_a_live_study_is_not_run_twice_and_ends_its_trials_when_interrupted(user
 
 def test_a_study_ends_when_mlflow_run_is_terminated(user: User) -> None:
     user = user.held_after(epoch=1)
-    process = user.start_trials(user.mlflow_run("grid", GRID), trials=2)
+    process = user.start_trials(user.mlflow_run("grid", GRID | {"batch_size": "32"}), trials=1)
     process.terminate()
     process.communicate()  # until the study has closed its output too
     assert {run.info.status for run in user.runs()} == {"KILLED"}
@@ -163,10 +190,12 @@ def test_a_killed_worker_costs_its_study_nothing(user: User) -> None:
         assert [point.step for point in points] == list(range(1, EPOCHS + 1))
 
 
-def test_an_interrupted_training_is_resumed(user: User) -> None:
+def test_an_interrupted_training_is_resumed_and_ends_as_if_it_was_left_alone(
+    user: User, alone: Alone
+) -> None:
     user = user.held_after(epoch=2)
-    train = user.script("train", QUICK | {"epochs": "4", "keep": "best"})
-    # Its first epoch is in the store while it trains the second; the gate is after that.
+    parameters = QUICK | {"epochs": "4", "keep": "best"}
+    train = user.script("train", parameters | {"threads": "1"})
     process = user.start(train, lambda: bool(user.runs("metrics.epoch >= 2")))
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -174,11 +203,7 @@ def test_an_interrupted_training_is_resumed(user: User) -> None:
     done = user.finish(train)
     assert done.returncode == 0, done.stdout
     assert "Resuming  after epoch 2" in done.stdout
-    alone = user.finish(train)
-    assert alone.returncode == 0, alone.stdout
-    assert "Resuming" not in alone.stdout
-    first, second, third = user.runs()
-    assert [run.info.status for run in (first, second, third)] == ["KILLED", "FINISHED", "FINISHED"]
+    first, second = user.runs()
+    assert (first.info.status, second.info.status) == ("KILLED", "FINISHED")
     assert first.data.tags["superseded_by"] == second.info.run_id
-    names = ("test_loss", "test_accuracy", "kept_val_loss", "kept_epoch", "train_loss")
-    assert [second.data.metrics[n] for n in names] == [third.data.metrics[n] for n in names]
+    assert outcome(second) == alone(TrialConfig.model_validate(parameters))

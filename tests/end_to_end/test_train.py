@@ -120,15 +120,6 @@ def test_a_wrong_value_is_one_line_and_trains_nothing(user: User) -> None:
     assert not run.data.metrics
 
 
-def test_a_loss_that_diverges_fails_the_run_and_keeps_the_traceback(user: User) -> None:
-    done = user.run("train", QUICK | {"optimizer": "adam", "learning_rate": "1e20"})
-    assert done.returncode == 1
-    assert "train: Diverged: the training loss is nan in epoch 1" in done.stdout
-    (run,) = user.runs()
-    assert run.info.status == "FAILED"
-    assert "Diverged" in user.read(run, "traceback.txt").read_text()
-
-
 def test_a_project_is_run_from_a_git_url(user: User) -> None:
     """From a clone of what is committed, into a path with a space."""
     repository = user.folder / "the repository"
