@@ -20,6 +20,7 @@ from rich.text import Text
 from cifar_mlflow import console
 from cifar_mlflow.console import say
 from cifar_mlflow.errors import UsageError
+from cifar_mlflow.formatting import markdown_table, number
 from cifar_mlflow.parameters import PredictParameters
 from cifar_mlflow.paths import user_path
 from cifar_mlflow.predict import images, outputs
@@ -204,11 +205,11 @@ def tell(inference: Inference, skipped: Sequence[Skipped], output: Path) -> None
 def markdown(model: str, predictions: pd.DataFrame, skipped: Sequence[Skipped]) -> str:
     """The run's description: how many pictures there are of each class, and what was skipped."""
     rows = [
-        f"| {name} | {count:,} | {probability:.2f} |"
+        [str(name), number(count, 0), number(probability, 2)]
         for name, count, probability in by_class(predictions).itertuples()
     ]
-    head = ["| class | pictures | mean probability |", "| --- | ---: | ---: |"]
-    lines = [f"{len(predictions):,} pictures, classified by {model}", "", *head, *rows]
+    table = markdown_table(["class", "pictures", "mean probability"], rows, align="lrr")
+    lines = [f"{len(predictions):,} pictures, classified by {model}", "", table]
     if skipped:
         lines += ["", f"{len(skipped):,} skipped:", ""]
         lines += [f"- `{line}`" for line in _account(skipped)]

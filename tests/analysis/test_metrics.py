@@ -6,6 +6,7 @@ from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
     log_loss,
+    precision_recall_fscore_support,
     roc_auc_score,
     top_k_accuracy_score,
 )
@@ -48,6 +49,16 @@ def test_numbers_agree_with_scikit_learn() -> None:
     expected = log_loss(table["true"], table[list(CLASSES)], labels=list(CLASSES))
     assert result.loss == pytest.approx(expected, rel=1e-5)
     assert result.macro_f1 == pytest.approx(result.report["f1"].mean())
+
+
+def test_the_report_of_each_class_agrees_with_scikit_learn() -> None:
+    table = predictions()
+    report = metrics.evaluate(table).report
+    expected = precision_recall_fscore_support(
+        table["true"], table["predicted"], labels=list(CLASSES), zero_division=0
+    )
+    for column, values in zip(("precision", "recall", "f1", "support"), expected):
+        np.testing.assert_array_equal(report[column], values)
 
 
 def test_the_loss_is_finite_where_a_probability_is_zero() -> None:

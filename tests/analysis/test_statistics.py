@@ -4,6 +4,7 @@ import pytest
 from scipy import stats
 
 from cifar_mlflow.analysis import statistics
+from cifar_mlflow.paper import CONFUSION
 
 VALUES = {"a": [0.70, 0.71, 0.72], "b": [0.69, 0.70, 0.68, 0.69], "c": [0.1] * 3, "d": [0.5]}
 
@@ -91,3 +92,39 @@ def test_holm_adjusts_a_worked_example() -> None:
     adjusted = statistics.holm(pd.Series([0.01, 0.04, 0.03, 0.005], list("abcd")))
     assert adjusted.to_dict() == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
     assert statistics.holm(pd.Series([0.9, 0.8])).tolist() == [1, 1]
+
+
+def test_resampled_means_are_those_of_rows_drawn_with_replacement() -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 3))
+    means = statistics.resampled_means(rows, resamples=250, seed=1)
+    random = np.random.default_rng(1)
+    drawn = np.concatenate([random.integers(0, 50, (size, 50)) for size in (100, 100, 50)])
+    np.testing.assert_allclose(means, rows[drawn].mean(axis=1))
+
+
+def test_resampled_counts_have_the_images_of_the_original() -> None:
+    counts = np.array(CONFUSION)
+    resamples = statistics.resampled_counts(counts, resamples=50)
+    assert resamples.shape == (50, 10, 10)
+    assert (resamples.sum(axis=(1, 2)) == 10_000).all()
+    np.testing.assert_allclose(resamples.mean(axis=0), counts, atol=5 * np.sqrt(counts.max() / 50))
+    np.testing.assert_array_equal(resamples, statistics.resampled_counts(counts, resamples=50))
+
+
+def test_a_percentile_interval_leaves_out_the_tails() -> None:
+    (low,), (high,) = statistics.percentile_interval(np.arange(1001.0)[:, np.newaxis])
+    assert (low, high) == pytest.approx((25, 975))
+
+
+def test_an_estimate_and_a_table_of_estimates_have_the_same_interval() -> None:
+    one = statistics.estimate(VALUES["b"])
+    row = estimates(VALUES).loc["b"]
+    assert (one.value, one.low, one.high) == pytest.approx((row["mean"], row["low"], row["high"]))
+
+
+@pytest.mark.parametrize("values", [[], [0.5], [0.5, 0.6]])
+def test_an_estimate_from_fewer_than_three_values_has_no_interval(values: list[float]) -> None:
+    few = statistics.estimate(values)
+    assert few.n == len(values)
+    assert np.isnan([few.low, few.high]).all()
+    assert not few.certain

@@ -151,7 +151,7 @@ def test_what_was_skipped_is_told_with_its_reason_up_to_a_limit(shown: Shown) ->
     assert lines[0] == "Skipped   0.png: the file is empty"
     assert lines[20:] == ["Skipped   and 10 more"]
     described = classify.markdown("a model", found.predictions, skipped)
-    assert "| b | 1 | 0.60 |" in described
+    assert "| b&ensp; | 1&ensp; | 0.60 |" in described
     assert "- `0.png: the file is empty`" in described
 
 

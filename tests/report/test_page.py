@@ -10,10 +10,10 @@ from mlflow import MlflowClient
 
 from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
 from cifar_mlflow.errors import UsageError
-from cifar_mlflow.formatting import ranges, signed
+from cifar_mlflow.formatting import signed
 from cifar_mlflow.parameters import GridParameters, ReportParameters, expand
-from cifar_mlflow.report.collect import gather
-from cifar_mlflow.report.page import content, page
+from cifar_mlflow.report.collect import collect
+from cifar_mlflow.report.page import content, render_page
 from cifar_mlflow.report.write import write_report
 from tests import stores
 from tests.conftest import PROJECT
@@ -70,12 +70,12 @@ class Report:
 
 
 def written(experiment: str, grid: str = "") -> Report:
-    return Report(experiment, grid, page(gather(experiment, "latest")))
+    return Report(experiment, grid, render_page(collect(experiment, "latest")))
 
 
 @pytest.fixture(scope="module")
 def whole(store: Store) -> Report:
-    """The page of an experiment with every part of the study, one seed."""
+    """The page of an experiment with every part of the paper, one seed."""
     experiment = store.experiment("whole")
     stores.write_data(store.client, experiment)
     stores.write_study(store.client, experiment, "architectures", {})
@@ -93,7 +93,7 @@ def test_the_page_is_valid_accessible_and_needs_nothing_but_itself(
     assert len(whole.page) < 5_000_000
 
 
-def test_every_figure_and_table_of_the_study_stands_in_its_order(whole: Report) -> None:
+def test_every_figure_and_table_of_the_paper_is_there_in_its_order(whole: Report) -> None:
     labels = re.findall(r"\b(?:Figure \d+|Table [1-4])(?=\.|, measured\.)", whole.text)
     expected = [f"Figure {number}" for number in range(1, 17)]
     expected += ["Table 1", "Table 2", "Table 2", "Table 3", "Figure 17", "Table 4"]
@@ -101,7 +101,7 @@ def test_every_figure_and_table_of_the_study_stands_in_its_order(whole: Report) 
     assert "Missing" not in whole.text
 
 
-def test_measured_and_published_stand_side_by_side_with_the_difference(
+def test_measured_and_published_are_side_by_side_with_the_difference(
     whole: Report, store: Store
 ) -> None:
     table = whole.rows("Table 1.")
@@ -133,7 +133,7 @@ def test_networks_are_shown_with_their_layers(whole: Report) -> None:
     assert [row[3] for row in whole.rows("<b>Architectures.</b>")] == ["0.60", "0.63", "0.67"]
 
 
-def test_pictures_tell_in_words_what_they_show(whole: Report) -> None:
+def test_figures_say_in_words_what_they_show(whole: Report) -> None:
     titles = re.findall(r'<title id="figure-\w+-title">([^<]+)', whole.page)
     assert len(titles) == 3 + 12 + 2
     assert all(re.search(r"\d", title) for title in titles)
@@ -144,9 +144,9 @@ def test_pictures_tell_in_words_what_they_show(whole: Report) -> None:
 
 
 def test_conclusions_have_verdicts_with_their_numbers(whole: Report) -> None:
-    summary = whole.rows("What the study concluded")
+    summary = whole.rows("What the paper concluded")
     assert [row[0] for row in summary] == ["1", "2", "3", "4", "5"]
-    verdicts = {"agrees", "agrees in part", "disagrees", "cannot be told"}
+    verdicts = {"agrees", "agrees in part", "disagrees", "inconclusive"}
     assert {row[2] for row in summary} <= verdicts
     assert summary[1][2] == "agrees"
     assert len(re.findall(r"These runs: ", whole.text)) == 5
@@ -158,16 +158,16 @@ def test_conclusions_have_verdicts_with_their_numbers(whole: Report) -> None:
     ]
 
 
-def test_one_seed_is_said_to_show_no_chance(whole: Report) -> None:
+def test_one_seed_is_said_to_show_nothing_about_chance(whole: Report) -> None:
     assert "What one seed cannot show (architectures and grid)." in whole.text
     assert "not what this one seed does to all of them alike." in whole.text
-    verdicts = [row[2] for row in whole.rows("What the study concluded")]
-    assert verdicts[0] == verdicts[4] == "cannot be told"
+    verdicts = [row[2] for row in whole.rows("What the paper concluded")]
+    assert verdicts[0] == verdicts[4] == "inconclusive"
     assert "Against the second, relu-" in whole.text
     assert "McNemar" in whole.text
 
 
-def test_how_it_was_made_and_how_to_make_it_again(whole: Report) -> None:
+def test_the_provenance_has_versions_and_the_commands_that_repeat_it(whole: Report) -> None:
     for said in (
         "c0ffee",
         "keras 3.15.1",
@@ -199,7 +199,7 @@ def test_several_seeds_give_means_spreads_and_a_ranking(store: Store) -> None:
     assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", found[3])
     assert "Ranking: " in made.text
     assert len(made.rows("Table A.")) == len(made.rows("Table 1.")) == 4
-    assert "each gives one mean difference over all settings" in made.text
+    assert "Each seed gives one mean difference over all settings" in made.text
     assert "What one seed cannot show" not in made.text
     assert "-P activation=relu -P batch_size=32,128 -P seed=0,1,2" in made.text
 
@@ -222,14 +222,14 @@ def test_an_accuracy_that_differs_by_the_tolerance_is_within_it(store: Store) ->
     stores.write_study(
         store.client, experiment, "grid", {"activation": "relu", "batch_size": "128"}
     )
-    material = gather(experiment, "latest")
-    assert material.grid is not None
-    material.grid.summary["difference"] = [0.52 - 0.50, 0.7201 - 0.70]
-    facts = dict(content(material)["facts"])
+    report = collect(experiment, "latest")
+    assert report.grid is not None
+    report.grid.summary["difference"] = [0.52 - 0.50, 0.7201 - 0.70]
+    facts = dict(content(report)["facts"])
     assert facts["Table 1"].startswith("1 of 2 test accuracies within 0.02")
 
 
-def test_what_is_missing_is_named_with_the_command_that_makes_it(store: Store) -> None:
+def test_what_is_missing_is_named_with_the_command_that_produces_it(store: Store) -> None:
     experiment = store.experiment("parts")
     failed = {"adam-relu-32-deep": "Diverged: the loss is NaN"}
     given = {"activation": "relu", "batch_size": "32"}
@@ -255,7 +255,7 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(store: Store) -
         assert "mlflow run . -e " in found
         assert command in found
     assert "1 of 2 trials finished" in made.text
-    assert "4 parts of the study are missing" in made.text
+    assert "4 parts of the paper are missing" in made.text
     assert [row[0] for row in made.rows("Table 1.")] == [
         "relu · 32 · sgd ★",
         "relu · 32 · adam failed",
@@ -277,16 +277,16 @@ def test_outdated_trials_are_marked(store: Store) -> None:
     assert "Outdated: 1 trial (‡) of another network" in made.text
 
 
-def test_published_numbers_are_left_out_beside_other_data(store: Store) -> None:
+def test_published_numbers_are_left_out_with_other_data(store: Store) -> None:
     experiment = store.experiment("standin")
     stores.write_data(store.client, experiment)
     stores.write_study(store.client, experiment, "grid", {"batch_size": "32"}, digest="other")
     made = written(experiment)
     assert made.parsed.faults == []
-    assert "These runs were not made on CIFAR-10" in made.text
+    assert "These runs did not use CIFAR-10" in made.text
     assert {row[3] for row in made.rows("Table 1.")} == {"–"}
     assert "Table 2, published" not in made.text
-    assert {row[2] for row in made.rows("What the study concluded")} == {"cannot be told"}
+    assert {row[2] for row in made.rows("What the paper concluded")} == {"inconclusive"}
     assert "shows other data than the studies used" in made.text
 
 
@@ -312,31 +312,31 @@ def test_the_newest_finished_grid_of_the_experiment_is_reported(
     ]
 
     def reported(study: str) -> str:
-        grid = gather(experiment, study).grid
+        grid = collect(experiment, study).grid
         assert grid is not None
         return grid.run.run_id
 
     assert reported("latest") == runs[1]
     assert reported(runs[0]) == runs[0]
     assert reported(runs[2]) == runs[2]
-    with pytest.raises(UsageError, match="of experiment 'whole', and this is 'several'"):
-        gather(experiment, whole.grid)
+    with pytest.raises(UsageError, match="is of experiment 'whole', not of 'several'"):
+        collect(experiment, whole.grid)
 
 
-def test_a_study_that_is_not_one_is_refused_in_one_line(store: Store, whole: Report) -> None:
+def test_a_run_that_is_no_grid_is_refused_in_one_line(store: Store, whole: Report) -> None:
     data = store.client.search_runs([whole.experiment], "tags.kind = 'data'")[0].info.run_id
     for study, said in ((data, "of kind 'data'"), ("nonsense", "no such run"), ("", "no such run")):
         with pytest.raises(UsageError, match=said) as error:
-            gather(whole.experiment, study)
+            collect(whole.experiment, study)
         assert "\n" not in str(error.value)
     with pytest.raises(UsageError, match="no finished study to report on"):
-        gather(store.experiment("empty"), "latest")
+        collect(store.experiment("empty"), "latest")
 
 
 def test_a_trial_that_has_lost_its_artifacts_is_read_from_its_evaluation(store: Store) -> None:
     experiment = store.experiment("evaluated")
     stores.write_study(store.client, experiment, "grid", {"activation": "relu", "batch_size": "32"})
-    best = gather(experiment, "latest").best
+    best = collect(experiment, "latest").best
     assert best is not None
     where = Path(store.client.get_run(best.run.run_id).info.artifact_uri.removeprefix("file://"))
     (where / "predictions.parquet").rename(store.folder / "predictions.parquet")
@@ -351,16 +351,16 @@ def test_a_trial_that_has_lost_its_artifacts_is_read_from_its_evaluation(store: 
     assert "Table 3." in made.text
 
 
-def test_a_page_of_architectures_alone_says_what_else_there_could_be(store: Store) -> None:
+def test_a_page_of_architectures_alone_says_what_is_missing(store: Store) -> None:
     experiment = store.experiment("architectures only")
     stores.write_study(store.client, experiment, "architectures", {})
     made = written(experiment)
     assert made.parsed.faults == []
     assert "Figures 5 to 17 and tables 1 to 4" in made.text
-    assert "There is no best model to look at." in made.text
+    assert "There is no best model yet." in made.text
 
 
-def test_two_seeds_are_said_to_tell_little_of_chance(store: Store) -> None:
+def test_two_seeds_are_said_to_show_little_about_chance(store: Store) -> None:
     experiment = store.experiment("two seeds")
     given = {"activation": "relu", "batch_size": "32", "seed": "0,1"}
     stores.write_study(store.client, experiment, "grid", given)
@@ -381,22 +381,22 @@ def test_a_grid_in_which_every_trial_failed_is_reported_too(store: Store) -> Non
     assert "0 of 2 trials finished" in made.text
     assert "Figure 17 and tables 2 to 4 – no trial of the study finished" in made.text
     assert "nan" not in made.text.lower().split()
-    assert {row[2] for row in made.rows("What the study concluded")} == {"cannot be told"}
+    assert {row[2] for row in made.rows("What the paper concluded")} == {"inconclusive"}
 
 
-def test_a_study_that_still_runs_can_be_looked_at(store: Store) -> None:
+def test_a_study_that_is_still_running_can_be_reported(store: Store) -> None:
     experiment = store.experiment("running")
     given = {"activation": "relu", "batch_size": "32"}
     grid = stores.write_study(store.client, experiment, "grid", given, status="RUNNING")
     running, *_ = store.client.search_runs([experiment], "tags.kind = 'trial'")
     store.client.update_run(running.info.run_id, "RUNNING")
-    made = Page(page(gather(experiment, grid)))
+    made = Page(render_page(collect(experiment, grid)))
     assert made.faults == []
     assert f"trial {running.info.run_name} – running" in made.text
-    assert "UTC, has not ended" in made.text
+    assert "UTC, still running" in made.text
 
 
-def test_more_failures_than_a_person_reads_are_counted(store: Store) -> None:
+def test_failures_beyond_the_first_are_counted(store: Store) -> None:
     experiment = store.experiment("many failures")
     given = {"activation": "relu", "batch_size": "32", "seed": ",".join(map(str, range(15)))}
     parameters = GridParameters.model_validate(given)
@@ -410,11 +410,11 @@ def test_more_failures_than_a_person_reads_are_counted(store: Store) -> None:
 def test_a_model_without_mistakes_has_no_gallery_of_them(store: Store) -> None:
     experiment = store.experiment("perfect")
     stores.write_study(store.client, experiment, "grid", {"activation": "relu", "batch_size": "32"})
-    material = gather(experiment, "latest")
-    perfect = [replace(leader, predictions=stores.predictions(1, 0)) for leader in material.leaders]
-    made = Page(page(replace(material, leaders=perfect)))
+    report = collect(experiment, "latest")
+    perfect = [replace(model, predictions=stores.predictions(1, 0)) for model in report.top_models]
+    made = Page(render_page(replace(report, top_models=perfect)))
     assert made.faults == []
-    assert "There is no figure 17: every test image was classified rightly." in made.text
+    assert "There is no figure 17: every test image was classified correctly." in made.text
     assert "Table D." not in made.text
 
 
@@ -431,7 +431,7 @@ def test_a_report_is_written_through_a_link(
     assert sorted(tmp_path.glob("*.html*")) == [link, target]
 
 
-def test_a_page_is_made_without_tensorflow() -> None:
+def test_a_page_is_rendered_without_tensorflow() -> None:
     code = (
         "import sys, cifar_mlflow.report.page; print({'tensorflow', 'keras'} & sys.modules.keys())"
     )
@@ -440,14 +440,6 @@ def test_a_page_is_made_without_tensorflow() -> None:
 
 
 def test_the_template_holds_no_number_of_the_results() -> None:
-    """All numbers are measured or come from published.py; the template has only those of layouts."""
+    """All numbers are measured or come from paper.py; the template has none."""
     template = (PROJECT / "cifar_mlflow/report/page.html.jinja").read_text()
-    body = template.partition("<body>")[2]
-    assert not re.findall(r"\b0\.\d{2,}", re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", body))
-
-
-@pytest.mark.parametrize(
-    ("numbers", "text"), [([5], "5"), ([7, 5, 8, 9], "5, 7 to 9"), ([1, 2], "1 to 2")]
-)
-def test_numbers_in_a_row_are_told_as_a_range(numbers: list[int], text: str) -> None:
-    assert ranges(numbers) == text
+    assert not re.findall(r"\b0\.\d{2,}", re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", template))
