@@ -93,11 +93,11 @@ def test_a_models_figures_and_tables_have_the_file_names_of_a_run() -> None:
 def test_every_headline_is_a_metric_with_its_bounds() -> None:
     table = predictions()
     bounds = metrics.intervals(table, resamples=100)
-    found = evaluate.with_bounds(metrics.evaluate(table), bounds, "validation")
+    logged = evaluate.with_bounds(metrics.evaluate(table), bounds, "validation")
     for name in metrics.HEADLINES:
-        assert found[f"validation_{name}"] == pytest.approx(bounds["value"][name])
-        assert found[f"validation_{name}_low"] == bounds["low"][name]
-        assert found[f"validation_{name}_high"] == bounds["high"][name]
+        assert logged[f"validation_{name}"] == pytest.approx(bounds["value"][name])
+        assert logged[f"validation_{name}_low"] == bounds["low"][name]
+        assert logged[f"validation_{name}_high"] == bounds["high"][name]
 
 
 def test_the_main_results_name_the_worst_mistakes_and_classes() -> None:

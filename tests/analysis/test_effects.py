@@ -8,7 +8,7 @@ from cifar_mlflow.analysis import effects
 from tests.designs import FACTORS, PUBLISHED, additive, design, history
 
 
-def test_main_effects_are_the_differences_put_in_the_largest_first() -> None:
+def test_main_effects_are_the_simulated_differences_the_largest_first() -> None:
     largest = effects.main_effects(design(additive), FACTORS)
     shown = [(e.factor, e.better, e.worse, round(e.difference.value, 9)) for e in largest]
     assert shown == [
@@ -44,7 +44,7 @@ def test_with_several_seeds_the_interval_is_over_the_seeds() -> None:
     assert effect.difference.n == 3
 
 
-def test_two_values_make_no_interval() -> None:
+def test_two_values_give_no_interval() -> None:
     effect = effects.effect(design(additive, seeds=2), FACTORS, "activation", "relu", "sigmoid")
     assert effect.difference.n == 2
     assert math.isnan(effect.difference.low)
@@ -55,9 +55,9 @@ def test_two_values_make_no_interval() -> None:
 def test_a_missing_trial_costs_only_its_own_pairs() -> None:
     table = design(additive)
     table.loc[0, "test_accuracy"] = np.nan
-    found = {e.factor: e.difference for e in effects.main_effects(table, FACTORS)}
-    assert found["activation"].value == pytest.approx(0.2)
-    assert found["activation"].n == 5
+    differences = {e.factor: e.difference for e in effects.main_effects(table, FACTORS)}
+    assert differences["activation"].value == pytest.approx(0.2)
+    assert differences["activation"].n == 5
 
 
 def test_a_factor_without_two_comparable_levels_has_no_effect() -> None:
@@ -72,8 +72,8 @@ def test_an_interaction_is_the_change_of_an_effect() -> None:
         return additive(activation, batch_size, optimizer, seed) - 0.08 * both
 
     table = design(accuracy)
-    found = effects.main_effects(table, FACTORS)
-    first, *others = effects.interactions(table, FACTORS, found)
+    main = effects.main_effects(table, FACTORS)
+    first, *others = effects.interactions(table, FACTORS, main)
     assert (first.effect.factor, first.by) == ("activation", "optimizer")
     assert first.simple["sgd"].value == pytest.approx(0.2)
     assert first.simple["adam"].value == pytest.approx(0.12)
@@ -82,8 +82,8 @@ def test_an_interaction_is_the_change_of_an_effect() -> None:
 
 
 def test_the_published_interaction_is_large() -> None:
-    found = effects.main_effects(PUBLISHED, FACTORS)
-    first = effects.interactions(PUBLISHED, FACTORS, found)[0]
+    main = effects.main_effects(PUBLISHED, FACTORS)
+    first = effects.interactions(PUBLISHED, FACTORS, main)[0]
     assert first.simple["sgd"].value == pytest.approx((0.56 + 0.53 + 0.42) / 3)
     assert first.simple["adam"].value == pytest.approx((0.08 + 0.11 + 0.16) / 3)
 

@@ -112,6 +112,6 @@ def test_spread_and_ranking_are_shown_and_explained(seeded: Studied) -> None:
     description = parent.data.tags["mlflow.note.content"]
     for text in (shown, description):
         assert "±" in text
-        assert "mean ± standard deviation over seeds (95 % interval of the mean, from" in text
+        assert "mean ± standard deviation over seeds (95 % interval of the mean, with" in text
         assert "has the best mean validation accuracy (★); 1 untested (?)" in text
-        assert "two, which make no interval and cannot show" in text
+        assert "two, so there are no intervals, and differences may be chance" in text

@@ -81,7 +81,7 @@ def test_two_seeds_decide_nothing_about_factors() -> None:
     )
 
 
-def test_factors_that_were_not_varied_tell_nothing() -> None:
+def test_factors_that_were_not_varied_are_inconclusive() -> None:
     table = design(additive).query("optimizer == 'adam'")
     conclusion = conclusions.on_factors(table, ["activation", "batch_size"])
     assert conclusion.verdict == Verdict.INCONCLUSIVE
@@ -104,7 +104,7 @@ def predictions(right: int, images: int = 1000) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_fewer_than_three_seeds_do_not_tell_the_best_network(seeds: int) -> None:
+def test_fewer_than_three_seeds_do_not_decide_which_network_is_best(seeds: int) -> None:
     table = networks(small=[0.5] * seeds, wide=[0.6] * seeds, deep=[0.9] * seeds)
     shown = {"wide": predictions(600), "deep": predictions(900)}
     conclusion = conclusions.on_architectures(table, shown)
@@ -117,7 +117,7 @@ def test_fewer_than_three_seeds_do_not_tell_the_best_network(seeds: int) -> None
     assert len(conclusions.on_architectures(table, {}).evidence) == 1
 
 
-def test_several_seeds_tell_the_best_network_by_themselves() -> None:
+def test_several_seeds_decide_which_network_is_best_by_themselves() -> None:
     deep = networks(small=[0.6] * 3, wide=[0.63, 0.62, 0.64], deep=[0.67, 0.66, 0.68])
     assert conclusions.on_architectures(deep, {}).verdict == Verdict.AGREES
     wide = networks(small=[0.6] * 3, wide=[0.70, 0.71, 0.72], deep=[0.67, 0.66, 0.68])
@@ -156,7 +156,7 @@ def confusion(counts: object) -> pd.DataFrame:
     return pd.DataFrame(np.array(counts), index, pd.Index(CLASSES, name="predicted"))
 
 
-def test_the_published_tables_bear_out_the_pairs_but_not_the_classes() -> None:
+def test_the_published_tables_support_the_pairs_but_not_the_classes() -> None:
     conclusion = conclusions.on_classes(confusion(CONFUSION))
     cats, birds, best, _ = conclusion.evidence
     assert "mistaken for each other 334 times, rank 1;" in cats.text
@@ -195,7 +195,7 @@ def test_pairs_that_are_never_confused_are_not_the_most_confused() -> None:
         ((0.6, 0.59, 0.61), False),
     ],
 )
-def test_three_seeds_compare_the_level_with_the_published_one(
+def test_three_seeds_compare_the_accuracy_with_the_published_one(
     best: tuple[float, float, float], holds: bool | None
 ) -> None:
     conclusion = conclusions.on_level(Estimate(*best, 3), (0.704, 0.695, 0.713))
@@ -203,7 +203,7 @@ def test_three_seeds_compare_the_level_with_the_published_one(
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_fewer_than_three_seeds_do_not_tell_whether_the_level_is_the_published_one(
+def test_fewer_than_three_seeds_do_not_decide_whether_the_published_accuracy_is_reached(
     seeds: int,
 ) -> None:
     conclusion = conclusions.on_level(

@@ -46,14 +46,14 @@ def _use(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @dataclass(frozen=True)
-class Report:
+class Rendered:
     experiment: str
     grid: str  # run id
-    page: str
+    html: str
 
     @cached_property
     def parsed(self) -> Page:
-        return Page(self.page)
+        return Page(self.html)
 
     @property
     def text(self) -> str:
@@ -61,7 +61,7 @@ class Report:
 
     def rows(self, caption: str) -> list[list[str]]:
         """The cells of each row of the body of the table with this caption."""
-        tables = re.findall(r"<table.*?</table>", self.page, re.DOTALL)
+        tables = re.findall(r"<table.*?</table>", self.html, re.DOTALL)
         body = next(table for table in tables if caption in table).partition("<tbody>")[2]
         return [
             [" ".join(re.sub(r"<[^>]+>", "", cell).split()) for cell in re.findall(CELL, row)]
@@ -69,12 +69,12 @@ class Report:
         ]
 
 
-def written(experiment: str, grid: str = "") -> Report:
-    return Report(experiment, grid, render_page(collect(experiment, "latest")))
+def rendered(experiment: str, grid: str = "") -> Rendered:
+    return Rendered(experiment, grid, render_page(collect(experiment, "latest")))
 
 
 @pytest.fixture(scope="module")
-def whole(store: Store) -> Report:
+def whole(store: Store) -> Rendered:
     """The page of an experiment with every part of the paper, one seed."""
     experiment = store.experiment("whole")
     stores.write_data(store.client, experiment)
@@ -82,18 +82,18 @@ def whole(store: Store) -> Report:
     grid = stores.write_study(store.client, experiment, "grid", {})
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("MLFLOW_TRACKING_URI", store.uri)
-        return written(experiment, grid)
+        return rendered(experiment, grid)
 
 
 def test_the_page_is_valid_accessible_and_needs_nothing_but_itself(
-    whole: Report,
+    whole: Rendered,
 ) -> None:
     assert whole.parsed.faults == []
-    assert whole.page.startswith("<!DOCTYPE html>")
-    assert len(whole.page) < 5_000_000
+    assert whole.html.startswith("<!DOCTYPE html>")
+    assert len(whole.html) < 5_000_000
 
 
-def test_every_figure_and_table_of_the_paper_is_there_in_its_order(whole: Report) -> None:
+def test_every_figure_and_table_of_the_paper_is_there_in_its_order(whole: Rendered) -> None:
     labels = re.findall(r"\b(?:Figure \d+|Table [1-4])(?=\.|, measured\.)", whole.text)
     expected = [f"Figure {number}" for number in range(1, 17)]
     expected += ["Table 1", "Table 2", "Table 2", "Table 3", "Figure 17", "Table 4"]
@@ -102,23 +102,23 @@ def test_every_figure_and_table_of_the_paper_is_there_in_its_order(whole: Report
 
 
 def test_measured_and_published_are_side_by_side_with_the_difference(
-    whole: Report, store: Store
+    whole: Rendered, store: Store
 ) -> None:
     table = whole.rows("Table 1.")
     assert len(table) == 12
-    found = next(row for row in table if row[0].startswith("relu · 128 · adam"))
+    best = next(row for row in table if row[0].startswith("relu · 128 · adam"))
     trial = store.client.search_runs(
         [whole.experiment],
         "params.optimizer = 'adam' AND params.batch_size = '128' AND params.activation = 'relu'",
     )[0]
     accuracy, loss = (trial.data.metrics[f"test_{name}"] for name in ("accuracy", "loss"))
-    assert found[2:5] == [f"{accuracy:.3f}", "0.70", signed(accuracy - 0.70)]
-    assert found[5:] == [f"{loss:.3f}", "0.937", signed(loss - 0.937)]
+    assert best[2:5] == [f"{accuracy:.3f}", "0.70", signed(accuracy - 0.70)]
+    assert best[5:] == [f"{loss:.3f}", "0.937", signed(loss - 0.937)]
     cat = next(row for row in whole.rows("Table 2, published") if row[0] == "cat")
     assert cat[4] == "543"
-    ours = next(row for row in whole.rows("Table 2, measured.") if row[0] == "cat")
+    measured = next(row for row in whole.rows("Table 2, measured.") if row[0] == "cat")
     less = next(row for row in whole.rows("Table 2, measured less") if row[0] == "cat")
-    assert less[4] == signed(int(ours[4]) - 543, 0)
+    assert less[4] == signed(int(measured[4]) - 543, 0)
     assert next(row for row in whole.rows("Table 3.") if row[0] == "cat")[2::3] == [
         "0.50",
         "0.54",
@@ -126,15 +126,15 @@ def test_measured_and_published_are_side_by_side_with_the_difference(
     ]
 
 
-def test_networks_are_shown_with_their_layers(whole: Report) -> None:
+def test_networks_are_shown_with_their_layers(whole: Rendered) -> None:
     assert whole.rows("The layers of figure 2")[0] == ["Conv2D", "30 × 30 × 32", "896"]
     names = [row[0] for row in whole.rows("<b>Architectures.</b>")]
     assert names[:2] == ["small · relu · 32 · sgd", "wide · relu · 32 · sgd"]
     assert [row[3] for row in whole.rows("<b>Architectures.</b>")] == ["0.60", "0.63", "0.67"]
 
 
-def test_figures_say_in_words_what_they_show(whole: Report) -> None:
-    titles = re.findall(r'<title id="figure-\w+-title">([^<]+)', whole.page)
+def test_figures_say_in_words_what_they_show(whole: Rendered) -> None:
+    titles = re.findall(r'<title id="figure-\w+-title">([^<]+)', whole.html)
     assert len(titles) == 3 + 12 + 2
     assert all(re.search(r"\d", title) for title in titles)
     assert "marks the published test accuracy, 0.60." in titles[0]
@@ -143,7 +143,7 @@ def test_figures_say_in_words_what_they_show(whole: Report) -> None:
     assert " taken for " in texts[1]
 
 
-def test_conclusions_have_verdicts_with_their_numbers(whole: Report) -> None:
+def test_conclusions_have_verdicts_with_their_numbers(whole: Rendered) -> None:
     summary = whole.rows("What the paper concluded")
     assert [row[0] for row in summary] == ["1", "2", "3", "4", "5"]
     verdicts = {"agrees", "agrees in part", "disagrees", "inconclusive"}
@@ -158,7 +158,7 @@ def test_conclusions_have_verdicts_with_their_numbers(whole: Report) -> None:
     ]
 
 
-def test_one_seed_is_said_to_show_nothing_about_chance(whole: Report) -> None:
+def test_one_seed_is_said_to_show_nothing_about_chance(whole: Rendered) -> None:
     assert "What one seed cannot show (architectures and grid)." in whole.text
     assert "not what this one seed does to all of them alike." in whole.text
     verdicts = [row[2] for row in whole.rows("What the paper concluded")]
@@ -167,16 +167,16 @@ def test_one_seed_is_said_to_show_nothing_about_chance(whole: Report) -> None:
     assert "McNemar" in whole.text
 
 
-def test_the_provenance_has_versions_and_the_commands_that_repeat_it(whole: Report) -> None:
-    for said in (
+def test_the_provenance_has_versions_and_the_commands_that_repeat_it(whole: Rendered) -> None:
+    for text in (
         "c0ffee",
         "keras 3.15.1",
         "laboratory, cores 2",
         CIFAR10_DIGEST,
         whole.grid,
     ):
-        assert said in whole.text
-    commands = re.findall(r"<pre><code>(.*?)</code></pre>", whole.page, re.DOTALL)[-1].splitlines()
+        assert text in whole.text
+    commands = re.findall(r"<pre><code>(.*?)</code></pre>", whole.html, re.DOTALL)[-1].splitlines()
     options = "--experiment-name whole --env-manager local"
     assert commands == [
         f"git checkout {'c0ffee' * 6}c0ff",
@@ -192,16 +192,16 @@ def test_several_seeds_give_means_spreads_and_a_ranking(store: Store) -> None:
     experiment = store.experiment("seeds")
     given = {"seed": "0,1,2", "batch_size": "32,128", "activation": "relu"}
     stores.write_study(store.client, experiment, "grid", given)
-    made = written(experiment)
-    assert made.parsed.faults == []
-    found = made.rows("Table 1.")[0]
-    assert found[1] == "3"
-    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", found[3])
-    assert "Ranking: " in made.text
-    assert len(made.rows("Table A.")) == len(made.rows("Table 1.")) == 4
-    assert "Each seed gives one mean difference over all settings" in made.text
-    assert "What one seed cannot show" not in made.text
-    assert "-P activation=relu -P batch_size=32,128 -P seed=0,1,2" in made.text
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    first = page.rows("Table 1.")[0]
+    assert first[1] == "3"
+    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", first[3])
+    assert "Ranking: " in page.text
+    assert len(page.rows("Table A.")) == len(page.rows("Table 1.")) == 4
+    assert "Each seed gives one mean difference over all settings" in page.text
+    assert "What one seed cannot show" not in page.text
+    assert "-P activation=relu -P batch_size=32,128 -P seed=0,1,2" in page.text
 
 
 def test_a_configuration_that_lacks_a_seed_has_its_mark(store: Store) -> None:
@@ -209,12 +209,12 @@ def test_a_configuration_that_lacks_a_seed_has_its_mark(store: Store) -> None:
     given = {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "seed": "0,1,2"}
     failed = {"32-relu-adam-deep": "Diverged"}
     stores.write_study(store.client, experiment, "grid", given, failed)
-    made = written(experiment)
-    assert [row[0] for row in made.rows("Table 1.")] == [
+    page = rendered(experiment)
+    assert [row[0] for row in page.rows("Table 1.")] == [
         "relu · 32 · adam † failed",
         "relu · 64 · adam ★",
     ]
-    assert "of those with all their seeds (★); 1 with a seed missing, not compared (†)" in made.text
+    assert "of those with all their seeds (★); 1 with a seed missing, not compared (†)" in page.text
 
 
 def test_an_accuracy_that_differs_by_the_tolerance_is_within_it(store: Store) -> None:
@@ -234,14 +234,14 @@ def test_what_is_missing_is_named_with_the_command_that_produces_it(store: Store
     failed = {"adam-relu-32-deep": "Diverged: the loss is NaN"}
     given = {"activation": "relu", "batch_size": "32"}
     stores.write_study(store.client, experiment, "grid", given, failed)
-    made = written(experiment)
-    assert made.parsed.faults == []
+    page = rendered(experiment)
+    assert page.parsed.faults == []
     missing = [
-        " ".join(re.sub(r"<[^>]+>", " ", found).split())
-        for found in re.findall(r'<div class="missing">.*?</div>', made.page, re.DOTALL)
+        " ".join(re.sub(r"<[^>]+>", " ", note).split())
+        for note in re.findall(r'<div class="missing">.*?</div>', page.html, re.DOTALL)
     ]
     assert len(missing) == 4
-    for found, (said, command) in zip(
+    for note, (said, command) in zip(
         missing,
         [
             ("Figure 1, an example of each class", "-e data"),
@@ -250,13 +250,13 @@ def test_what_is_missing_is_named_with_the_command_that_produces_it(store: Store
             ("adam-relu-32-deep – failed, Diverged: the loss is NaN", "-P activation=relu"),
         ],
     ):
-        assert found.startswith("Missing: ")
-        assert said in found
-        assert "mlflow run . -e " in found
-        assert command in found
-    assert "1 of 2 trials finished" in made.text
-    assert "4 parts of the paper are missing" in made.text
-    assert [row[0] for row in made.rows("Table 1.")] == [
+        assert note.startswith("Missing: ")
+        assert said in note
+        assert "mlflow run . -e " in note
+        assert command in note
+    assert "1 of 2 trials finished" in page.text
+    assert "4 parts of the paper are missing" in page.text
+    assert [row[0] for row in page.rows("Table 1.")] == [
         "relu · 32 · sgd ★",
         "relu · 32 · adam failed",
     ]
@@ -268,26 +268,26 @@ def test_outdated_trials_are_marked(store: Store) -> None:
     stores.write_study(store.client, experiment, "grid", given)
     (run,) = store.client.search_runs([experiment], "params.optimizer = 'sgd'")
     store.client.set_tag(run.info.run_id, "outdated", "keras_version 3.14.0, now 3.15.1")
-    made = written(experiment)
-    assert made.parsed.faults == []
-    assert [row[0] for row in made.rows("Table 1.")] == [
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert [row[0] for row in page.rows("Table 1.")] == [
         "relu · 32 · sgd ‡",
         "relu · 32 · adam ★",
     ]
-    assert "Outdated: 1 trial (‡) of another network" in made.text
+    assert "Outdated: 1 trial (‡) of another network" in page.text
 
 
 def test_published_numbers_are_left_out_with_other_data(store: Store) -> None:
     experiment = store.experiment("standin")
     stores.write_data(store.client, experiment)
     stores.write_study(store.client, experiment, "grid", {"batch_size": "32"}, digest="other")
-    made = written(experiment)
-    assert made.parsed.faults == []
-    assert "These runs did not use CIFAR-10" in made.text
-    assert {row[3] for row in made.rows("Table 1.")} == {"–"}
-    assert "Table 2, published" not in made.text
-    assert {row[2] for row in made.rows("What the paper concluded")} == {"inconclusive"}
-    assert "shows other data than the studies used" in made.text
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert "These runs did not use CIFAR-10" in page.text
+    assert {row[3] for row in page.rows("Table 1.")} == {"–"}
+    assert "Table 2, published" not in page.text
+    assert {row[2] for row in page.rows("What the paper concluded")} == {"inconclusive"}
+    assert "shows other data than the studies used" in page.text
 
 
 def test_names_and_reasons_from_the_store_cannot_become_markup(store: Store) -> None:
@@ -295,14 +295,14 @@ def test_names_and_reasons_from_the_store_cannot_become_markup(store: Store) -> 
     given = {"activation": "relu", "batch_size": "32", "data_dir": HOSTILE}
     failed = {"sgd-relu-32-deep": HOSTILE}
     stores.write_study(store.client, experiment, "grid", given, failed, name=HOSTILE)
-    made = written(experiment)
-    assert made.parsed.faults == []
-    assert "<script>alert" not in made.page
-    assert made.text.count("<script>alert(1)</script>") >= 3
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert "<script>alert" not in page.html
+    assert page.text.count("<script>alert(1)</script>") >= 3
 
 
 def test_the_newest_finished_grid_of_the_experiment_is_reported(
-    store: Store, whole: Report
+    store: Store, whole: Rendered
 ) -> None:
     experiment = store.experiment("several")
     given = {"activation": "relu", "batch_size": "32"}
@@ -323,7 +323,7 @@ def test_the_newest_finished_grid_of_the_experiment_is_reported(
         collect(experiment, whole.grid)
 
 
-def test_a_run_that_is_no_grid_is_refused_in_one_line(store: Store, whole: Report) -> None:
+def test_a_run_that_is_no_grid_is_refused_in_one_line(store: Store, whole: Rendered) -> None:
     data = store.client.search_runs([whole.experiment], "tags.kind = 'data'")[0].info.run_id
     for study, said in ((data, "of kind 'data'"), ("nonsense", "no such run"), ("", "no such run")):
         with pytest.raises(UsageError, match=said) as error:
@@ -340,35 +340,35 @@ def test_a_trial_that_has_lost_its_artifacts_is_read_from_its_evaluation(store: 
     assert best is not None
     where = Path(store.client.get_run(best.run.run_id).info.artifact_uri.removeprefix("file://"))
     (where / "predictions.parquet").rename(store.folder / "predictions.parquet")
-    assert "Missing: Tables 2 to 4" in written(experiment).text
+    assert "Missing: Tables 2 to 4" in rendered(experiment).text
     tags = {"kind": "evaluate", "model_uri": f"models:/m-{best.run.run_id}"}
     run = store.client.create_run(experiment, tags=tags).info.run_id
     store.client.log_param(run, "part", "test")
     store.client.log_artifact(run, str(store.folder / "predictions.parquet"))
     store.client.set_terminated(run, "FINISHED")
-    made = written(experiment)
-    assert "Missing: Tables 2 to 4" not in made.text
-    assert "Table 3." in made.text
+    page = rendered(experiment)
+    assert "Missing: Tables 2 to 4" not in page.text
+    assert "Table 3." in page.text
 
 
 def test_a_page_of_architectures_alone_says_what_is_missing(store: Store) -> None:
     experiment = store.experiment("architectures only")
     stores.write_study(store.client, experiment, "architectures", {})
-    made = written(experiment)
-    assert made.parsed.faults == []
-    assert "Figures 5 to 17 and tables 1 to 4" in made.text
-    assert "There is no best model yet." in made.text
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert "Figures 5 to 17 and tables 1 to 4" in page.text
+    assert "There is no best model yet." in page.text
 
 
 def test_two_seeds_are_said_to_show_little_about_chance(store: Store) -> None:
     experiment = store.experiment("two seeds")
     given = {"activation": "relu", "batch_size": "32", "seed": "0,1"}
     stores.write_study(store.client, experiment, "grid", given)
-    made = written(experiment)
-    assert made.parsed.faults == []
-    assert "What two seeds cannot show (grid)." in made.text
-    assert made.rows("Table B.")[0][2] == "– to –"
-    assert written(experiment).page == made.page  # the same store, the same page
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert "What two seeds cannot show (grid)." in page.text
+    assert page.rows("Table B.")[0][2] == "– to –"
+    assert rendered(experiment).html == page.html  # the same store, the same page
 
 
 def test_a_grid_in_which_every_trial_failed_is_reported_too(store: Store) -> None:
@@ -376,12 +376,12 @@ def test_a_grid_in_which_every_trial_failed_is_reported_too(store: Store) -> Non
     given = {"activation": "relu", "batch_size": "32,64", "optimizer": "sgd"}
     failed = dict.fromkeys(("32-relu-sgd-deep", "64-relu-sgd-deep"), "Diverged")
     stores.write_study(store.client, experiment, "grid", given, failed)
-    made = written(experiment)
-    assert made.parsed.faults == []
-    assert "0 of 2 trials finished" in made.text
-    assert "Figure 17 and tables 2 to 4 – no trial of the study finished" in made.text
-    assert "nan" not in made.text.lower().split()
-    assert {row[2] for row in made.rows("What the paper concluded")} == {"inconclusive"}
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert "0 of 2 trials finished" in page.text
+    assert "Figure 17 and tables 2 to 4 – no trial of the study finished" in page.text
+    assert "nan" not in page.text.lower().split()
+    assert {row[2] for row in page.rows("What the paper concluded")} == {"inconclusive"}
 
 
 def test_a_study_that_is_still_running_can_be_reported(store: Store) -> None:
@@ -390,10 +390,10 @@ def test_a_study_that_is_still_running_can_be_reported(store: Store) -> None:
     grid = stores.write_study(store.client, experiment, "grid", given, status="RUNNING")
     running, *_ = store.client.search_runs([experiment], "tags.kind = 'trial'")
     store.client.update_run(running.info.run_id, "RUNNING")
-    made = Page(render_page(collect(experiment, grid)))
-    assert made.faults == []
-    assert f"trial {running.info.run_name} – running" in made.text
-    assert "UTC, still running" in made.text
+    page = Page(render_page(collect(experiment, grid)))
+    assert page.faults == []
+    assert f"trial {running.info.run_name} – running" in page.text
+    assert "UTC, still running" in page.text
 
 
 def test_failures_beyond_the_first_are_counted(store: Store) -> None:
@@ -402,9 +402,9 @@ def test_failures_beyond_the_first_are_counted(store: Store) -> None:
     parameters = GridParameters.model_validate(given)
     failed = {trial.name: "Diverged" for trial in expand(parameters)}
     stores.write_study(store.client, experiment, "grid", given, failed)
-    made = written(experiment)
-    assert made.text.count("failed, Diverged") == 24
-    assert "Missing: 6 more trials – they did not finish either" in made.text
+    page = rendered(experiment)
+    assert page.text.count("failed, Diverged") == 24
+    assert "Missing: 6 more trials – they did not finish either" in page.text
 
 
 def test_a_model_without_mistakes_has_no_gallery_of_them(store: Store) -> None:
@@ -412,14 +412,14 @@ def test_a_model_without_mistakes_has_no_gallery_of_them(store: Store) -> None:
     stores.write_study(store.client, experiment, "grid", {"activation": "relu", "batch_size": "32"})
     report = collect(experiment, "latest")
     perfect = [replace(model, predictions=stores.predictions(1, 0)) for model in report.top_models]
-    made = Page(render_page(replace(report, top_models=perfect)))
-    assert made.faults == []
-    assert "There is no figure 17: every test image was classified correctly." in made.text
-    assert "Table D." not in made.text
+    page = Page(render_page(replace(report, top_models=perfect)))
+    assert page.faults == []
+    assert "There is no figure 17: every test image was classified correctly." in page.text
+    assert "Table D." not in page.text
 
 
 def test_a_report_is_written_through_a_link(
-    whole: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", whole.experiment)
     target, link = tmp_path / "target.html", tmp_path / "link.html"
