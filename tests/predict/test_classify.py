@@ -119,7 +119,7 @@ def test_an_unreadable_image_is_named_and_counted_and_the_run_is_finished(
     assert run.info.status == "FINISHED"
     assert (run.data.metrics["images"], run.data.metrics["skipped"]) == (1, 2)
     assert run.data.metrics["images_per_second"] > 0
-    assert "| bright | 1 | 0." in run.data.tags["mlflow.note.content"]
+    assert "| bright&ensp; | 1&ensp; | 0." in run.data.tags["mlflow.note.content"]
     reason = "damaged.png: not an image in a format that can be read"
     assert f"- `{reason}`" in run.data.tags["mlflow.note.content"]
     assert f"Skipped   {reason}" in shown.getvalue()
