@@ -39,6 +39,6 @@ def test_the_page_tells_of_the_grid_and_of_what_is_missing(reported: tuple[User,
     best = user.client.get_run(grid.data.tags["best_run_id"])
     assert f"The best model of the grid is {best.info.run_name}" in page.text
     assert "Figure 5. The small network, relu, batch 32, sgd" in page.text
-    assert "These runs were not made on CIFAR-10" in page.text
+    assert "These runs did not use CIFAR-10" in page.text
     assert "Missing: Figures 2 to 4" in page.text
-    assert "It is the champion now: cifar10-cnn version 1." in page.text
+    assert "It is now the champion: cifar10-cnn version 1." in page.text
