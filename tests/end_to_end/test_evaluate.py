@@ -126,7 +126,7 @@ def test_two_models_are_evaluated_in_a_run_each_and_compared(
     for child in (first, second):
         assert child.info.status == "FINISHED"
         assert user.artifacts(child) == PICTURES | TABLES
-        again = evaluate(table(user, child)).metrics("val")
+        again = evaluate(table(user, child)).metrics("validation")
         assert {each: child.data.metrics[each] for each in again} == pytest.approx(again)
     # On the images that the training of both held out.
     kept = studies.other.data.metrics["kept_val_accuracy"]
