@@ -1,4 +1,4 @@
-"""The terminal: the project's own lines, and nothing of what TensorFlow and MLflow print."""
+"""The terminal shows the project's own lines, and nothing that TensorFlow and MLflow print."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cifar_mlflow.formatting import printable
 
-# Workers inherit these.
+# Environment variables, so that the workers inherit them.
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
@@ -47,11 +47,23 @@ def hushed() -> Iterator[None]:
 
 
 terminal = Console()
+Lines = list[tuple[str, str]]  # topics and texts
 
 
 def say(topic: str, text: str) -> None:
-    """Print a line of a command's output, unbroken however narrow the terminal is.
+    """Print one line of a command's output; it is not wrapped, however narrow the terminal is.
 
     ``text`` is printed literally: names in it cause no markup, emoji or control characters.
     """
     terminal.print(Text(printable(f"{topic:<9} {text}")), soft_wrap=True)
+
+
+def say_lines(lines: Lines) -> None:
+    """Print each topic with its text."""
+    for topic, text in lines:
+        say(topic, text)
+
+
+def lines_markdown(lines: Lines) -> str:
+    """The lines as Markdown, for a run's description."""
+    return "\n\n".join(f"**{topic}** {text}" for topic, text in lines)

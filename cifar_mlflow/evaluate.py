@@ -1,4 +1,4 @@
-"""How good a model is, class by class, and which of two is better: what the entry point evaluate does."""
+"""Measure how good a model is, class by class, and which of two models is better."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,28 +9,28 @@ import pandas as pd
 
 from cifar_mlflow.analysis import figures, metrics, statistics
 from cifar_mlflow.analysis.artifacts import model_artifacts
+from cifar_mlflow.analysis.statistics import INTERVAL
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.console import say
+from cifar_mlflow.console import Lines, lines_markdown, say, say_lines
 from cifar_mlflow.data.cifar10 import CLASSES, Cifar10, Examples
 from cifar_mlflow.data.load import load
 from cifar_mlflow.errors import UsageError
+from cifar_mlflow.formatting import markdown_table, number, percent
 from cifar_mlflow.parameters import EvaluateParameters
 from cifar_mlflow.store import models, tracking
 from cifar_mlflow.store.runs import MODEL_URI
 
-Account = list[tuple[str, str]]  # topics and texts
-
 
 @dataclass(frozen=True)
-class Subject:
-    """A model to evaluate."""
+class EvaluatedModel:
+    """A model, and where it comes from."""
 
     loaded: models.LoadedModel
-    origin: models.Lineage | None  # None where the tracking store does not know the model
+    origin: models.Lineage | None  # None if the tracking store does not know the model
 
     @property
     def name(self) -> str:
-        """For a person: the registered version, else the trial, else the folder."""
+        """The registered version, else the trial, else the folder."""
         if self.loaded.name:
             return f"{self.loaded.name} version {self.loaded.version}"
         return (self.origin and self.origin.trial) or Path(self.loaded.uri).name
@@ -42,7 +42,7 @@ class Subject:
 
     @property
     def model_id(self) -> str | None:
-        """The id to link metrics to; None where the tracking store does not know the model."""
+        """The id to link metrics to; None if the tracking store does not know the model."""
         return self.loaded.model_id if self.origin else None
 
     @property
@@ -52,30 +52,32 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Part:
+class EvaluationSet:
     """The images that models are evaluated on."""
 
     name: str  # test or validation
     examples: Examples
     data: Cifar10
-    remark: str  # where the images come from
+    remark: str  # which images they are, and what a reader must know about them
 
     def __str__(self) -> str:
-        return f"{len(self.examples.labels):,} {self.name} images"
+        return f"{number(len(self.examples.labels), 0)} {self.name} images"
 
 
 @dataclass(frozen=True)
-class Assessed:
-    subject: Subject
+class ModelEvaluation:
+    """A model with its prediction table and `metrics.intervals`."""
+
+    model: EvaluatedModel
     predictions: pd.DataFrame
     intervals: pd.DataFrame
 
 
-def assess(parameters: EvaluateParameters) -> None:
-    """Evaluate one model, in a run; or two, in a run each, under the run that compares them.
+def evaluate_models(parameters: EvaluateParameters) -> None:
+    """Evaluate one model in a run; or two, in a run each, under a run that compares them.
 
     Raises:
-        UsageError: a model or the data cannot be had, or the model is not one for CIFAR-10.
+        UsageError: a model or the data is not available, or the model is not one for CIFAR-10.
     """
     data = load(parameters.data_dir)
     say("Data", str(data))
@@ -83,29 +85,30 @@ def assess(parameters: EvaluateParameters) -> None:
     from cifar_mlflow.training import fit  # takes seconds
 
     fit.configure(threads)
-    subjects = [subject(model) for model in parameters.model]
-    part = choose_part(parameters.part, data, subjects)
-    say("Images", f"{part}{part.remark}")
+    evaluated = [find_model(model) for model in parameters.model]
+    images = choose_images(parameters.part, data, evaluated)
+    say("Images", f"{images}{images.remark}")
 
-    if len(subjects) == 1:
-        (only,) = subjects
+    if len(evaluated) == 1:
+        (only,) = evaluated
         with tracking.tracked_run("evaluate", f"evaluate {only.name}", tags=only.tags):
-            log_one(only, part, parameters, threads)
+            evaluate_one(only, images, parameters, threads)
         return
-    first, second = subjects
+    first, second = evaluated
     with tracking.tracked_run("comparison", f"{first.name} against {second.name}") as run:
         tracking.log_parameters(parameters)
-        tracking.log_dataset(data, part.name)
-        assessed = []
-        for each, model in zip(subjects, parameters.model):
-            given = parameters.model_copy(update={"model": (model,)})
-            name = f"evaluate {each.name}"
-            with tracking.tracked_run("evaluate", name, run.as_parent(), each.tags):
-                assessed.append(log_one(each, part, given, threads))
-        log_comparison(assessed[0], assessed[1], part)
+        tracking.log_dataset(data, images.name)
+        evaluations = []
+        for model, given in zip(evaluated, parameters.model):
+            own = parameters.model_copy(update={"model": (given,)})
+            with tracking.tracked_run(
+                "evaluate", f"evaluate {model.name}", run.as_parent(), model.tags
+            ):
+                evaluations.append(evaluate_one(model, images, own, threads))
+        log_comparison(evaluations[0], evaluations[1], images)
 
 
-def subject(model: str) -> Subject:
+def find_model(model: str) -> EvaluatedModel:
     """Find and load a model.
 
     Raises:
@@ -117,54 +120,50 @@ def subject(model: str) -> Subject:
             f"{model}: its classes are {', '.join(loaded.classes)}, not CIFAR-10's "
             f"({', '.join(CLASSES)})"
         )
-    return Subject(loaded, models.lineage(loaded.model_id))
+    return EvaluatedModel(loaded, models.lineage(loaded.model_id))
 
 
-def choose_part(name: str, data: Cifar10, subjects: Sequence[Subject]) -> Part:
-    """The test set, or the images that the training of every one of ``subjects`` held out."""
-    origins = [each.origin for each in subjects]
-    other_data = any(found and found.data_digest not in (None, data.digest) for found in origins)
-    remark = "; trained on other data than these" if other_data else ""
-    if name == "test":
-        return Part(name, data.examples("test"), data, remark)
-    known = [found.validation_fraction for found in origins if found]
-    fractions = [fraction for fraction in known if fraction]
-    usual = TrialConfig().validation_fraction
+def choose_images(part: str, data: Cifar10, evaluated: Sequence[EvaluatedModel]) -> EvaluationSet:
+    """The test set, or the images that every model's training held out for validation."""
+    origins = [model.origin for model in evaluated]
+    other_data = any(origin and origin.data_digest not in (None, data.digest) for origin in origins)
+    remark = "; a model was trained on other data" if other_data else ""
+    if part == "test":
+        return EvaluationSet(part, data.examples("test"), data, remark)
+    fractions = [
+        origin.validation_fraction for origin in origins if origin and origin.validation_fraction
+    ]
     if len(fractions) < len(origins):
-        remark += "; the split of the training is not known, this is the usual one"
-    fraction = min(fractions, default=usual)
+        remark += "; a model's validation split is unknown, so this is the default one"
+    fraction = min(fractions, default=TrialConfig().validation_fraction)
     remark = f", the last {100 * fraction:g} % of the training images{remark}"
-    return Part(name, data.split(fraction).validation, data, remark)
+    return EvaluationSet(part, data.split(fraction).validation, data, remark)
 
 
-def log_one(
-    subject: Subject,
-    part: Part,
-    parameters: EvaluateParameters,
-    threads: int,
-) -> Assessed:
-    """Evaluate a model, keep everything in the active run, and tell the essence."""
+def evaluate_one(
+    model: EvaluatedModel, images: EvaluationSet, parameters: EvaluateParameters, threads: int
+) -> ModelEvaluation:
+    """Evaluate a model, log everything to the active run, and print the main results."""
     from cifar_mlflow.training import fit
 
-    probabilities = fit.predict(subject.loaded.model, part.examples)
-    predictions = metrics.prediction_table(probabilities, part.examples.labels)
+    probabilities = fit.predict(model.loaded.model, images.examples)
+    predictions = metrics.prediction_table(probabilities, images.examples.labels)
     result = metrics.evaluate(predictions)
     intervals = metrics.intervals(predictions)
     calibration = metrics.calibration_table(predictions)
-    pairs = metrics.most_confused(result.confusion)
-    title = f"{subject.name}, {part}"
+    confused = metrics.most_confused(result.confusion)
+    title = f"{model.name}, {images}"
 
     tracking.log_parameters(parameters)
     tracking.log_environment(threads)
-    tracking.log_dataset(part.data, part.name)
-    tracking.log_metrics(with_bounds(result, intervals, part.name), part.data, subject.model_id)
-    pictures, tables = model_artifacts(predictions, result, part.examples.images, title)
+    tracking.log_dataset(images.data, images.name)
+    tracking.log_metrics(with_bounds(result, intervals, images.name), images.data, model.model_id)
+    drawn, tables = model_artifacts(predictions, result, images.examples.images, title)
+    error = f"expected calibration error {number(result.calibration_error)}"
     tracking.log_files(
         figures={
-            **pictures,
-            "reliability.png": figures.reliability(
-                calibration, f"{title}\nexpected calibration error {result.calibration_error:.3f}"
-            ),
+            **drawn,
+            "reliability.png": figures.reliability(calibration, f"{title}\n{error}"),
             "roc.png": figures.roc(metrics.roc_curves(predictions), title),
             "precision_recall.png": figures.precision_recall(
                 metrics.precision_recall_curves(predictions), title
@@ -172,22 +171,21 @@ def log_one(
         },
         tables={
             **tables,
-            "most_confused.csv": pairs,
+            "most_confused.csv": confused,
             "calibration.csv": calibration,
             "intervals.csv": intervals,
         },
     )
-    account = essence(subject, result, intervals, pairs)
-    for topic, text in account:
-        say(topic, text)
-    tracking.describe(description(account, part))
-    return Assessed(subject, predictions, intervals)
+    lines = headline_lines(model, result, intervals, confused)
+    say_lines(lines)
+    tracking.describe(description(lines, images))
+    return ModelEvaluation(model, predictions, intervals)
 
 
 def with_bounds(
     result: metrics.Evaluation, intervals: pd.DataFrame, prefix: str
 ) -> dict[str, float]:
-    """Every number by name, and the bounds of those that have an interval: test_accuracy_low."""
+    """All metrics by name, and the bounds of those with an interval, such as ``test_accuracy_low``."""
     bounds = {
         f"{prefix}_{name}_{bound}": float(intervals[bound][name])
         for name in intervals.index
@@ -196,38 +194,46 @@ def with_bounds(
     return result.metrics(prefix) | bounds
 
 
-def essence(
-    subject: Subject,
+def headline_lines(
+    model: EvaluatedModel,
     result: metrics.Evaluation,
     intervals: pd.DataFrame,
-    pairs: pd.DataFrame,
-) -> Account:
-    """What a person wants to know first."""
+    confused: pd.DataFrame,
+) -> Lines:
+    """The main results, for the terminal and the run's description.
 
-    def number(name: str) -> str:
-        value, low, high = intervals.loc[name]
-        return f"{value:.4f} (95 % interval {low:.4f} to {high:.4f})"
+    Args:
+        intervals: of `metrics.intervals`.
+        confused: of `metrics.most_confused`.
+    """
+
+    def headline(name: str) -> str:
+        value, low, high = _as_text(intervals, name)
+        return f"{value} ({INTERVAL} {low} to {high})"
 
     f1 = result.report["f1"]
-    classes = f"best {f1.idxmax()} (F1 {f1.max():.3f}), worst {f1.idxmin()} (F1 {f1.min():.3f})"
-    confused = [
-        f"{true} taken for {predicted} {count:,} times ({100 * share:.0f} %)"
-        for true, predicted, count, share in pairs.head(3).itertuples(index=False, name=None)
+    mistakes = [
+        f"{true} taken for {predicted} {number(count, 0)} times ({percent(share, 0)})"
+        for true, predicted, count, share in confused.head(3).itertuples(index=False, name=None)
     ]
+    top = [f"{k}: {number(share, 4)}" for k, share in result.top_accuracy.items()]
     return [
-        ("Model", str(subject)),
-        ("Accuracy", number("accuracy")),
-        ("Macro F1", number("macro_f1")),
-        ("Loss", f"{number('loss')} nats"),
-        ("Top k", ", ".join(f"{k}: {share:.4f}" for k, share in result.top_accuracy.items())),
-        ("ECE", f"{number('calibration_error')}, expected calibration error"),
-        ("Confused", ", ".join(confused) or "nothing"),
-        ("Classes", classes),
+        ("Model", str(model)),
+        ("Accuracy", headline("accuracy")),
+        ("Macro F1", headline("macro_f1")),
+        ("Loss", f"{headline('loss')} nats"),
+        ("Top k", ", ".join(top)),
+        ("ECE", f"{headline('calibration_error')}, expected calibration error"),
+        ("Confused", ", ".join(mistakes) or "nothing"),
+        (
+            "Classes",
+            f"best {f1.idxmax()} (F1 {number(f1.max())}), worst {f1.idxmin()} (F1 {number(f1.min())})",
+        ),
     ]
 
 
-def log_comparison(first: Assessed, second: Assessed, part: Part) -> None:
-    """Compare two models on the same images; keep it in the active run, and tell the verdict."""
+def log_comparison(first: ModelEvaluation, second: ModelEvaluation, images: EvaluationSet) -> None:
+    """Compare two models on the same images, log the result to the active run, and print it."""
     comparison = statistics.compare(first.predictions, second.predictions)
     tracking.log_metrics(
         {
@@ -236,40 +242,41 @@ def log_comparison(first: Assessed, second: Assessed, part: Part) -> None:
             "accuracy_difference_high": comparison.high,
             "mcnemar_p_value": comparison.p_value,
         },
-        part.data,
+        images.data,
         model_id=None,
     )
     tracking.log_files(tables={"comparison.csv": comparison.table})
-    counts = comparison.table.to_numpy()
+    counts = comparison.table.map(lambda count: number(count, 0)).to_numpy()
     agreement = (
-        f"both right {counts[0, 0]:,}, only the first {counts[0, 1]:,}, "
-        f"only the second {counts[1, 0]:,}, both wrong {counts[1, 1]:,}"
+        f"both right {counts[0, 0]}, only the first {counts[0, 1]}, "
+        f"only the second {counts[1, 0]}, both wrong {counts[1, 1]}"
     )
-    account = [
-        ("Compared", f"{first.subject.name} against {second.subject.name}: {comparison}"),
+    lines = [
+        ("Compared", f"{first.model.name} against {second.model.name}: {comparison}"),
         ("Agreed", agreement),
     ]
-    for topic, text in account:
-        say(topic, text)
-    tracking.describe(f"{description(account, part)}\n{side_by_side([first, second])}")
+    say_lines(lines)
+    tracking.describe(f"{description(lines, images)}\n{side_by_side([first, second])}")
 
 
-def description(account: Account, part: Part) -> str:
-    """An account as Markdown, with what it is about."""
-    told = "\n\n".join(f"**{topic}** {text}" for topic, text in account)
+def description(lines: Lines, images: EvaluationSet) -> str:
+    """Results as Markdown, with the images and the kind of intervals."""
     return (
-        f"{part}{part.remark}. Intervals are percentile bootstraps over the images, "
-        f"{statistics.RESAMPLES:,} resamples.\n\n{told}\n"
+        f"{images}{images.remark}. Intervals are percentile bootstraps over the images, "
+        f"{number(statistics.RESAMPLES, 0)} resamples.\n\n{lines_markdown(lines)}\n"
     )
 
 
-def side_by_side(models: Sequence[Assessed]) -> str:
-    """The headline numbers with their intervals, a column for each model, as Markdown."""
-    lines = [["", *(each.subject.name for each in models)], ["---"] * (1 + len(models))]
+def side_by_side(evaluations: Sequence[ModelEvaluation]) -> str:
+    """The headline numbers with their intervals as a Markdown table, a column for each model."""
+    rows = []
     for name in metrics.HEADLINES:
-        cells = [
-            f"{bounds['value'][name]:.4f} ({bounds['low'][name]:.4f} to {bounds['high'][name]:.4f})"
-            for bounds in (each.intervals for each in models)
-        ]
-        lines.append([name.replace("_", " "), *cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        bounds = [_as_text(each.intervals, name) for each in evaluations]
+        cells = [f"{value} ({low} to {high})" for value, low, high in bounds]
+        rows.append([name.replace("_", " "), *cells])
+    return markdown_table(["metric", *(each.model.name for each in evaluations)], rows)
+
+
+def _as_text(intervals: pd.DataFrame, name: str) -> list[str]:
+    """Value, low and high of a headline number."""
+    return [number(intervals[column][name], 4) for column in ("value", "low", "high")]

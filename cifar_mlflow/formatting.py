@@ -1,18 +1,18 @@
-"""Numbers, durations and names as text."""
+"""Numbers, durations, names and tables as text."""
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 
-NOTHING = "–"  # in place of a number that is not known
+UNKNOWN = "–"  # in place of a number that is not known
 
 
 def printable(text: str) -> str:
-    """``text`` as any terminal, file and run takes it, without the passwords in its addresses.
+    """``text`` as every terminal, file and run accepts it, without the passwords in its URLs.
 
-    What cannot be printed, such as control characters and bytes of a file's name that are not UTF-8,
-    becomes U+FFFD; an address loses its ``user:password@``.
+    What cannot be printed, such as control characters and bytes of a file name that are not UTF-8,
+    becomes U+FFFD; a URL loses its ``user:password@``.
     """
     shown = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
     return re.sub(r"(?<=://)[^/?#\s]*@", "", shown)
@@ -26,40 +26,40 @@ def as_text(value: object) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """``1 trial``, ``12 trials``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def duration(seconds: float) -> str:
-    """A duration as a person plans with it: ``40 s``, ``7 min``, ``3.5 h``."""
+    """A duration, as precise as a plan needs it: ``40 s``, ``7 min``, ``3.5 h``."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def fixed(value: float, digits: int = 3) -> str:
-    """A number with so many decimals, rounded as by hand: 0.5345 up, and so what a sum made 0.53449999999."""
+def number(value: float, digits: int = 3) -> str:
+    """A number with this many decimals and thousands separated by commas; ``–`` for NaN.
+
+    Halves are rounded up, as by hand: 0.5345 to 0.535, and so is a sum that binary fractions turned
+    into 0.53449999999.
+    """
+    if math.isnan(value):
+        return UNKNOWN
     with localcontext(rounding=ROUND_HALF_UP):
-        return f"{Decimal(repr(round(float(value), 9))):.{digits}f}"
+        return f"{Decimal(repr(round(float(value), 9))):,.{digits}f}"
 
 
 def signed(value: float, digits: int = 3) -> str:
     """A difference: ``+0.012``, ``−0.012``, ``0.000``; ``–`` for NaN."""
-    if math.isnan(value):
-        return NOTHING
-    text = fixed(abs(value), digits)
-    if float(text) == 0:
+    text = number(abs(value), digits)
+    if text in (UNKNOWN, number(0, digits)):
         return text
     return ("+" if value > 0 else "−") + text
 
 
-def number(value: float, digits: int = 3) -> str:
-    """A number with so many decimals; ``–`` for NaN."""
-    return NOTHING if math.isnan(value) else fixed(value, digits)
-
-
-def percent(share: float) -> str:
+def percent(share: float, digits: int = 1) -> str:
     """A share as a percentage: ``12.3 %``; ``–`` for NaN."""
-    return NOTHING if math.isnan(share) else f"{fixed(100 * share, 1)} %"
+    return UNKNOWN if math.isnan(share) else f"{number(100 * share, digits)} %"
 
 
 def ranges(numbers: Iterable[int]) -> str:
@@ -71,3 +71,21 @@ def ranges(numbers: Iterable[int]) -> str:
         else:
             spans.append([value, value])
     return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in spans)
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
+    """A Markdown table for MLflow's UI.
+
+    The UI puts nothing between columns and breaks cells anywhere. So there is a space after each cell,
+    and neither ``0.710 ± 0.010`` nor ``0.685–0.735`` is broken.
+
+    Args:
+        align: a letter for each column, ``l`` (left) or ``r`` (right); by default all are left.
+    """
+    rules = ["---:" if letter == "r" else "---" for letter in align or "l" * len(headings)]
+    lines = [
+        "&ensp; | ".join(cell.replace("|", r"\|") for cell in cells) for cells in (headings, *rows)
+    ]
+    table = "\n".join(f"| {line} |" for line in [lines[0], " | ".join(rules), *lines[1:]])
+    table = table.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    return re.sub(r"(?<=\d)–(?=\d)", "–\N{WORD JOINER}", table)

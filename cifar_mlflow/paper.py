@@ -1,5 +1,7 @@
-"""The numbers that the study published: "Image classification with convolutional neural networks",
-Vilnius University, 2022."""
+"""The published numbers and conclusions.
+
+The paper is "Image classification with convolutional neural networks", Vilnius University, 2022.
+"""
 
 from typing import NamedTuple
 
@@ -14,10 +16,10 @@ FACTORS: dict[str, tuple[str, ...]] = {
 
 class Published(NamedTuple):
     accuracy: float  # on the test set
-    loss: float  # mean cross-entropy on the test set; NaN where the study does not print it
+    loss: float  # mean cross-entropy on the test set; NaN where the paper prints none
 
 
-# Table 1: activation, batch size and optimizer of the deep network, 20 epochs.
+# Table 1: the deep network, 20 epochs, by activation, batch size and optimizer.
 GRID = {
     ("relu", 32, "sgd"): Published(0.67, 0.960),
     ("relu", 32, "adam"): Published(0.68, 1.355),
@@ -28,12 +30,12 @@ GRID = {
     ("sigmoid", 32, "sgd"): Published(0.11, 2.303),
     ("sigmoid", 32, "adam"): Published(0.60, 1.138),
     ("sigmoid", 64, "sgd"): Published(0.10, 2.304),
-    # This loss does not fit its accuracy; its neighbours suggest about 1.2.
+    # This loss does not fit the accuracy; its neighbours suggest about 1.2.
     ("sigmoid", 64, "adam"): Published(0.57, 1.057),
     ("sigmoid", 128, "sgd"): Published(0.10, 2.303),
     ("sigmoid", 128, "adam"): Published(0.54, 1.270),
 }
-# The study's best model, and how well it does on the test set.
+# The test accuracy of the paper's best model.
 BEST = max(numbers.accuracy for numbers in GRID.values())
 # Table 2: test images by true class (down) and predicted class (across), in the order of the classes.
 CONFUSION = (
@@ -61,7 +63,7 @@ PER_CLASS = (
     (0.78, 0.82, 0.80),
     (0.80, 0.79, 0.79),
 )
-# What the study concludes, in our words.
+# What the paper concludes, in our words.
 CONCLUSIONS = (
     "Of the three networks, the deepest is the best.",
     "More epochs help in most cases, on training and validation images alike.",
@@ -75,7 +77,7 @@ CONCLUSIONS = (
     ),
     "An accuracy of 0.70 is not very good, and the low resolution of the images may be why.",
 )
-# Part 1: the networks with relu, batches of 32 and sgd, 20 epochs. The third is in table 1 too.
+# Part 1: the networks with relu, batches of 32 and sgd, 20 epochs. The third is also in table 1.
 ARCHITECTURES = {
     "small": Published(0.60, float("nan")),
     "wide": Published(0.63, float("nan")),
@@ -84,7 +86,7 @@ ARCHITECTURES = {
 
 
 def published(trial: TrialConfig) -> Published | None:
-    """What the study got with this configuration, whatever the seed; None where it did not try."""
+    """The paper's result for this configuration, whatever the seed; None if it has none."""
     if trial.configuration.model_dump(exclude=set(TrialConfig.VARIED), exclude_defaults=True):
         return None
     setting = (trial.activation, trial.batch_size, trial.optimizer)

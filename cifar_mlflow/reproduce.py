@@ -7,7 +7,7 @@ from cifar_mlflow.console import say
 from cifar_mlflow.data.load import load
 from cifar_mlflow.describe_data import describe_data
 from cifar_mlflow.errors import DONE, FAILED
-from cifar_mlflow.evaluate import assess
+from cifar_mlflow.evaluate import evaluate_models
 from cifar_mlflow.parameters import (
     DataParameters,
     EvaluateParameters,
@@ -64,7 +64,7 @@ def reproduce(parameters: ReproduceParameters) -> int:
             say("Part", "the best model, and the report")
             best = grid.tags["best_run_id"]
             if "evaluate" not in done:
-                assess(parameters.part(EvaluateParameters, model=best))
+                evaluate_models(parameters.part(EvaluateParameters, model=best))
             write_report(parameters.part(ReportParameters, run_id=grid.run_id))
         if FAILED in codes:
             tracking.tag_end_reason("not every trial finished")

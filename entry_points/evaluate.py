@@ -6,9 +6,9 @@ from cifar_mlflow.parameters import EvaluateParameters
 
 
 def evaluate(parameters: EvaluateParameters) -> int:
-    from cifar_mlflow.evaluate import assess
+    from cifar_mlflow.evaluate import evaluate_models
 
-    assess(parameters)
+    evaluate_models(parameters)
     return DONE
 
 

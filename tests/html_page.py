@@ -1,4 +1,4 @@
-"""What a page of HTML must be to be valid, to be accessible, and to need nothing but itself."""
+"""Check that an HTML page is valid and accessible, and needs no other file."""
 
 import re
 from html.parser import HTMLParser
@@ -23,7 +23,7 @@ REMOTE = re.compile(r"(?:https?:)?//|@import|url\((?!#)", re.IGNORECASE)
 
 
 class Page(HTMLParser):
-    """A parsed page; ``faults`` are what is wrong with it."""
+    """A parsed page; ``faults`` lists what is wrong with it."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -40,7 +40,7 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        """What a reader reads, with single spaces."""
+        """The visible text, with single spaces."""
         return " ".join(" ".join(self.words).split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -70,7 +70,7 @@ class Page(HTMLParser):
         if self.open and self.open[-1] not in ("style", "title", "script"):
             self.words.append(data)
         if self.open and self.open[-1] == "style" and REMOTE.search(data):
-            self.faults.append("the style asks for another file")
+            self.faults.append("the style loads another file")
 
     def _look_at(self, tag: str, values: dict[str, str]) -> None:
         if tag in ("link", "iframe", "object", "embed", "form", "base"):
@@ -83,7 +83,7 @@ class Page(HTMLParser):
         if tag == "th" and values.get("scope") not in ("row", "col", "colgroup"):
             self.faults.append("<th> without a scope")
         if tag == "img" and not (values.get("alt") and values.get("width")):
-            self.faults.append("<img> without a text or a width")
+            self.faults.append("<img> without alt text or width")
         self.references += values.get("aria-labelledby", "").split()
         for name in ("href", "src", "clip-path", "style"):
             value = values.get(name, "")
@@ -91,22 +91,22 @@ class Page(HTMLParser):
                 self.references.append(value[1:])
             self.references += re.findall(r"url\(#([^)]+)\)", value)
             if not value.startswith("data:") and REMOTE.search(value):
-                self.faults.append(f"<{tag} {name}> leads out of the page: {value[:60]}")
+                self.faults.append(f"<{tag} {name}> leaves the page: {value[:60]}")
             if name == "src" and value and not value.startswith("data:image/png;base64,"):
                 self.faults.append(f"<{tag}> loads {value[:60]}")
 
     def _check(self) -> None:
         self.faults += [f"<{tag}> is never closed" for tag in self.open]
         self.faults += [
-            f"id {i} stands twice" for i in {i for i in self.ids if self.ids.count(i) > 1}
+            f"id {i} is used twice" for i in {i for i in self.ids if self.ids.count(i) > 1}
         ]
         self.faults += [f"no id {name}" for name in self.references if name not in self.ids]
         if self.headings[:1] != [1] or self.headings.count(1) != 1:
-            self.faults.append("the page has not one <h1> first")
+            self.faults.append("the page does not start with its only <h1>")
         steps = zip(self.headings, self.headings[1:])
         self.faults += [f"<h{b}> after <h{a}>" for a, b in steps if b > a + 1]
         if [values for tag, values in self.tags if tag == "script"] != [{}]:
-            self.faults.append("there is not the page's own script alone")
+            self.faults.append("there is another script than the page's own")
         tables = [tag for tag, _ in self.tags if tag == "table"]
         captions = [tag for tag, _ in self.tags if tag == "caption"]
         if len(tables) != len(captions):

@@ -1,4 +1,4 @@
-"""Tracking stores of made-up studies, written as the entry points write them, but trained by nobody."""
+"""Tracking stores with invented studies, logged as the entry points log them, without any training."""
 
 import io
 import tempfile
@@ -35,7 +35,7 @@ def tracked(
     parameters: Mapping[str, str] = {},
     **tags: str,
 ) -> TrackedRun:
-    """A run that is in no store; of a trial with ``trial_key``."""
+    """A run that is in no store; with ``trial_key`` that of a trial."""
     info = RunInfo(run_id, "0", "", status, 0, end_time or None, "active", run_name=name)
     logged = [Metric(*item, 0, 0) for item in metrics.items()]
     params = [Param(*item) for item in parameters.items()]
@@ -44,7 +44,7 @@ def tracked(
 
 
 def accuracy(trial: TrialConfig) -> float:
-    """In the manner of the published grid, with a little chance for each seed."""
+    """About as in the published grid, with a little chance for each seed."""
     value = {"small": 0.60, "wide": 0.63, "deep": 0.68}[trial.architecture]
     if trial.activation == "sigmoid":
         value = 0.57 if trial.optimizer == "adam" else 0.10
@@ -63,7 +63,7 @@ def write_study(
     name: str = "",
     status: str = "FINISHED",
 ) -> str:
-    """A study, whose trials named in ``failed`` have failed for a reason; gives its run id."""
+    """Log a study; the trials in ``failed`` failed, each for its reason. Returns the study's run id."""
     parameters = STUDIES[kind].model_validate(given)
     environment = {
         "data_digest": digest,
@@ -128,12 +128,12 @@ def write_trial(
         with tempfile.TemporaryDirectory() as folder:
             table.to_parquet(f"{folder}/predictions.parquet")
             pd.DataFrame(layers).to_csv(f"{folder}/layers.csv", index=False)
-            Path(folder, "misclassified.png").write_bytes(picture())
+            Path(folder, "misclassified.png").write_bytes(gallery_png())
             client.log_artifacts(run, folder)
 
 
 def predictions(reached: float, seed: int) -> pd.DataFrame:
-    """Of so many images the share ``reached`` is right."""
+    """A prediction table in which a share ``reached`` of the images is right."""
     random = np.random.default_rng(seed)
     labels = np.arange(IMAGES, dtype=np.uint8) % len(CLASSES)
     right = random.random(IMAGES) < reached
@@ -147,14 +147,14 @@ def write_data(client: MlflowClient, experiment: str, digest: str = CIFAR10_DIGE
     tags = {"kind": "data", "data_digest": digest}
     run: str = client.create_run(experiment, run_name="data", tags=tags).info.run_id
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "class_examples.png").write_bytes(picture())
+        Path(folder, "class_examples.png").write_bytes(gallery_png())
         client.log_artifacts(run, folder)
     client.set_terminated(run, "FINISHED")
     return run
 
 
 @cache
-def picture() -> bytes:
+def gallery_png() -> bytes:
     """A gallery, small, as PNG."""
     drawn = io.BytesIO()
     figures.class_examples(standin.batch(1, seed=0)).savefig(drawn, dpi=30)

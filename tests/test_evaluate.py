@@ -6,56 +6,58 @@ from cifar_mlflow import evaluate
 from cifar_mlflow.analysis import artifacts, metrics
 from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
 from cifar_mlflow.errors import UsageError
-from cifar_mlflow.evaluate import Subject, choose_part
+from cifar_mlflow.evaluate import EvaluatedModel, choose_images
 from cifar_mlflow.store import models
 from cifar_mlflow.store.models import Lineage, LoadedModel
 from tests import standin
 
 
-def subject(fraction: float | None = 0.2, digest: str | None = None, known: bool = True) -> Subject:
+def model(
+    fraction: float | None = 0.2, digest: str | None = None, known: bool = True
+) -> EvaluatedModel:
     loaded = LoadedModel("a/folder", "m-1", None, None, CLASSES, model=None)
     origin = Lineage("relu-32-sgd-deep", fraction, digest) if known else None
-    return Subject(loaded, origin)
+    return EvaluatedModel(loaded, origin)
 
 
-def test_a_subject_goes_by_its_version_else_its_trial_else_its_folder() -> None:
+def test_a_model_goes_by_its_version_else_its_trial_else_its_folder() -> None:
     registered = LoadedModel("models:/mine@champion", "m-1", "mine", "3", CLASSES, model=None)
-    assert Subject(registered, None).name == "mine version 3"
-    assert subject().name == "relu-32-sgd-deep"
-    assert subject(known=False).name == "folder"
+    assert EvaluatedModel(registered, None).name == "mine version 3"
+    assert model().name == "relu-32-sgd-deep"
+    assert model(known=False).name == "folder"
 
 
 def test_metrics_are_linked_only_to_a_model_that_the_store_knows() -> None:
-    assert subject().model_id == "m-1"
-    assert subject(known=False).model_id is None
-    assert subject(known=False).tags == {"model_uri": "a/folder"}
+    assert model().model_id == "m-1"
+    assert model(known=False).model_id is None
+    assert model(known=False).tags == {"model_uri": "a/folder"}
 
 
 def test_the_test_part_is_the_test_set(small_cifar10: Cifar10) -> None:
-    part = choose_part("test", small_cifar10, [subject()])
-    np.testing.assert_array_equal(part.examples.labels, small_cifar10.examples("test").labels)
-    assert f"{part}{part.remark}" == "40 test images"
+    images = choose_images("test", small_cifar10, [model()])
+    np.testing.assert_array_equal(images.examples.labels, small_cifar10.examples("test").labels)
+    assert f"{images}{images.remark}" == "40 test images"
 
 
 def test_the_validation_part_is_what_every_training_held_out(small_cifar10: Cifar10) -> None:
-    part = choose_part("validation", small_cifar10, [subject(0.1), subject(0.25)])
+    images = choose_images("validation", small_cifar10, [model(0.1), model(0.25)])
     expected = small_cifar10.split(0.1).validation.labels
-    np.testing.assert_array_equal(part.examples.labels, expected)
-    assert str(part) == "20 validation images"
-    assert part.remark == ", the last 10 % of the training images"
+    np.testing.assert_array_equal(images.examples.labels, expected)
+    assert str(images) == "20 validation images"
+    assert images.remark == ", the last 10 % of the training images"
 
 
-def test_an_unknown_split_is_taken_for_the_usual_one_and_said(small_cifar10: Cifar10) -> None:
-    for unknown in (subject(fraction=None), subject(known=False)):
-        part = choose_part("validation", small_cifar10, [unknown])
-        assert len(part.examples.labels) == 40
-        assert "the split of the training is not known" in part.remark
+def test_an_unknown_split_is_replaced_by_the_default_one_and_said(small_cifar10: Cifar10) -> None:
+    for unknown in (model(fraction=None), model(known=False)):
+        images = choose_images("validation", small_cifar10, [unknown])
+        assert len(images.examples.labels) == 40
+        assert "validation split is unknown" in images.remark
 
 
-def test_a_model_that_was_trained_on_other_data_is_told(small_cifar10: Cifar10) -> None:
-    other = choose_part("test", small_cifar10, [subject(digest="abc")])
+def test_it_is_said_if_a_model_was_trained_on_other_data(small_cifar10: Cifar10) -> None:
+    other = choose_images("test", small_cifar10, [model(digest="abc")])
     assert "trained on other data" in other.remark
-    same = choose_part("test", small_cifar10, [subject(digest=small_cifar10.digest)])
+    same = choose_images("test", small_cifar10, [model(digest=small_cifar10.digest)])
     assert same.remark == ""
 
 
@@ -65,7 +67,7 @@ def test_a_model_of_other_classes_is_refused(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(models, "load_model", load)
     with pytest.raises(UsageError, match=r"^models:/m-1: its classes are cat, dog, not CIFAR-10's"):
-        evaluate.subject("models:/m-1")
+        evaluate.find_model("models:/m-1")
 
 
 def predictions() -> pd.DataFrame:
@@ -75,11 +77,11 @@ def predictions() -> pd.DataFrame:
     return metrics.prediction_table(probabilities, examples.labels)
 
 
-def test_what_the_study_shows_of_a_model_is_under_the_names_of_a_run() -> None:
+def test_a_models_figures_and_tables_have_the_file_names_of_a_run() -> None:
     table = predictions()
     images = standin.batch(3, seed=0).images
-    pictures, tables = artifacts.model_artifacts(table, metrics.evaluate(table), images, "a title")
-    assert pictures.keys() == {"confusion_matrix.png", "misclassified.png"}
+    drawn, tables = artifacts.model_artifacts(table, metrics.evaluate(table), images, "a title")
+    assert drawn.keys() == {"confusion_matrix.png", "misclassified.png"}
     assert tables.keys() == {
         "confusion_matrix.csv",
         "per_class.csv",
@@ -91,14 +93,14 @@ def test_what_the_study_shows_of_a_model_is_under_the_names_of_a_run() -> None:
 def test_every_headline_is_a_metric_with_its_bounds() -> None:
     table = predictions()
     bounds = metrics.intervals(table, resamples=100)
-    found = evaluate.with_bounds(metrics.evaluate(table), bounds, "validation")
+    logged = evaluate.with_bounds(metrics.evaluate(table), bounds, "validation")
     for name in metrics.HEADLINES:
-        assert found[f"validation_{name}"] == pytest.approx(bounds["value"][name])
-        assert found[f"validation_{name}_low"] == bounds["low"][name]
-        assert found[f"validation_{name}_high"] == bounds["high"][name]
+        assert logged[f"validation_{name}"] == pytest.approx(bounds["value"][name])
+        assert logged[f"validation_{name}_low"] == bounds["low"][name]
+        assert logged[f"validation_{name}_high"] == bounds["high"][name]
 
 
-def test_the_essence_names_the_worst_mistakes_and_classes() -> None:
+def test_the_main_results_name_the_worst_mistakes_and_classes() -> None:
     # Two of three airplanes are taken for ships; everything else is right.
     labels = np.repeat(np.arange(10, dtype=np.uint8), 3)
     predicted = labels.copy()
@@ -106,26 +108,30 @@ def test_the_essence_names_the_worst_mistakes_and_classes() -> None:
     table = metrics.prediction_table(np.eye(10, dtype=np.float32)[predicted], labels)
     result = metrics.evaluate(table)
     pairs = metrics.most_confused(result.confusion)
-    told = dict(evaluate.essence(subject(), result, metrics.intervals(table, resamples=100), pairs))
-    assert told["Model"] == "m-1 (relu-32-sgd-deep)"
-    assert told["Accuracy"].startswith("0.9333 (95 % interval ")
-    assert told["Confused"] == "airplane taken for ship 2 times (67 %)"
-    assert told["Classes"] == "best automobile (F1 1.000), worst airplane (F1 0.500)"
+    lines = dict(
+        evaluate.headline_lines(model(), result, metrics.intervals(table, resamples=100), pairs)
+    )
+    assert lines["Model"] == "m-1 (relu-32-sgd-deep)"
+    assert lines["Accuracy"].startswith("0.9333 (95 % interval ")
+    assert lines["Confused"] == "airplane taken for ship 2 times (67 %)"
+    assert lines["Classes"] == "best automobile (F1 1.000), worst airplane (F1 0.500)"
 
 
 def test_a_description_says_what_it_is_about(small_cifar10: Cifar10) -> None:
-    part = choose_part("test", small_cifar10, [subject()])
-    text = evaluate.description([("Compared", "a is better")], part)
+    images = choose_images("test", small_cifar10, [model()])
+    text = evaluate.description([("Compared", "a is better")], images)
     assert text.startswith("40 test images. Intervals are percentile bootstraps")
     assert "**Compared** a is better" in text
 
 
-def test_two_models_stand_side_by_side() -> None:
+def test_two_models_are_shown_side_by_side() -> None:
     table = predictions()
     bounds = metrics.intervals(table, resamples=100)
-    models = [evaluate.Assessed(each, table, bounds) for each in (subject(), subject(known=False))]
+    models = [
+        evaluate.ModelEvaluation(each, table, bounds) for each in (model(), model(known=False))
+    ]
     text = evaluate.side_by_side(models)
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines()]
-    assert rows[0] == ["relu-32-sgd-deep", "folder"]
+    rows = [line.strip("| ").split("&ensp; | ") for line in text.splitlines()]
+    assert rows[0] == ["metric", "relu-32-sgd-deep", "folder"]
     assert [row[0] for row in rows[2:]] == [name.replace("_", " ") for name in metrics.HEADLINES]
     assert all(row[1] == row[2] for row in rows[2:])

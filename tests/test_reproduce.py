@@ -91,7 +91,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return run
 
     monkeypatch.setattr(reproduce, "describe_data", make("data"))
-    monkeypatch.setattr(reproduce, "assess", make("evaluate", "model"))
+    monkeypatch.setattr(reproduce, "evaluate_models", make("evaluate", "model"))
     monkeypatch.setattr(reproduce, "write_report", make("report"))
     return parts
 

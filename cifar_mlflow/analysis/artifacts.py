@@ -1,4 +1,4 @@
-"""The figures and tables that a run keeps of a model's predictions."""
+"""The figures and tables that a run logs of a model's predictions."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cifar_mlflow.analysis import figures, metrics
+from cifar_mlflow.formatting import number
 
 
 def model_artifacts(
@@ -14,8 +15,8 @@ def model_artifacts(
     images: npt.NDArray[np.uint8],
     title: str,
 ) -> tuple[dict[str, Figure], dict[str, pd.DataFrame]]:
-    """What the study shows of a model, as files of a run: its figure 17 and tables 2 to 4."""
-    heading = f"{title}, accuracy {result.accuracy:.3f}"
+    """Figures and tables by file name: figure 17 and tables 2 to 4 of the paper, and the predictions."""
+    heading = f"{title}, accuracy {number(result.accuracy)}"
     wrong = metrics.misclassified(predictions)
     return (
         {

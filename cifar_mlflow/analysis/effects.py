@@ -1,12 +1,11 @@
-"""Effects of the factors of a study, and what more epochs bring.
+"""Effects of a study's factors, and what more epochs bring.
 
-A table of results is that of `results.tabulate`, a row for each trial. Effects are differences of means
+``table`` is always that of `results.tabulate`, one row for each trial. Effects are mean differences
 between trials that are alike in every other factor (main effects and interactions of a factorial design:
-Montgomery, "Design and Analysis of Experiments", chapter 5). Their 95 % intervals are Student's t over
-those differences.
+Montgomery, "Design and Analysis of Experiments", chapter 5), with a 95 % interval by Student's t.
 
-With one seed there is one difference per setting of the other factors. Its interval covers how much
-the effect varies with them, and the chance of single trainings, but not what the seed does to all of them
+With one seed there is one difference per setting of the other factors. The interval then covers how the
+effect varies with them, and the chance in single trainings, but not what the seed does to all of them
 alike. With several seeds each seed gives one mean difference over all settings, and the interval covers
 how these vary by chance.
 """
@@ -27,7 +26,7 @@ from cifar_mlflow.analysis.statistics import Estimate, estimate
 
 @dataclass(frozen=True)
 class Effect:
-    """The largest mean difference that a factor makes: from its level ``worse`` to ``better``."""
+    """The mean difference that a factor makes: from its level ``worse`` to ``better``."""
 
     factor: str
     better: str
@@ -39,7 +38,7 @@ class Effect:
 class Interaction:
     """How the effect of one factor changes with the level of another.
 
-    simple: the effect at each level of ``by``. change: the largest less the smallest of them.
+    simple: the effect at each level of ``by``. change: the largest of them less the smallest.
     """
 
     effect: Effect
@@ -51,7 +50,7 @@ class Interaction:
 def main_effects(
     table: pd.DataFrame, factors: Sequence[str], response: str = "test_accuracy"
 ) -> list[Effect]:
-    """The effect of each factor that has two levels to compare, the largest first."""
+    """The largest effect of each factor that has two levels to compare, the largest first."""
     effects = []
     for factor in factors:
         levels = table[factor].astype(str).unique()
@@ -85,7 +84,7 @@ def interactions(
     response: str = "test_accuracy",
 ) -> list[Interaction]:
     """For each two factors, how the stronger one's effect changes with the other; largest first."""
-    found = []
+    changes = []
     for effect, other in combinations(effects, 2):
         blocks = responses_by_level(table, factors, [effect.factor, other.factor], response)
         better, worse = blocks[effect.better], blocks[effect.worse]
@@ -98,8 +97,8 @@ def interactions(
             least = min(simple, key=lambda level: simple[level].value)
             change = _over_blocks(differences[most] - differences[least])
             if change.n:
-                found.append(Interaction(effect, other.factor, simple, change))
-    return sorted(found, key=lambda interaction: -interaction.change.value)
+                changes.append(Interaction(effect, other.factor, simple, change))
+    return sorted(changes, key=lambda interaction: -interaction.change.value)
 
 
 def lead(
@@ -111,17 +110,19 @@ def lead(
 ) -> Estimate:
     """How much larger one factor's effect is than another's."""
     blocks = responses_by_level(table, factors, [effect.factor, other.factor], response)
-    ours = blocks[effect.better] - blocks[effect.worse]
     swapped = blocks.swaplevel(axis=1)
-    theirs = swapped[other.better] - swapped[other.worse]
-    means = [pd.DataFrame(part).mean(axis=1, skipna=False) for part in (ours, theirs)]
-    return _over_blocks(means[0] - means[1])
+    differences = (
+        blocks[effect.better] - blocks[effect.worse],
+        swapped[other.better] - swapped[other.worse],
+    )
+    one, two = (pd.DataFrame(each).mean(axis=1, skipna=False) for each in differences)
+    return _over_blocks(one - two)
 
 
 def responses_by_level(
     table: pd.DataFrame, factors: Sequence[str], across: Sequence[str], response: str
 ) -> pd.DataFrame:
-    """The response with the levels of ``across`` as columns; a row for each setting of the rest."""
+    """The response with the levels of ``across`` as columns, one row for each setting of the rest."""
     rest = [factor for factor in factors if factor not in across]
     text = table.astype(dict.fromkeys(factors, str))
     known = text.dropna(subset=[response])
@@ -132,7 +133,7 @@ def responses_by_level(
 
 
 def _over_blocks(differences: "pd.Series[float]") -> Estimate:
-    """One value for each seed where there are several, else one for each setting."""
+    """The estimate from one value for each seed if there are several, else from one for each setting."""
     known = differences.dropna()
     seeds = known.groupby(level="seed").mean()
     return estimate(seeds if len(seeds) > 1 else known)
@@ -141,10 +142,10 @@ def _over_blocks(differences: "pd.Series[float]") -> Estimate:
 def variance_shares(
     table: pd.DataFrame, factors: Sequence[str], response: str = "test_accuracy"
 ) -> dict[tuple[str, ...], float] | None:
-    """Share of the response's variance due to each factor and each two factors together.
+    """The analysis of variance: the share due to each factor, and to each two factors together.
 
-    The key () has what is left: interactions of more factors, and chance. None where the design is
-    not complete and balanced, so that the shares would overlap, or where nothing varies.
+    The key () has the rest: interactions of more factors, and chance. None if the design is not complete
+    and balanced, because the shares would then overlap, or if nothing varies.
     """
     known = table.dropna(subset=[response])
     cells = known.groupby(list(factors))[response].size()
@@ -167,11 +168,15 @@ def variance_shares(
 
 
 def late_gains(histories: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """What the last quarter of the epochs brought each trial; trials of one epoch are left out.
+    """What the last quarter of the epochs gained each trial; trials with one epoch are left out.
 
-    Index: the trial. Columns: train_gain and val_gain, the mean accuracy of the last quarter of the
-    epochs less that of as many epochs before; best_epoch, of the best validation accuracy; epochs;
-    loss_rise, how far the validation loss ended above its minimum, nats.
+    Args:
+        histories: by trial, one row for each epoch: epoch, train_accuracy, val_accuracy, val_loss.
+
+    Returns:
+        One row for each trial. Columns: train_gain and val_gain, the mean accuracy of the last quarter
+        of the epochs less that of as many epochs before; best_epoch, with the best validation accuracy;
+        epochs; loss_rise, how far the validation loss ended above its minimum, in nats.
     """
     rows = {}
     for name, history in histories.items():

@@ -1,4 +1,4 @@
-"""Every picture: tables in, matplotlib Figure out. Nothing here knows a model or a run."""
+"""All figures: tables in, a matplotlib Figure out. Nothing here knows a model or a run."""
 
 import itertools
 import math
@@ -15,15 +15,17 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
+from cifar_mlflow.analysis.statistics import INTERVAL
 from cifar_mlflow.data.cifar10 import CLASSES, Examples
+from cifar_mlflow.formatting import number
 
-# Of each class: x, y, and the area under the curve.
+# By class: x, y, and the area under the curve.
 Curves = Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]]
-# Train and validation, told apart without colour too: by their dashes.
+# Train and validation differ by their dashes too, for readers who see no colour.
 TRAIN: dict[str, Any] = {"color": "#4477aa", "linestyle": "--", "label": "train"}
 VALIDATION: dict[str, Any] = {"color": "#cc3311", "linestyle": "-", "label": "validation"}
 PUBLISHED: dict[str, Any] = {"color": "#228833", "linestyle": ":", "label": "published (test)"}
-# Series told apart by colour and mark (Paul Tol's bright scheme).
+# Colours and markers of series (Paul Tol's bright scheme).
 SERIES: tuple[dict[str, Any], ...] = (
     {"color": "#cc3311", "marker": "o"},
     {"color": "#4477aa", "marker": "s"},
@@ -32,13 +34,14 @@ SERIES: tuple[dict[str, Any], ...] = (
     {"color": "#bb5500", "marker": "D"},
     {"color": "#6b6b6b", "marker": "P"},
 )
-# Of figures that stand in a page of text, at about their own size.
+# For figures in a page of text, shown at about their own size.
 SMALL: Any = {"font.size": 9, "legend.fontsize": 8, "lines.linewidth": 1.4, "axes.linewidth": 0.7}
 TITLE_WIDTH = 36  # characters above a panel
 
 
 def class_examples(examples: Examples) -> Figure:
-    """The first image of each class, 2 x 5, titled with the class name (the study's figure 1).
+    """The first image of each class, 2 x 5, titled with the class name (figure 1 of the
+    paper).
 
     A class without images has an empty cell that says so.
     """
@@ -47,9 +50,9 @@ def class_examples(examples: Examples) -> Figure:
 
 
 def misclassified(images: npt.NDArray[np.uint8], wrong: pd.DataFrame) -> Figure:
-    """Wrongly classified images, 2 x 5, titled with predicted and true class (figure 17).
+    """Wrongly classified images, 2 x 5, titled with predicted and true class (figure 17 of the paper).
 
-    ``wrong`` is part of a prediction table, whose index counts ``images``.
+    ``wrong`` is part of a prediction table, whose index counts the ``images`` (N, 32, 32, 3).
     """
     titles = [
         f"predicted {predicted}\ntrue {true}"
@@ -73,24 +76,24 @@ def _gallery(images: Sequence[npt.NDArray[np.uint8] | None], titles: Sequence[st
 
 
 def curves(history: pd.DataFrame, title: str) -> Figure:
-    """Accuracy and loss by epoch; ``history`` has a row for each epoch (the study's figures 2-16)."""
+    """Accuracy and loss by epoch (figures 2 to 16 of the paper).
+
+    ``history``: one row for each epoch: epoch, train_accuracy, val_accuracy, train_loss, val_loss (nats).
+    """
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axis, measure in zip(figure.subplots(1, 2), ("accuracy", "loss")):
-        axis.plot(history["epoch"], history[f"train_{measure}"], **TRAIN)
-        axis.plot(history["epoch"], history[f"val_{measure}"], **VALIDATION)
+        _learning_curves(axis, history, measure)
         axis.set(xlabel="epoch", ylabel=measure if measure == "accuracy" else "loss (nats)")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.3)
     axis.legend()
     figure.suptitle(title)
     return figure
 
 
 def small_multiples(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Accuracy by epoch of many configurations, a panel each on common axes.
+    """Accuracy by epoch of many configurations, each in its own panel, on common axes.
 
-    A history has rows of epoch, train_accuracy and val_accuracy; where an epoch has several, those of
-    several seeds, their mean is drawn, in a band of a standard deviation to each side.
+    A history has rows of epoch, train_accuracy and val_accuracy; with several seeds, several rows for
+    each epoch.
     """
     columns = min(4, len(histories))
     rows = math.ceil(len(histories) / columns)
@@ -99,17 +102,8 @@ def small_multiples(histories: Mapping[str, pd.DataFrame]) -> Figure:
     for axis in axes.flat[len(histories) :]:
         axis.axis("off")
     for axis, (name, history) in zip(axes.flat, histories.items()):
-        by_epoch = history.groupby("epoch")
-        means, deviations = by_epoch.mean(), by_epoch.std()
-        for column, style in (("train_accuracy", TRAIN), ("val_accuracy", VALIDATION)):
-            mean, deviation = means[column], deviations[column]
-            axis.plot(mean, **style)
-            if deviation.notna().any():
-                edges = (mean - deviation, mean + deviation)
-                axis.fill_between(mean.index, *edges, color=style["color"], alpha=0.25, linewidth=0)
+        _learning_curves(axis, history)
         axis.set_title(textwrap.fill(name, TITLE_WIDTH), fontsize=10)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.3)
     axes.flat[0].legend(fontsize=8)
     banded = any(axis.collections for axis in axes.flat)
     figure.supxlabel("epoch", fontsize=10)
@@ -119,10 +113,10 @@ def small_multiples(histories: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def ranking(means: pd.DataFrame, measure: str) -> Figure:
-    """Means of a measure with their 95 % intervals, as dots and lines, the first row on top.
+    """Means of a measure as dots with their 95 % intervals as lines, the first row on top.
 
     ``means``: by name, the columns mean, low and high (NaN: no interval), n, and verdict: "best",
-    "within noise", "worse", "cannot be told" or "lacks a seed".
+    "within noise", "worse", "untested" or "lacks a seed".
     """
     figure = Figure(figsize=(8, 1.8 + 0.32 * len(means)), layout="constrained")
     axis = figure.subplots()
@@ -132,7 +126,7 @@ def ranking(means: pd.DataFrame, measure: str) -> Figure:
     for verdicts, marker, fill, label in (
         (("best", "within noise"), "o", colour, "the best, and within noise of it"),
         (("worse",), "o", "white", "worse"),
-        (("cannot be told",), "x", colour, "cannot be told"),
+        (("untested",), "x", colour, "untested"),
         (("lacks a seed",), "D", "white", "lacks a seed: not compared"),
     ):
         mask = means["verdict"].isin(verdicts).to_numpy()
@@ -144,7 +138,7 @@ def ranking(means: pd.DataFrame, measure: str) -> Figure:
     axis.axvline(means["mean"].iloc[0], color="black", linewidth=0.8, linestyle=":")
     axis.set_yticks(heights, [f"{name} (n = {n})" for name, n in means["n"].items()])
     axis.invert_yaxis()
-    interval = " and its 95 % interval" if means["low"].notna().any() else ""
+    interval = f" and its {INTERVAL}" if means["low"].notna().any() else ""
     axis.set_xlabel(f"{measure}, mean over seeds{interval}")
     axis.grid(alpha=0.3, axis="x")
     figure.legend(loc="outside lower center", ncols=4, fontsize=8)
@@ -152,29 +146,40 @@ def ranking(means: pd.DataFrame, measure: str) -> Figure:
 
 
 def accuracy_curves(histories: Sequence[pd.DataFrame], published: float | None = None) -> Figure:
-    """Accuracy by epoch, small; a pair of lines for each of the trials that differ by seed alone.
+    """Accuracy by epoch, small; two lines for each of the trials that differ by their seed alone.
 
-    ``published`` is the study's accuracy on the test set, drawn as a level.
+    ``published``: the paper's accuracy on the test set, drawn as a horizontal line.
     """
     with rc_context(SMALL):
         figure = Figure(figsize=(3.7, 2.5), layout="constrained")
         axis = figure.subplots()
         if published is not None:
             axis.axhline(published, **PUBLISHED)
-        for number, history in enumerate(histories):
-            for column, style in (("train_accuracy", TRAIN), ("val_accuracy", VALIDATION)):
-                (line,) = axis.plot(history["epoch"], history[column], **style)
-                if number > 0:  # once in the legend
-                    line.set_label(None)
+        for index, history in enumerate(histories):
+            _learning_curves(axis, history, in_legend=index == 0)
         axis.set(xlabel="epoch", ylabel="accuracy", ylim=(0, 1))
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-        axis.grid(alpha=0.4)
         axis.legend(loc="best", frameon=False)
     return figure
 
 
+def _learning_curves(
+    axis: Axes, history: pd.DataFrame, measure: str = "accuracy", in_legend: bool = True
+) -> None:
+    """Training and validation by epoch: the mean over seeds, in a band of one standard deviation."""
+    by_epoch = history.groupby("epoch")
+    for part, style in (("train", TRAIN), ("val", VALIDATION)):
+        values = by_epoch[f"{part}_{measure}"]
+        mean, deviation = values.mean(), values.std()
+        axis.plot(mean, **style | ({} if in_legend else {"label": None}))
+        if deviation.notna().any():
+            edges = (mean - deviation, mean + deviation)
+            axis.fill_between(mean.index, *edges, color=style["color"], alpha=0.25, linewidth=0)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axis.grid(alpha=0.3)
+
+
 def accuracy_levels(measured: pd.DataFrame, published: pd.DataFrame) -> Figure:
-    """Two tables of accuracies alike: a line for each row, its columns across; published hollow."""
+    """Two tables of accuracies: a line for each row, the columns across; published values hollow."""
     with rc_context(SMALL):
         figure = Figure(figsize=(4.4, 3.4), layout="constrained")
         axis = figure.subplots()
@@ -193,7 +198,7 @@ def accuracy_levels(measured: pd.DataFrame, published: pd.DataFrame) -> Figure:
 
 
 def intervals(table: pd.DataFrame, label: str) -> Figure:
-    """Values with intervals, a line of each; columns name, value, low, high and published or NaN."""
+    """Values with intervals, one above the other: columns name, value, low, high, published (or NaN)."""
     with rc_context(SMALL):
         figure = Figure(figsize=(4.4, 1 + 0.45 * len(table)), layout="constrained")
         axis = figure.subplots()
@@ -220,19 +225,19 @@ def intervals(table: pd.DataFrame, label: str) -> Figure:
 
 
 def confusion_matrix(confusion: pd.DataFrame, title: str) -> Figure:
-    """Counts in a 10 x 10 picture, rows true, columns predicted; shades are shares of the row."""
+    """Counts (10, 10), rows true, columns predicted; shaded by their share of the row."""
     figure = Figure(figsize=(9, 8), layout="constrained")
     axis = figure.subplots()
     shares = confusion.div(confusion.sum(axis=1).clip(lower=1), axis=0)
-    picture = _heatmap(axis, shares, confusion.map("{:,}".format))
+    image = _heatmap(axis, shares, confusion.map("{:,}".format))
     axis.set(xlabel="predicted class", ylabel="true class", title=title)
-    bar = figure.colorbar(picture, ax=axis, shrink=0.8, format=PercentFormatter(1))
+    bar = figure.colorbar(image, ax=axis, shrink=0.8, format=PercentFormatter(1))
     bar.set_label("share of the true class")
     return figure
 
 
 def reliability(calibration: pd.DataFrame, title: str) -> Figure:
-    """Reliability diagram of a calibration table: accuracy by confidence, and images in each bin."""
+    """Reliability diagram of a `metrics.calibration_table`: accuracy by confidence, images by bin."""
     figure = Figure(figsize=(6.4, 7), layout="constrained")
     diagram, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bins = {
@@ -280,17 +285,17 @@ def precision_recall(curves: Curves, title: str) -> Figure:
 
 
 def _class_curves(curves: Curves, area: str) -> tuple[Figure, Axes]:
-    """A line for each class, told apart by colour and dashes; the legend has the largest area first."""
+    """A line for each class, by colour and dashes; the legend starts with the largest area."""
     figure = Figure(figsize=(9, 6), layout="constrained")
     axis = figure.subplots()
     for name, (x, y, under) in sorted(curves.items(), key=lambda item: -item[1][2]):
-        number = CLASSES.index(name)
+        index = CLASSES.index(name)
         axis.plot(
             x,
             y,
-            color=f"C{number}",
-            linestyle=("-", "--", "-.")[number % 3],
-            label=f"{name}, {area} {under:.3f}",
+            color=f"C{index}",
+            linestyle=("-", "--", "-.")[index % 3],
+            label=f"{name}, {area} {number(under)}",
         )
     axis.set(xlim=(0, 1), ylim=(0, 1.01))
     axis.grid(alpha=0.3)
@@ -301,16 +306,16 @@ def _class_curves(curves: Curves, area: str) -> tuple[Figure, Axes]:
 def grid_heatmap(
     accuracies: pd.DataFrame, title: str, deviations: pd.DataFrame | None = None
 ) -> Figure:
-    """Accuracies, shares of 1, of a grid: rows and columns as the table has them; NaN is left out.
+    """Accuracies (0 to 1) of a grid, rows and columns as in the table; NaN is left blank.
 
-    ``deviations``: standard deviations for the same cells, NaN where there is none.
+    ``deviations``: standard deviations of the same cells, NaN where there is none.
     """
     rows, columns = accuracies.shape
     figure = Figure(figsize=(2.6 + 1.4 * columns, 1.6 + 0.6 * rows), layout="constrained")
     axis = figure.subplots()
-    text = accuracies.map(lambda value: "" if np.isnan(value) else f"{value:.3f}")
+    text = accuracies.map(lambda value: "" if np.isnan(value) else number(value))
     if deviations is not None:
-        text += deviations.map(lambda value: "" if np.isnan(value) else f"\n± {value:.3f}")
+        text += deviations.map(lambda value: "" if np.isnan(value) else f"\n± {number(value)}")
         if deviations.notna().any(axis=None):
             title += "\nmean ± standard deviation over seeds"
     _heatmap(axis, accuracies, text)
@@ -320,7 +325,7 @@ def grid_heatmap(
 
 
 def _heatmap(axis: Axes, shades: pd.DataFrame, text: pd.DataFrame) -> AxesImage:
-    picture = axis.imshow(shades, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    image = axis.imshow(shades, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axis.set_xticks(range(shades.shape[1]), [str(name) for name in shades.columns])
     axis.set_yticks(range(shades.shape[0]), [str(name) for name in shades.index])
     if shades.shape[1] > 6:
@@ -328,4 +333,4 @@ def _heatmap(axis: Axes, shades: pd.DataFrame, text: pd.DataFrame) -> AxesImage:
     for (row, column), value in np.ndenumerate(shades.to_numpy()):
         colour = "white" if value > 0.55 else "black"
         axis.text(column, row, str(text.iloc[row, column]), ha="center", va="center", color=colour)
-    return picture
+    return image

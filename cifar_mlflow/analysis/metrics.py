@@ -1,12 +1,11 @@
 """From probabilities and labels to confusion matrix, per-class report, calibration and samples.
 
-Everything is computed from one table of predictions (`prediction_table`), which a run keeps as
-predictions.parquet, so that every figure and number can be made again without the model. Intervals
-and comparisons of two models are made of such tables too.
+Everything is computed from one table of predictions (`prediction_table`). A run logs it as
+predictions.parquet, so every figure and number can be computed again without the model.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +15,15 @@ from sklearn.metrics import (
     average_precision_score,
     confusion_matrix,
     precision_recall_curve,
-    precision_recall_fscore_support,
     roc_curve,
 )
 
-from cifar_mlflow.analysis.statistics import RESAMPLES, bootstrap
+from cifar_mlflow.analysis.statistics import RESAMPLES, percentile_interval, resampled_means
 from cifar_mlflow.data.cifar10 import CLASSES
 
 CALIBRATION_BINS = 15
 TOP = (2, 3, 5)
-# The numbers that are given with an interval.
+# The numbers that have an interval.
 HEADLINES = (
     "accuracy",
     "macro_f1",
@@ -37,10 +35,11 @@ HEADLINES = (
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the predictions of one set of images amount to.
+    """The metrics of one model on one set of images.
 
     confusion: counts (10, 10), a row for each true class, a column for each predicted one.
-    report: precision, recall, f1 and support of each class, a row for each.
+    report: columns precision, recall, f1 and support, a row for each class.
+    top_accuracy: for each k, the share of images whose true class is among the k most probable.
     """
 
     loss: float  # mean cross-entropy, nats
@@ -49,23 +48,14 @@ class Evaluation:
     macro_recall: float
     macro_f1: float
     calibration_error: float
-    top_accuracy: dict[
-        int, float
-    ]  # by k: share of images whose true class is among the k likeliest
+    top_accuracy: dict[int, float]
     confusion: pd.DataFrame
     report: pd.DataFrame
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """The numbers by name, such as ``test_accuracy`` for the prefix ``test``."""
-        names = (
-            "loss",
-            "accuracy",
-            "macro_precision",
-            "macro_recall",
-            "macro_f1",
-            "calibration_error",
-        )
-        numbers = {name: getattr(self, name) for name in names}
+        names = ("loss", "accuracy", "macro_precision", "macro_recall", "macro_f1")
+        numbers = {name: getattr(self, name) for name in (*names, "calibration_error")}
         numbers |= {f"top_{k}_accuracy": share for k, share in self.top_accuracy.items()}
         return {f"{prefix}_{name}": number for name, number in numbers.items()}
 
@@ -73,7 +63,12 @@ class Evaluation:
 def prediction_table(
     probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]
 ) -> pd.DataFrame:
-    """A row for each image, in order: true and predicted class, and ten columns of probabilities."""
+    """One row for each image, in order: true and predicted class, and ten columns of probabilities.
+
+    Args:
+        probabilities: (N, 10).
+        labels: (N,), 0 to 9.
+    """
     table = pd.DataFrame(probabilities, columns=list(CLASSES))
     names = np.array(CLASSES)
     table.insert(0, "true", names[labels])
@@ -82,7 +77,7 @@ def prediction_table(
 
 
 def evaluate(predictions: pd.DataFrame) -> Evaluation:
-    """Compute every number from a prediction table."""
+    """All metrics of a prediction table."""
     confusion = confusion_table(predictions)
     report = per_class(confusion)
     images = _images(predictions)
@@ -112,20 +107,35 @@ def confusion_table(predictions: pd.DataFrame) -> pd.DataFrame:
 def per_class(confusion: pd.DataFrame) -> pd.DataFrame:
     """Precision, recall, F1 and support of each class, from a confusion table; 0 where undefined."""
     counts = confusion.to_numpy()
-    true, predicted = np.indices(counts.shape)
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        true.ravel(), predicted.ravel(), sample_weight=counts.ravel(), zero_division=0
-    )
+    right, support = np.diagonal(counts), counts.sum(axis=1)
     return pd.DataFrame(
-        {"precision": precision, "recall": recall, "f1": f1, "support": counts.sum(axis=1)},
+        {
+            "precision": _ratio(right, counts.sum(axis=0)),
+            "recall": _ratio(right, support),
+            "f1": f1_scores(counts),
+            "support": support,
+        },
         index=confusion.index.rename("class"),
     )
 
 
-def most_confused(confusion: pd.DataFrame) -> pd.DataFrame:
-    """Pairs of classes that are mistaken, the most frequent first: true, predicted, count, share.
+def f1_scores(confusion: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """F1 of each class (…, 10), from confusion counts or shares (…, 10, 10); 0 where undefined."""
+    right = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return _ratio(2 * right, confusion.sum(axis=-1) + confusion.sum(axis=-2))
 
-    The share is of the images of the true class. Pairs that never happen are left out.
+
+def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """0 where ``whole`` is 0."""
+    ratio = np.zeros(part.shape)
+    np.divide(part, whole, out=ratio, where=whole > 0)
+    return ratio
+
+
+def most_confused(confusion: pd.DataFrame) -> pd.DataFrame:
+    """The mistakes, the most frequent pair of classes first: true, predicted, count, share.
+
+    The share is of the images of the true class. Pairs that never occur are left out.
     """
     pairs = confusion.reset_index().melt("true", var_name="predicted", value_name="count")
     pairs["share"] = pairs["count"] / pairs.groupby("true", sort=False)["count"].transform("sum")
@@ -134,7 +144,7 @@ def most_confused(confusion: pd.DataFrame) -> pd.DataFrame:
 
 
 def calibration_table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """What a reliability diagram shows: a row for each of 15 bins of equal width of the confidence.
+    """The numbers of a reliability diagram: one row for each of 15 equally wide bins of confidence.
 
     Columns: bin, lower and upper (its bounds), count, confidence and accuracy (means over its images,
     NaN where it has none).
@@ -163,7 +173,7 @@ def calibration_table(predictions: pd.DataFrame) -> pd.DataFrame:
 def calibration_error(
     confidences: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
 ) -> float:
-    """Expected calibration error with 15 bins of equal width (Guo et al., ICML 2017)."""
+    """Expected calibration error with 15 equally wide bins (Guo et al., ICML 2017)."""
     bins = _calibration_bins(confidences)
     gaps = np.bincount(bins, weights=confidences - correct, minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(confidences))
@@ -210,7 +220,7 @@ def precision_recall_curves(predictions: pd.DataFrame) -> dict[str, Curve]:
 def _one_against_rest(
     predictions: pd.DataFrame,
 ) -> list[tuple[str, npt.NDArray[np.bool_], npt.NDArray[np.float64]]]:
-    """Name, whether each image is of it, and its probabilities, of every class with a curve."""
+    """For each class that has a curve: name, whether each image is of it, its probabilities."""
     against = [
         (name, (predictions["true"] == name).to_numpy(), predictions[name].to_numpy(np.float64))
         for name in CLASSES
@@ -224,23 +234,16 @@ def _one_against_rest(
 def intervals(predictions: pd.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
     """The headline numbers with the bounds of their 95 % intervals: value, low, high.
 
-    Percentile bootstrap over images (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
-    chapter 13): how the numbers of this one model would vary with other images of the same kind, not
-    with another training. Resampling raises a calibration error, so its interval lies somewhat high.
-    One image makes no interval: its bounds are NaN.
+    The intervals are percentile bootstraps over the images. They show how the numbers of this model
+    would vary with other images of the same kind, not with another training. Resampling raises a
+    calibration error, so its interval lies somewhat high. A single image gives no interval: its bounds
+    are NaN.
     """
-    sums = _summands(_images(predictions))
-    images = len(sums)
-
-    def statistics(chosen: npt.NDArray[np.intp], axis: int) -> npt.NDArray[np.float64]:
-        """Numbers (headlines, resamples) of rows of image numbers (resamples, images)."""
-        rows = len(chosen)
-        offsets = images * np.arange(rows)[:, np.newaxis]
-        times = np.bincount((chosen + offsets).ravel(), minlength=rows * images)
-        return _headlines(times.reshape(rows, images) @ sums / images)
-
-    low, high = bootstrap(np.arange(images), statistics, resamples, seed)
-    values = _headlines(sums.mean(axis=0, keepdims=True))[:, 0]
+    summands = _summands(_images(predictions))
+    low = high = np.full(len(HEADLINES), np.nan)
+    if len(summands) > 1:
+        low, high = percentile_interval(_headlines(resampled_means(summands, resamples, seed)))
+    (values,) = _headlines(summands.mean(axis=0, keepdims=True))
     return pd.DataFrame(
         {"value": values, "low": low, "high": high},
         index=pd.Index(HEADLINES, name="metric"),
@@ -251,7 +254,7 @@ def intervals(predictions: pd.DataFrame, resamples: int = RESAMPLES, seed: int =
 
 
 def sample_predictions(predictions: pd.DataFrame, count: int = 30, seed: int = 0) -> pd.DataFrame:
-    """Random images: their number in the file, correct or not, true and predicted class."""
+    """Random images: number in the file, correct or not, true and predicted class, probability."""
     chosen = predictions.sample(min(count, len(predictions)), random_state=seed)
     return pd.DataFrame(
         {
@@ -265,16 +268,16 @@ def sample_predictions(predictions: pd.DataFrame, count: int = 30, seed: int = 0
 
 
 def misclassified(predictions: pd.DataFrame, count: int = 10, seed: int = 0) -> pd.DataFrame:
-    """Random rows among the wrongly classified; fewer where there are not that many."""
+    """Random rows of wrongly classified images; all of them if there are fewer than ``count``."""
     wrong = predictions[predictions["true"] != predictions["predicted"]]
     return wrong.sample(min(count, len(wrong)), random_state=seed)
 
 
-# What the numbers are functions of -------------------------------------------------------------
+# Per image ------------------------------------------------------------------------------------
 
 
 class _Images(NamedTuple):
-    """Of each image, (N,)."""
+    """What the metrics are computed from, (N,) each."""
 
     true: npt.NDArray[np.intp]
     predicted: npt.NDArray[np.intp]
@@ -303,10 +306,10 @@ def _images(predictions: pd.DataFrame) -> _Images:
 
 
 def _summands(images: _Images) -> npt.NDArray[np.float64]:
-    """A row for each image whose mean over images, of any choice of them, gives every headline.
+    """One row for each image; the mean over any choice of images gives all headlines of that choice.
 
-    Columns: the loss; a top-k hit for each k; a cell of the confusion matrix, 100 of them; the gap
-    between confidence and correctness in each bin of the calibration.
+    Columns: the loss; a top-k hit for each k; the 100 cells of the confusion matrix; the gap between
+    confidence and correctness in each calibration bin.
     """
     cells = np.eye(len(CLASSES) ** 2)[images.true * len(CLASSES) + images.predicted]
     bins = np.eye(CALIBRATION_BINS)[_calibration_bins(images.confidence)]
@@ -321,15 +324,13 @@ def _summands(images: _Images) -> npt.NDArray[np.float64]:
 
 
 def _headlines(means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """HEADLINES (headlines, M) of M rows of means of `_summands`."""
+    """The HEADLINES (M, headlines) of M rows of means of `_summands`."""
     loss, *hits = means[:, : 1 + len(TOP)].T
     cells, gaps = np.split(means[:, 1 + len(TOP) :], [len(CLASSES) ** 2], axis=1)
     confusion = cells.reshape(-1, len(CLASSES), len(CLASSES))
-    right = np.diagonal(confusion, axis1=1, axis2=2)
-    seen = confusion.sum(axis=1) + confusion.sum(axis=2)
-    f1 = np.divide(2 * right, seen, out=np.zeros_like(seen), where=seen > 0)
-    calibration = np.abs(gaps).sum(axis=1)
-    return np.stack([right.sum(axis=1), f1.mean(axis=1), loss, calibration, *hits])
+    accuracy = np.diagonal(confusion, axis1=1, axis2=2).sum(axis=1)
+    macro_f1 = f1_scores(confusion).mean(axis=1)
+    return np.column_stack([accuracy, macro_f1, loss, np.abs(gaps).sum(axis=1), *hits])
 
 
 def _indices(names: "pd.Series[str]") -> npt.NDArray[np.intp]:

@@ -18,6 +18,7 @@ from rich.text import Text
 from cifar_mlflow import console
 from cifar_mlflow.console import say
 from cifar_mlflow.errors import UsageError
+from cifar_mlflow.formatting import markdown_table
 from cifar_mlflow.parameters import PredictParameters
 from cifar_mlflow.paths import user_path
 from cifar_mlflow.predict import images, outputs
@@ -152,9 +153,8 @@ def show(predictions: Predictions, output: Path) -> None:
 
 def description(model: str, predictions: Predictions) -> str:
     """The run's description, in Markdown: the number of images of each class, and what was skipped."""
-    lines = [f"{len(predictions.table):,} images, classified by {model}", ""]
-    lines += [f"| {' | '.join(BY_CLASS)} |", "| --- | ---: | ---: |"]
-    lines += [f"| {' | '.join(row)} |" for row in _by_class(predictions.table)]
+    table = markdown_table(BY_CLASS, _by_class(predictions.table), align="lrr")
+    lines = [f"{len(predictions.table):,} images, classified by {model}", "", table]
     if skipped := predictions.skipped:
         lines += ["", f"{len(skipped):,} skipped:", ""]
         lines += [f"- `{line}`" for line in _skipped_lines(skipped)]

@@ -1,4 +1,4 @@
-"""What a report is made of: a study's runs and artifacts, read from the tracking store."""
+"""Read what the report shows, runs and artifacts, from the tracking store."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ HISTORY = ("train_accuracy", "val_accuracy", "val_loss")
 
 @dataclass(frozen=True)
 class Study:
-    """A study's run, its plan, and what became of each trial; runs and histories by trial key."""
+    """A study's run, its plan, and its trials' runs and histories by trial key."""
 
     run: TrackedRun
     trials: list[TrialConfig]
@@ -56,12 +56,12 @@ class Study:
 
     @property
     def factors(self) -> list[str]:
-        """What was varied but the seed."""
+        """What was varied, except the seed."""
         return [name for name in results.FACTORS if "," in self.run.parameters.get(name, "")]
 
     @property
     def configurations(self) -> dict[TrialConfig, list[TrialConfig]]:
-        """The trials of each configuration, which differ by seed alone."""
+        """The trials of each configuration, which differ by their seed alone."""
         grouped: dict[TrialConfig, list[TrialConfig]] = {}
         for trial in self.trials:
             grouped.setdefault(trial.configuration, []).append(trial)
@@ -79,7 +79,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A trial's model, by what its run keeps of the test set; None where it does not."""
+    """A trial's model, with what its run has logged of the test set; None where that is missing."""
 
     run: TrackedRun
     predictions: pd.DataFrame | None
@@ -96,17 +96,17 @@ class Classifier:
 
 
 @dataclass(frozen=True)
-class Material:
-    """All that the page tells of; None where the experiment has no such run."""
+class ReportData:
+    """All that the page shows; None where the experiment has no such run."""
 
     experiment: str
     data: TrackedRun | None
     class_examples: bytes | None  # PNG
     architectures: Study | None
-    networks: dict[str, Classifier]  # of the architectures, by name: the first that finished
+    networks: dict[str, Classifier]  # the first finished trial of each, by architecture
     grid: Study | None
-    leaders: list[Classifier]  # the grid's best trial, and the second configuration's
-    champion: str  # a sentence
+    top_models: list[Classifier]  # the best trials of the grid's best two configurations
+    champion: str  # a sentence on the registry's champion
 
     @property
     def studies(self) -> list[Study]:
@@ -114,17 +114,17 @@ class Material:
 
     @property
     def best(self) -> Classifier | None:
-        return self.leaders[0] if self.leaders else None
+        return self.top_models[0] if self.top_models else None
 
 
-def gather(experiment_id: str, grid_id: str) -> Material:
-    """Read what the page tells of from the runs of one experiment.
+def collect(experiment_id: str, grid_id: str) -> ReportData:
+    """Read what the page shows from the runs of one experiment.
 
     Args:
         grid_id: the id of a grid's run, or "latest".
 
     Raises:
-        UsageError: the experiment has no such run, or nothing to report at all.
+        UsageError: the experiment has no such run, or nothing to report.
     """
     experiment = query.experiment_name(experiment_id)
     grid_run = _grid_run(experiment_id, experiment, grid_id)
@@ -133,20 +133,20 @@ def gather(experiment_id: str, grid_id: str) -> Material:
     if not (grid_run or architectures_run or data):
         raise UsageError(
             f"experiment {experiment!r} has no finished study to report on; "
-            "mlflow run . -e grid --env-manager local makes one"
+            "mlflow run . -e grid --env-manager local runs one"
         )
     architectures = _read_study(architectures_run) if architectures_run else None
     grid = _read_study(grid_run) if grid_run else None
-    leaders = grid.ranking[:2] if grid else []
-    return Material(
+    best_two = grid.ranking[:2] if grid else []
+    return ReportData(
         experiment=experiment,
         data=data,
         class_examples=query.find_file(data.run_id, "class_examples.png") if data else None,
         architectures=architectures,
         networks=_read_networks(architectures) if architectures else {},
         grid=grid,
-        leaders=[_read_classifier(run) for run in leaders],
-        champion=_read_champion(grid, leaders) if grid else "",
+        top_models=[_read_classifier(run) for run in best_two],
+        champion=_read_champion(grid, best_two) if grid else "",
     )
 
 
@@ -155,14 +155,12 @@ def _grid_run(experiment_id: str, experiment: str, grid_id: str) -> TrackedRun |
         return query.newest(experiment_id, "grid")
     run = query.find_run(grid_id)
     if run is None:
-        raise UsageError(
-            f"run_id={grid_id}: no such run; it should be a grid's run id, or 'latest'"
-        )
+        raise UsageError(f"run_id={grid_id}: no such run; give the id of a grid's run, or latest")
     if run.kind != "grid":
-        raise UsageError(f"run_id={grid_id}: a run of kind {run.kind!r}; it should be a grid's")
+        raise UsageError(f"run_id={grid_id} is a run of kind {run.kind!r}; give that of a grid")
     if run.experiment_id != experiment_id:
         other = query.experiment_name(run.experiment_id)
-        raise UsageError(f"run_id={grid_id}: of experiment {other!r}, and this is {experiment!r}")
+        raise UsageError(f"run_id={grid_id} is of experiment {other!r}, not of {experiment!r}")
     return run
 
 
@@ -182,40 +180,36 @@ def _read_study(run: TrackedRun) -> Study:
 
 
 def _read_networks(study: Study) -> dict[str, Classifier]:
-    first: dict[str, TrackedRun] = {}
-    for trial in study.trials:
-        run = study.runs.get(trial.key)
-        if run and run.status == "FINISHED":
-            first.setdefault(trial.architecture, run)
+    first = results.first_finished(study.trials, study.runs)
     return {name: _read_classifier(run) for name, run in first.items()}
 
 
 def _read_classifier(run: TrackedRun) -> Classifier:
-    """From the trial's own run, or where it has lost its artifacts from the newest evaluation."""
-    evaluations = f"tags.{MODEL_URI} = '{run.model_uri}' AND params.part = 'test'"
-    again = query.newest(run.experiment_id, "evaluate", where=evaluations)
-    sources = [run.run_id, *([again.run_id] if again else [])]
+    """From the trial's own run; what is missing there, from the newest evaluation of its model."""
+    of_model = f"tags.{MODEL_URI} = '{run.model_uri}' AND params.part = 'test'"
+    evaluation = query.newest(run.experiment_id, "evaluate", where=of_model)
+    sources = [run.run_id, *([evaluation.run_id] if evaluation else [])]
 
     def table(name: str) -> pd.DataFrame | None:
-        found = (query.find_table(source, name) for source in sources)
-        return next((each for each in found if each is not None), None)
+        tables = (query.find_table(source, name) for source in sources)
+        return next((each for each in tables if each is not None), None)
 
-    pictures = (query.find_file(source, "misclassified.png") for source in sources)
+    galleries = (query.find_file(source, "misclassified.png") for source in sources)
     return Classifier(
         run,
         predictions=table("predictions.parquet"),
-        misclassified=next((each for each in pictures if each is not None), None),
+        misclassified=next((each for each in galleries if each is not None), None),
         layers=table("layers.csv"),
     )
 
 
-def _read_champion(grid: Study, leaders: list[TrackedRun]) -> str:
+def _read_champion(grid: Study, best: list[TrackedRun]) -> str:
     name = grid.run.parameters.get("model_name", "")
     champion = registry.champion(name) if name else None
     if champion is None:
-        return "The registry has no champion of its name now."
+        return "The registry now has no champion of its name."
     version = f"{name} version {champion.version}"
-    if leaders and champion.run_id == leaders[0].run_id:
-        return f"It is the champion now: {version}."
-    trial = champion.tags.get("trial", "of a trial that is not named")
-    return f"The champion now is another model: {version}, {trial}."
+    if best and champion.run_id == best[0].run_id:
+        return f"It is now the champion: {version}."
+    trial = champion.tags.get("trial", "trial unknown")
+    return f"The champion is now another model: {version} ({trial})."

@@ -1,7 +1,7 @@
-"""The paper's conclusions, held against the results.
+"""The paper's conclusions, checked against the results.
 
-A verdict never exceeds its data: which network is the best, and whether the published level is reached, is
-not decided by fewer than three seeds. What the test images show of the models at hand is then an aside.
+A verdict never exceeds its data: fewer than three seeds do not decide which network is the best, or
+whether the published accuracy is reached. What the test images show of these models is then an aside.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,33 +21,38 @@ from cifar_mlflow.analysis.effects import (
     main_effects,
     responses_by_level,
 )
-from cifar_mlflow.analysis.statistics import CONFIDENCE, FEWEST, Estimate, estimate
+from cifar_mlflow.analysis.metrics import f1_scores
+from cifar_mlflow.analysis.statistics import (
+    CONFIDENCE,
+    INTERVAL,
+    MIN_VALUES,
+    Estimate,
+    estimate,
+    resampled_counts,
+)
 from cifar_mlflow.data.cifar10 import CLASSES
-from cifar_mlflow.formatting import counted, fixed, signed
+from cifar_mlflow.formatting import counted, number, percent, signed
 from cifar_mlflow.paper import BEST, CONCLUSIONS, CONFUSION, PER_CLASS
 
-# The standard error of an accuracy of 0.5 on 10,000 images: a smaller change is called none.
+# The standard error of an accuracy of 0.5 on 10,000 images: a smaller change counts as none.
 NOTICEABLE = 0.005
-# An accuracy that is no farther than this from the published one counts as reproduced.
+# An accuracy this close to the published one counts as reproduced.
 TOLERANCE = 0.02
 
 
-# The published conclusions ----------------------------------------------------------------------
-
-
 class Verdict(StrEnum):
-    """What the data at hand say of a claim."""
+    """What the results say of a claim."""
 
     AGREES = "agrees"
     IN_PART = "agrees in part"
     DISAGREES = "disagrees"
-    OPEN = "cannot be told"
+    INCONCLUSIVE = "inconclusive"
 
 
 class Evidence(NamedTuple):
-    """A sentence with its numbers; whether the part of the claim that it is about holds.
+    """A sentence with its numbers, and whether its part of the claim holds.
 
-    None: it cannot be told, or the sentence is about no part of the claim (``aside``).
+    None: that is inconclusive, or the sentence is about no part of the claim (``aside``).
     """
 
     text: str
@@ -63,10 +68,10 @@ class Conclusion:
 
 
 def conclude(claim: str, *evidence: Evidence) -> Conclusion:
-    """The verdict on a claim: it agrees only where every part of it is shown to hold."""
-    holds = {part.holds for part in evidence if not part.aside}
+    """The verdict on a claim: the results agree only if every part of it is shown to hold."""
+    holds = {each.holds for each in evidence if not each.aside}
     if holds <= {None}:
-        verdict = Verdict.OPEN
+        verdict = Verdict.INCONCLUSIVE
     elif holds == {True}:
         verdict = Verdict.AGREES
     else:
@@ -79,13 +84,13 @@ def on_architectures(
     predictions: Mapping[str, pd.DataFrame],
     factors: Sequence[str] = ("architecture",),
 ) -> Conclusion:
-    """Whether the deepest network is the best, by what is the same for all three: seeds and settings.
+    """Whether the deepest network is the best, over the seeds and settings that all three have.
 
     Args:
-        table: results of the three networks; None where there are none.
-        predictions: prediction tables of the test set by network, of one model each, for an aside
-            where there are too few seeds.
-        factors: what was varied but the seed.
+        table: results of the three networks; None if there are none.
+        predictions: a prediction table of the test set for each network, of one model, for an aside if
+            there are too few seeds.
+        factors: what was varied, except the seed.
     """
     claim = CONCLUSIONS[0]
     if table is None:
@@ -101,32 +106,32 @@ def on_architectures(
     rival = str(means.drop("deep").index[0])
     ahead = estimate(seeds["deep"] - seeds[rival])
     text = (
-        f"Test accuracy: {', '.join(f'{name} {fixed(value)}' for name, value in means.items())}; "
+        f"Test accuracy: {', '.join(f'{name} {number(value)}' for name, value in means.items())}; "
         f"deep less {rival} is {ahead}."
     )
-    if ahead.n >= FEWEST:
+    if ahead.n >= MIN_VALUES:
         return conclude(claim, Evidence(text, ahead.value > 0 if ahead.certain else None))
-    parts = [Evidence(f"{text} {_too_few(ahead.n)}")]
+    evidence = [Evidence(f"{text} {_too_few(ahead.n)}")]
     if {"deep", rival} <= predictions.keys():
         comparison = statistics.compare(predictions["deep"], predictions[rival])
         aside = f"One model of each, on the same test images, deep less {rival}: {comparison}."
-        parts.append(Evidence(aside, aside=True))
-    return conclude(claim, *parts)
+        evidence.append(Evidence(aside, aside=True))
+    return conclude(claim, *evidence)
 
 
 def _too_few(seeds: int) -> str:
-    return f"With {counted(seeds, 'seed')}, this cannot be told from chance between trainings."
+    return f"With {counted(seeds, 'seed')}, this may be chance."
 
 
 def on_epochs(gains: pd.DataFrame) -> Conclusion:
-    """Whether more epochs help in most cases; ``gains`` as `late_gains` gives them."""
+    """Whether more epochs help in most cases; ``gains`` is a table of `effects.late_gains`."""
     if gains.empty:
         return conclude(CONCLUSIONS[1], Evidence("No trial has two epochs to compare."))
-    parts = []
+    evidence = []
     for part, name in (("train", "training"), ("val", "validation")):
         gain = gains[f"{part}_gain"]
         rose = int((gain >= NOTICEABLE).sum())
-        parts.append(
+        evidence.append(
             Evidence(
                 f"The last quarter of the epochs raised {name} accuracy in {rose} of {len(gain)} "
                 f"trials (median gain {signed(float(gain.median()))}).",
@@ -136,7 +141,7 @@ def on_epochs(gains: pd.DataFrame) -> Conclusion:
     rising = gains[gains["loss_rise"] >= 0.05]
     return conclude(
         CONCLUSIONS[1],
-        *parts,
+        *evidence,
         Evidence(
             f"In {len(rising)} of {len(gains)} trials the validation loss ended 0.05 nats or more "
             "above its minimum: there, more epochs made the probabilities worse.",
@@ -148,13 +153,13 @@ def on_epochs(gains: pd.DataFrame) -> Conclusion:
 def on_factors(
     table: pd.DataFrame, factors: Sequence[str], response: str = "test_accuracy"
 ) -> Conclusion:
-    """Whether activation matters most, then optimizer, and batch size little."""
+    """Whether the activation matters most, then the optimizer, and the batch size little."""
     effects = {effect.factor: effect for effect in main_effects(table, factors, response)}
     if missing := [
         name for name in ("activation", "optimizer", "batch_size") if name not in effects
     ]:
         names = ", ".join(name.replace("_", " ") for name in missing)
-        return conclude(CONCLUSIONS[2], Evidence(f"Too few trials finished to compare: {names}."))
+        return conclude(CONCLUSIONS[2], Evidence(f"Too few finished trials to compare: {names}."))
     activation, optimizer, batch = (effects[n] for n in ("activation", "optimizer", "batch_size"))
     ahead = lead(table, factors, activation, optimizer, response)
     larger = [lead(table, factors, other, batch, response) for other in (activation, optimizer)]
@@ -174,14 +179,14 @@ def on_factors(
             least,
         ),
     ]
-    for found in interactions(table, factors, list(effects.values()), response):
-        simple = ", ".join(f"{value} with {level}" for level, value in found.simple.items())
+    for interaction in interactions(table, factors, list(effects.values()), response):
+        simple = ", ".join(f"{value} with {level}" for level, value in interaction.simple.items())
         evidence.append(
             Evidence(
-                f"Interaction: the effect of the {found.effect.factor.replace('_', ' ')} "
-                f"({found.effect.better} less {found.effect.worse}) by "
-                f"{found.by.replace('_', ' ')}: {simple}; a change of {found.change}"
-                + ("." if found.change.certain else ", which may be none."),
+                f"Interaction: the effect of the {interaction.effect.factor.replace('_', ' ')} "
+                f"({interaction.effect.better} less {interaction.effect.worse}) by "
+                f"{interaction.by.replace('_', ' ')}: {simple}; a change of {interaction.change}"
+                + ("." if interaction.change.certain else ", which may be chance."),
                 aside=True,
             )
         )
@@ -207,26 +212,25 @@ def _least(larger: Sequence[Estimate]) -> bool | None:
 
 
 def on_classes(confusion: pd.DataFrame) -> Conclusion:
-    """Whether cat and dog, bird and deer are confused most, automobile and truck known best.
+    """Whether cat and dog, bird and deer are confused most, and automobile and truck least.
 
-    Whether chance among the test images may have made it so is told by the share of bootstrap
-    resamples of them in which it is so.
+    Each part is decided by the share of bootstrap resamples of the test images in which it holds.
     """
     counts = confusion.to_numpy()
-    again = resample(counts)
-    f1, f1_again = f1_scores(counts), f1_scores(again)
+    resamples = resampled_counts(counts)
+    f1, resampled_f1 = f1_scores(counts), f1_scores(resamples)
     best = np.argsort(-f1, kind="stable")
     known = [CLASSES.index("automobile"), CLASSES.index("truck")]
-    others = np.delete(f1_again, known, axis=1)
-    share = float((f1_again[:, known].min(axis=1) > others.max(axis=1)).mean())
-    ranked = [f"{CLASSES[number]} {fixed(f1[number], 2)}" for number in best]
+    others = np.delete(resampled_f1, known, axis=1)
+    share = float((resampled_f1[:, known].min(axis=1) > others.max(axis=1)).mean())
+    ranked = [f"{CLASSES[index]} {number(f1[index], 2)}" for index in best]
     return conclude(
         CONCLUSIONS[3],
-        _confused(counts, again, ("cat", "dog"), 1),
-        _confused(counts, again, ("bird", "deer"), 2),
+        _confused(counts, resamples, ("cat", "dog"), 1),
+        _confused(counts, resamples, ("bird", "deer"), 2),
         Evidence(
             f"Best known, by F1: {', '.join(ranked[:3])}; worst: {', '.join(ranked[:-4:-1])}. "
-            f"Automobile and truck are the two best in {share:.0%} of resamples of the test images.",
+            f"Automobile and truck are the two best in {percent(share, 0)} of resamples of the test images.",
             _shown(share),
         ),
         Evidence(f"In the published tables: {_published_classes()}.", aside=True),
@@ -235,18 +239,19 @@ def on_classes(confusion: pd.DataFrame) -> Conclusion:
 
 def _confused(
     counts: npt.NDArray[np.int64],
-    again: npt.NDArray[np.int64],
+    resamples: npt.NDArray[np.int64],
     names: tuple[str, str],
     claimed: int,
 ) -> Evidence:
-    """Whether a pair is among the ``claimed`` most confused ones, both ways together."""
+    """Whether a pair is among the ``claimed`` most confused ones, counting both ways."""
     one, other = (CLASSES.index(name) for name in names)
     times, rank = _mutual(counts)[one, other], _rank(_mutual(counts), one, other)
-    share = float((_rank(_mutual(again), one, other) <= claimed).mean())
+    share = float((_rank(_mutual(resamples), one, other) <= claimed).mean())
     place = "the most confused pair" if claimed == 1 else f"among the {claimed} most confused pairs"
     return Evidence(
-        f"{names[0].capitalize()} and {names[1]} are mistaken for each other {times} times, rank {rank}; "
-        f"they are {place} in {share:.0%} of resamples of the test images.",
+        f"{names[0].capitalize()} and {names[1]} are mistaken for each other {number(times, 0)} times, "
+        f"rank {rank}; "
+        f"they are {place} in {percent(share, 0)} of resamples of the test images.",
         _shown(share),
     )
 
@@ -258,80 +263,62 @@ def _published_classes() -> str:
         for one, other in (("cat", "dog"), ("bird", "deer"))
     ]
     f1 = [row[2] for row in PER_CLASS]
-    best = [f"{CLASSES[number]} {f1[number]:.2f}" for number in np.argsort(f1)[:-4:-1]]
+    best = [f"{CLASSES[index]} {number(f1[index], 2)}" for index in np.argsort(f1)[:-4:-1]]
     return f"{', '.join(pairs)}; best F1 {', '.join(best)}"
 
 
 def _shown(share: float) -> bool | None:
-    """Whether a claim holds, if it does in nearly all resamples or in nearly none."""
+    """True if a claim holds in nearly all resamples, False if in nearly none, else None."""
     return share > 0.5 if share >= CONFIDENCE or share <= 1 - CONFIDENCE else None
 
 
-def resample(
-    counts: npt.NDArray[np.int64], times: int = 2000, seed: int = 0
-) -> npt.NDArray[np.int64]:
-    """Confusion counts (times, 10, 10) of bootstrap resamples of the images behind ``counts`` (10, 10)."""
-    images = int(counts.sum())
-    drawn = np.random.default_rng(seed).multinomial(images, counts.ravel() / images, times)
-    return drawn.reshape(times, *counts.shape)
-
-
-def f1_scores(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """F1 of each class (..., 10) from confusion counts (..., 10, 10); 0 where undefined."""
-    right = np.diagonal(counts, axis1=-2, axis2=-1)
-    seen = counts.sum(axis=-1) + counts.sum(axis=-2)
-    f1: npt.NDArray[np.float64] = 2 * right / np.maximum(seen, 1)
-    return f1
-
-
 def _mutual(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Mistakes of each pair of classes, both ways together, above the diagonal (..., 10, 10)."""
+    """Mistakes of each pair of classes, both ways added, above the diagonal (…, 10, 10)."""
     return np.triu(counts + np.swapaxes(counts, -1, -2), k=1)
 
 
 def _rank(mutual: npt.NDArray[np.int64], one: int, other: int) -> npt.NDArray[np.int64]:
-    """The place of a pair, 1 for the most confused, the worse one where pairs are even."""
+    """The rank of a pair, 1 for the most confused; tied pairs get the lower rank."""
     pairs = mutual[..., *np.triu_indices(len(CLASSES), k=1)]
     rank: npt.NDArray[np.int64] = np.sum(pairs >= mutual[..., one, other, None], axis=-1)
     return rank
 
 
 def on_level(best: Estimate, images: Sequence[float]) -> Conclusion:
-    """Whether the best accuracy is as published, and whether resolution is why it is no better.
+    """Whether the best accuracy is as published, and whether the resolution limits it.
 
     Args:
         best: test accuracy of the best configuration, over its seeds.
         images: test accuracy of its best model, with its interval over the test images.
     """
     away = Estimate(best.value - BEST, best.low - BEST, best.high - BEST, best.n)
-    low, high = round(away.low, 9), round(away.high, 9)  # 0.72 is no farther than 0.02 from 0.70
-    if best.n < FEWEST:
-        level, said = None, _too_few(best.n)
+    low, high = round(away.low, 9), round(away.high, 9)  # 0.72 is within 0.02 of 0.70
+    if best.n < MIN_VALUES:
+        holds, text = None, _too_few(best.n)
     elif -TOLERANCE <= low and high <= TOLERANCE:
-        level, said = True, f"That is within {TOLERANCE}."
+        holds, text = True, f"That is within {TOLERANCE}."
     elif high < -TOLERANCE or low > TOLERANCE:
-        level, said = False, f"That is farther than {TOLERANCE}."
+        holds, text = False, f"That is farther away than {TOLERANCE}."
     else:
-        level, said = None, f"Whether that is within {TOLERANCE} is not certain."
+        holds, text = None, f"Whether that is within {TOLERANCE} is not certain."
     return conclude(
         CONCLUSIONS[4],
         Evidence(
-            f"The best configuration's test accuracy is {fixed(best.value)}, {away} from the published "
-            f"{BEST:.2f}, which is of one training. {said}",
-            level,
+            f"The best configuration's test accuracy is {number(best.value)}, {away} from the published "
+            f"{number(BEST, 2)}, which is of one training. {text}",
+            holds,
         ),
         Evidence(
-            f"Its best model reaches {fixed(images[0])}; the choice of test images alone makes that "
-            f"{fixed(images[1])} to {fixed(images[2])} (95 % interval).",
+            f"Its best model reaches {number(images[0])}; the choice of test images alone makes that "
+            f"{number(images[1])} to {number(images[2])} ({INTERVAL}).",
             aside=True,
         ),
         Evidence(
-            "Whether the low resolution is why cannot be told from these runs: all of them saw "
-            "32 × 32 pixels."
+            "These runs cannot show whether the low resolution is why: all of them saw 32 × 32 pixels."
         ),
         Evidence(
             "Elsewhere small networks reach 94 % on these 32 × 32 images (Jordan, 2024, "
-            f"arXiv:2404.00498), so the resolution allows far more than {BEST:.2f}.",
+            f"arXiv:2404.00498), so the resolution allows far more than {number(BEST, 2)}.",
             aside=True,
         ),
     )

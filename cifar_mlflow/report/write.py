@@ -1,15 +1,15 @@
-"""Write the report to a file and to its run: the entry point report."""
+"""Write the report to a file and to its run."""
 
 from cifar_mlflow.console import say
 from cifar_mlflow.parameters import ReportParameters
 from cifar_mlflow.paths import written_to
-from cifar_mlflow.report.collect import gather
-from cifar_mlflow.report.page import page
+from cifar_mlflow.report.collect import collect
+from cifar_mlflow.report.page import render_page
 from cifar_mlflow.store import tracking
 
 
 def write_report(parameters: ReportParameters) -> None:
-    """Write the page, whole or not at all.
+    """Write the page, complete or not at all.
 
     Raises:
         UsageError: there is no such run, or nothing to report.
@@ -17,8 +17,7 @@ def write_report(parameters: ReportParameters) -> None:
     output = written_to(parameters.output)
     with tracking.tracked_run("report") as run:
         tracking.log_parameters(parameters)
-        material = gather(run.experiment_id, parameters.run_id)
-        text = page(material)
+        text = render_page(collect(run.experiment_id, parameters.run_id))
         tracking.log_files(texts={"report.html": text})
     partial = output.with_name(f".{output.name}.partial")
     partial.write_text(text, encoding="utf-8")

@@ -26,7 +26,7 @@ from cifar_mlflow.store.runs import Status, TrackedRun
 
 CLAIM = "claim"  # on a run's plan: CLAIMING, then HELD
 CLAIMING, HELD = "claiming", "held"
-HEARTBEAT = "last_sign_of_life"  # UTC, ISO 8601
+HEARTBEAT = "heartbeat"  # UTC, ISO 8601
 SUPERSEDED_BY = "superseded_by"  # the run that resumed this one
 HEARTBEAT_SECONDS = 5.0
 POLL_SECONDS = 0.5

@@ -11,9 +11,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from cifar_mlflow.analysis import metrics
+from cifar_mlflow.analysis.statistics import INTERVAL
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
-from cifar_mlflow.formatting import fixed
+from cifar_mlflow.formatting import markdown_table, number, percent
 from cifar_mlflow.store import query
 from cifar_mlflow.store.query import UNKNOWN
 from cifar_mlflow.store.runs import DATA_DIGEST, TrackedRun
@@ -184,15 +185,21 @@ def describe(
         reason: why the version got its alias.
     """
     result = metrics.evaluate(predictions)
-    numbers = "\n".join(
-        f"| {number.replace('_', ' ')} | {value:.4f} ({low:.4f} to {high:.4f}) |"
-        for number, value, low, high in metrics.intervals(predictions).itertuples(name=None)
+    quality = markdown_table(
+        ["metric", "value (interval)"],
+        [
+            [
+                metric.replace("_", " "),
+                f"{number(value, 4)} ({number(low, 4)} to {number(high, 4)})",
+            ]
+            for metric, value, low, high in metrics.intervals(predictions).itertuples(name=None)
+        ],
     )
     confidence = predictions[list(CLASSES)].max(axis=1).mean()
     recall = result.report["recall"]
     confused = metrics.most_confused(result.confusion).head(3)
     mistakes = ", ".join(
-        f"{true} for {predicted} ({100 * share:.0f} %)"
+        f"{true} for {predicted} ({percent(share, 0)})"
         for true, predicted, _, share in confused.itertuples(index=False, name=None)
     )
     trained_on = "CIFAR-10" if data.official else "a stand-in for CIFAR-10"
@@ -213,20 +220,18 @@ or `mlflow models serve -m models:/{name}/{version} --env-manager local`, then P
 `{{"inputs": [...]}}` with N images as nested lists of whole numbers 0..255. The model's artifact
 `serving_input_example.json` is such a request.
 
-**Quality** on {len(predictions):,} test images, with 95 % intervals (percentile bootstrap over the images)
+**Quality** on {len(predictions):,} test images, with {INTERVAL}s (percentile bootstrap over the images)
 
-| | value (interval) |
-| --- | --- |
-{numbers}
+{quality}
 
-Validation accuracy {fixed(run.metrics[KEPT_VAL_ACCURACY], 4)}, by which champions are judged.
+Validation accuracy {number(run.metrics[KEPT_VAL_ACCURACY], 4)}, by which champions are judged.
 
 **Limits**
 
 - Every image gets one of the ten classes, whatever it shows.
-- Best recall: {recall.idxmax()} ({recall.max():.2f}); worst: {recall.idxmin()} ({recall.min():.2f}). \
+- Best recall: {recall.idxmax()} ({number(recall.max(), 2)}); worst: {recall.idxmin()} ({number(recall.min(), 2)}). \
 Most often it mistakes {mistakes or "nothing for anything else"}.
-- Its probabilities are not frequencies: their mean is {confidence:.2f} at an accuracy of {result.accuracy:.2f}.
+- Its probabilities are not frequencies: their mean is {number(confidence, 2)} at an accuracy of {number(result.accuracy, 2)}.
 - The intervals cover the choice of test images, not the choice of the training's seed.
 - Pixels scaled to 0..1 are wrong: `mlflow.pyfunc` refuses them, but MLflow's server and Keras round \
 them down without an error, and the model sees black.

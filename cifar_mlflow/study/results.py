@@ -1,10 +1,10 @@
-"""A study's results as tables: a row for each trial, a row for each configuration, text for a person.
+"""A study's results as tables: a row for each trial, a row for each configuration, and text.
 
-A configuration is all of a trial but its seed; trials of one configuration are its replicates.
+A configuration is all of a trial but its seed; the trials of one configuration are its replicates.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
-from math import inf
+from math import inf, nan
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,20 @@ import pandas as pd
 
 from cifar_mlflow.analysis import statistics
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.formatting import counted
+from cifar_mlflow.console import Lines
+from cifar_mlflow.formatting import UNKNOWN, counted, markdown_table, number, percent
 from cifar_mlflow.paper import FACTORS as PAPER_FACTORS
 from cifar_mlflow.paper import Published, published
 from cifar_mlflow.store.runs import TrackedRun
 
 FACTORS = [name for name in TrialConfig.model_fields if name != "seed"]
-# The measures, and the largest value that each can have; the least is 0.
+# The measures, each with its largest possible value; the smallest is 0.
 MEASURES = {"kept_val_accuracy": 1.0, "kept_val_loss": inf, "test_accuracy": 1.0, "test_loss": inf}
 # The column of the accuracy on the images that the best is chosen by.
 ACCURACIES = {"validation": "kept_val_accuracy", "test": "test_accuracy"}
 # The factors that every table shows; others only where they vary.
 SHOWN = PAPER_FACTORS["grid"]
-# Of more configurations than these, or rows of a grid, tables and pictures show the best.
+# Tables and figures show at most this many configurations, or rows of a grid: the best.
 MOST = 24
 HEADINGS = {
     "batch_size": "batch",
@@ -35,35 +36,39 @@ HEADINGS = {
     "published_loss": "publ. loss",
     "minutes": "min",
 }
-# How a configuration compares with the best one, and its sign; it has none where no seed finished.
+# How a configuration compares with the best one, and the mark of that; "": no seed finished.
 MARKS = {
     "best": "★",
     "within noise": "≈",
     "worse": "",
-    "cannot be told": "?",
+    "untested": "?",
     "lacks a seed": "†",
     "": "",
 }
-OUTDATED = "‡"  # has a trial of another network or other versions
-SPACE = "&ensp; | "
-NOTHING = Published(float("nan"), float("nan"))
+OUTDATED = "‡"  # has a trial of another network or of other versions
+UNPUBLISHED = Published(nan, nan)
 
 
 def tabulate(
     trials: Sequence[TrialConfig], runs: Mapping[str, TrackedRun], select_by: str, official: bool
 ) -> pd.DataFrame:
-    """A row for each trial in the order of the plan, with all its factors; the best one marked.
+    """One row for each trial, in the order of the plan, with all its factors; the best one marked.
 
-    The best trial is the one with the best ``select_by`` among those of the best configuration.
-    Columns: name, configuration (its name), the factors, status, end_reason, outdated (how its network
-    or versions differ from those the study was resumed with), parameters (of the network), the measures, published_accuracy and published_loss (NaN where the study has none, or the
-    data is not ``official``), minutes, best, run_id.
+    The best trial has the best accuracy of those of the best configuration. Columns: name,
+    configuration (its name), the factors, status, end_reason, outdated (how its network or versions
+    differ from those the study was resumed with), parameters (of the network), the measures,
+    published_accuracy and published_loss, minutes (of training), best, run_id.
+
+    Args:
+        runs: by trial key; a trial without one has the status NOT RUN.
+        select_by: the images whose accuracy counts, validation or test.
+        official: the data is CIFAR-10, so that the paper's numbers are comparable; else they are NaN.
     """
     rows = []
     for trial in trials:
         run = runs.get(trial.key)
         metrics = run.metrics if run and run.status == "FINISHED" else {}
-        theirs = (published(trial) if official else None) or NOTHING
+        paper = (published(trial) if official else None) or UNPUBLISHED
         rows.append(
             {
                 "name": trial.name,
@@ -74,9 +79,9 @@ def tabulate(
                 "outdated": run.outdated if run else "",
                 "parameters": metrics.get("parameters"),
                 **{measure: metrics.get(measure) for measure in MEASURES},
-                "published_accuracy": theirs.accuracy,
-                "published_loss": theirs.loss,
-                "minutes": metrics.get("train_seconds", float("nan")) / 60,
+                "published_accuracy": paper.accuracy,
+                "published_loss": paper.loss,
+                "minutes": metrics.get("train_seconds", nan) / 60,
                 "best": False,
                 "run_id": run.run_id if run else None,
             }
@@ -89,19 +94,33 @@ def tabulate(
     return table
 
 
+def first_finished(
+    trials: Sequence[TrialConfig], runs: Mapping[str, TrackedRun]
+) -> dict[str, TrackedRun]:
+    """The first trial of each network that finished, in the order of the plan, by architecture."""
+    first: dict[str, TrackedRun] = {}
+    for trial in trials:
+        run = runs.get(trial.key)
+        if run and run.status == "FINISHED":
+            first.setdefault(trial.architecture, run)
+    return first
+
+
 def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
-    """A row for each configuration, by name, in the order of the plan.
+    """One row for each configuration, by name, in the order of the plan.
 
-    Columns: the factors; parameters; planned, the number of its trials, and n, of those that finished;
-    status, which is that of the first trial that did not finish, if any; outdated, the number of trials
-    that are; of each measure the mean,
-    sd, low and high (see `replicates.estimates`); published_accuracy, published_loss and difference,
-    test_accuracy_mean less the former; minutes of a trial, the mean; and of the mean of ``select_by``
-    its rank, its difference_to_best, the p_value of that (see `replicates.against_best`), the verdict
-    (a key of `MARKS`), and best.
+    Columns: the factors; parameters; planned, the number of its trials, and n, of the finished ones;
+    status, of the first trial that did not finish, if any; outdated, the number of outdated trials; of
+    each measure the mean, sd, low and high (see `statistics.estimates`); published_accuracy,
+    published_loss, and difference, test_accuracy_mean less published_accuracy; minutes, the mean of a
+    trial; and by the mean accuracy on the images ``select_by``: rank, difference_to_best, its p_value
+    (see `statistics.against_best`), verdict (a key of `MARKS`) and best.
 
-    Configurations of which a trial is missing rank after those that have all, and are not compared
-    with the best: what is missing may be what failed.
+    A configuration that lacks a trial ranks after those that have all, and is not compared with the
+    best: the missing trial may be missing because it failed.
+
+    Args:
+        table: of `tabulate`.
     """
     groups = table.groupby("configuration", sort=False)
     summary = groups[[*FACTORS, "parameters"]].first()
@@ -130,8 +149,8 @@ def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
     order = order.sort_values(["complete", "mean"], ascending=False, kind="stable")
     summary["rank"] = pd.Series(range(1, len(order) + 1), order.index, "Int64")
     summary["best"] = summary["rank"].eq(1).fillna(False).astype(bool)
-    summary["difference_to_best"] = float("nan")
-    summary["p_value"] = float("nan")
+    summary["difference_to_best"] = nan
+    summary["p_value"] = nan
     if summary["best"].any():
         best = str(order.index[0])
         summary["difference_to_best"] = chosen["mean"] - order["mean"].iloc[0]
@@ -140,7 +159,7 @@ def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
         "": summary["n"] == 0,
         "best": summary["best"],
         "lacks a seed": ~complete,
-        "cannot be told": summary["p_value"].isna(),
+        "untested": summary["p_value"].isna(),
         "within noise": summary["p_value"] > statistics.SIGNIFICANCE,
     }
     summary["verdict"] = np.select(list(cases.values()), list(cases), "worse")
@@ -148,13 +167,13 @@ def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
 
 
 def shown_factors(summary: pd.DataFrame) -> list[str]:
-    """The factors that a reader needs to tell the configurations apart."""
+    """The factors that distinguish the configurations, and those that every table shows."""
     alike = summary.groupby(list(SHOWN))
     return [name for name in FACTORS if name in SHOWN or (alike[name].nunique() > 1).any()]
 
 
 def labels(summary: pd.DataFrame, leave_out: str = "") -> "pd.Series[str]":
-    """A short name of each configuration, such as ``relu 128 adam``, of the factors shown."""
+    """A short name for each configuration, such as ``relu 128 adam``, from the factors shown."""
     texts = [
         summary[name].astype(str)
         if name in TrialConfig.VARIED
@@ -166,12 +185,12 @@ def labels(summary: pd.DataFrame, leave_out: str = "") -> "pd.Series[str]":
 
 
 def top(summary: pd.DataFrame) -> pd.DataFrame:
-    """What is shown to a person: all configurations in the plan's order, or the best of many."""
+    """The rows to show: all configurations in the order of the plan, or the best of many."""
     return summary if len(summary) <= MOST else summary.sort_values("rank").head(MOST)
 
 
 def cells(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of text for a person, what matters least on the right."""
+    """Headings and rows of the table that is shown, the least important columns on the right."""
     factors = shown_factors(summary)
     networks = summary["parameters"].nunique() > 1
     replicated = bool(summary["planned"].gt(1).any())
@@ -179,81 +198,69 @@ def cells(summary: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     for record in top(summary).to_dict("records"):
         row = {name: str(record[name]) for name in factors}
         if networks:
-            row["parameters"] = _number(record["parameters"], ",.0f")
+            row["parameters"] = number(record["parameters"], 0)
         row["best"] = mark(record) if record["n"] else str(record["status"]).lower()
         if replicated:
             row["n"] = str(record["n"])
-        row["kept_val_accuracy"] = _estimate(record, "kept_val_accuracy")
-        row["test_accuracy"] = _estimate(record, "test_accuracy")
-        row["published_accuracy"] = _number(record["published_accuracy"], ".2f")
-        row["test_loss"] = _estimate(record, "test_loss")
-        row["published_loss"] = _number(record["published_loss"], ".3f")
-        row["minutes"] = _number(record["minutes"], ".1f")
+        row["kept_val_accuracy"] = _with_interval(record, "kept_val_accuracy")
+        row["test_accuracy"] = _with_interval(record, "test_accuracy")
+        row["published_accuracy"] = number(record["published_accuracy"], 2)
+        row["test_loss"] = _with_interval(record, "test_loss")
+        row["published_loss"] = number(record["published_loss"])
+        row["minutes"] = number(record["minutes"], 1)
         if replicated:
-            row["rank"] = _number(record["rank"], "d")
+            row["rank"] = str(record["rank"]) if record["n"] else UNKNOWN
         rows.append(row)
-    filled = [
-        name for name in rows[0] if any(row[name] for row in rows)
-    ]  # some have published none
+    # Without published numbers there is no column for them.
+    filled = [name for name in rows[0] if any(row[name] not in ("", UNKNOWN) for row in rows)]
     headings = [HEADINGS.get(name, name.replace("_", " ")) for name in filled]
     return headings, [[row[name] for name in filled] for row in rows]
 
 
 def mark(record: Mapping[Hashable, Any]) -> str:
-    """The signs of a configuration: its verdict, of single trainings only that of the best; outdated."""
+    """A configuration's marks: its verdict (with one seed only that of the best), and outdated."""
     verdict = MARKS[record["verdict"]] if record["best"] or record["planned"] > 1 else ""
     return verdict + (OUTDATED if record["outdated"] else "")
 
 
-def _number(value: Any, form: str) -> str:
-    return "" if pd.isna(value) else format(value, form)
+def mean_text(record: Mapping[Hashable, Any], measure: str) -> str:
+    """A measure's mean, and its standard deviation with several seeds: ``0.710 ± 0.010``."""
+    mean, sd = (record[f"{measure}_{name}"] for name in ("mean", "sd"))
+    return number(mean) + ("" if pd.isna(sd) else f" ± {number(sd)}")
 
 
-def _estimate(record: Mapping[Hashable, Any], measure: str) -> str:
-    mean, sd, low, high = (record[f"{measure}_{name}"] for name in ("mean", "sd", "low", "high"))
-    spread = "" if pd.isna(sd) else f" ± {sd:.3f}"
-    interval = "" if pd.isna(low) else f" ({low:.3f}–{high:.3f})"
-    return _number(mean, ".3f") + spread + interval
+def _with_interval(record: Mapping[Hashable, Any], measure: str) -> str:
+    """``0.710 ± 0.010 (0.685–0.735)``; the interval only where there are seeds enough."""
+    low, high = (record[f"{measure}_{name}"] for name in ("low", "high"))
+    interval = "" if pd.isna(low) else f" ({number(low)}–{number(high)})"
+    return mean_text(record, measure) + interval
 
 
-def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table for a run's description.
-
-    The UI puts nothing between columns and breaks cells anywhere, so there are spaces after each, and
-    a mean with its deviation, and an interval, are not broken.
-    """
-    lines = [SPACE.join(headings), " | ".join(["---"] * len(headings)), *map(SPACE.join, rows)]
-    table = "\n".join(f"| {line} |" for line in lines)
-    return table.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}").replace(
-        "–", "–\N{WORD JOINER}"
-    )
-
-
-def reading(summary: pd.DataFrame, select_by: str) -> list[tuple[str, str]]:
-    """How far the results can be trusted, and which are within noise, as topics and texts."""
-    account = []
+def reading(summary: pd.DataFrame, select_by: str) -> Lines:
+    """How to read the table: what is left out, what the seeds can show, which results are noise."""
+    lines = []
     if len(summary) > MOST:
-        account.append(
+        lines.append(
             ("Shown", f"the best {MOST} of {len(summary):,} configurations; summary.csv has all")
         )
     if outdated := int(summary["outdated"].sum()):
         text = (
-            f"{counted(outdated, 'trial')} ({OUTDATED}) of another network, TensorFlow or Keras than the study "
-            "was resumed with; results.csv says what differs"
+            f"{counted(outdated, 'trial')} ({OUTDATED}) of another network, TensorFlow or Keras than the "
+            "study was resumed with; results.csv says what differs"
         )
-        account.append(("Outdated", text))
+        lines.append(("Outdated", text))
     seeds = int(summary["planned"].max())
-    if seeds < statistics.FEWEST:
-        few = "one, which" if seeds == 1 else "two, which make no interval and"
-        text = f"{few} cannot show what is more than chance; -P seed=0,1,2 runs three"
-        account.append(("Seeds", text))
+    if seeds < statistics.MIN_VALUES:
+        few = "one, so" if seeds == 1 else "two, so there are no intervals, and"
+        text = f"{few} differences may be chance; -P seed=0,1,2 runs three"
+        lines.append(("Seeds", text))
     if seeds == 1:
-        return account
-    interval = "95 % interval of the mean, from three seeds on"
-    account.append(("Cells", f"mean ± standard deviation over seeds ({interval})"))
+        return lines
+    interval = f"{statistics.INTERVAL} of the mean, with three seeds or more"
+    lines.append(("Cells", f"mean ± standard deviation over seeds ({interval})"))
     if summary["best"].any() and len(summary) > 1:
-        account.append(("Ranking", _ranking(summary, select_by)))
-    return account
+        lines.append(("Ranking", _ranking(summary, select_by)))
+    return lines
 
 
 def _ranking(summary: pd.DataFrame, select_by: str) -> str:
@@ -267,13 +274,13 @@ def _ranking(summary: pd.DataFrame, select_by: str) -> str:
     for verdict, text, named in (
         ("within noise", "within noise of it (≈)", True),
         ("worse", "worse", False),
-        ("cannot be told", "where it cannot be told (?)", False),
+        ("untested", "untested (?)", False),
         ("lacks a seed", "with a seed missing, not compared (†)", True),
     ):
-        if found := names.get(verdict):
-            counts.append(f"{len(found):,} {text}" + (f": {_few(found)}" if named else ""))
+        if group := names.get(verdict):
+            counts.append(f"{len(group):,} {text}" + (f": {_few(group)}" if named else ""))
     if summary["p_value"].notna().any():
-        level = f"{100 * statistics.SIGNIFICANCE:.0f} %"
+        level = percent(statistics.SIGNIFICANCE, 0)
         counts.append(f"by Welch's t-tests, Holm-adjusted, at {level}")
     return "; ".join(counts)
 
@@ -284,9 +291,9 @@ def _few(names: Sequence[str], most: int = 5) -> str:
 
 
 def ranking(summary: pd.DataFrame, select_by: str) -> tuple[pd.DataFrame, str]:
-    """The means of ``select_by`` for a picture, the best first, and what they are.
+    """What `figures.ranking` draws: mean accuracies by label, the best first, and what they measure.
 
-    By label; columns mean, low, high, n and verdict.
+    Columns: mean, low, high, n and verdict.
     """
     shown = top(summary.sort_values("rank").dropna(subset="rank"))
     columns = {f"{ACCURACIES[select_by]}_{name}": name for name in ("mean", "low", "high")}
@@ -295,21 +302,21 @@ def ranking(summary: pd.DataFrame, select_by: str) -> tuple[pd.DataFrame, str]:
 
 
 def layer_markdown(layers: Mapping[str, pd.DataFrame]) -> list[str]:
-    """A heading and a table for each network, by name; `network.layer_table` has the columns."""
+    """For each network a heading and a Markdown table of its `network.layer_table`."""
     sections = []
     for name, table in layers.items():
         rows = [
-            [record["layer"], record["output_shape"], f"{record['parameters']:,}"]
+            [record["layer"], record["output_shape"], number(record["parameters"], 0)]
             for record in table.to_dict("records")
         ]
-        rows.append(["total", "", f"{table['parameters'].sum():,}"])
+        rows.append(["total", "", number(table["parameters"].sum(), 0)])
         headings = ["layer", "output shape", "parameters"]
-        sections += [f"### {name}", markdown(headings, rows)]
+        sections += [f"### {name}", markdown_table(headings, rows)]
     return sections
 
 
 def accuracy_grid(summary: pd.DataFrame, measure: str = "kept_val_accuracy_mean") -> pd.DataFrame:
-    """One number of each configuration: batch sizes across, the other factors that vary down."""
+    """One column of the summary as a grid: batch sizes across, the other varied factors down."""
     down = [name for name in shown_factors(summary) if name != "batch_size"]
     rows = labels(summary, leave_out="batch_size")
     grid = summary.assign(row=rows).pivot(index="row", columns="batch_size", values=measure)
@@ -317,7 +324,7 @@ def accuracy_grid(summary: pd.DataFrame, measure: str = "kept_val_accuracy_mean"
 
 
 def best_part(grid: pd.DataFrame) -> pd.DataFrame:
-    """The grid, or of a larger one the rows and columns with the best values, in their order."""
+    """The grid, or of a large one the rows and columns with the best values, in their order."""
     rows = grid.max(axis="columns").nlargest(MOST).index
     columns = grid.max(axis="index").nlargest(MOST).index
     return grid.loc[grid.index.isin(rows), grid.columns.isin(columns)]

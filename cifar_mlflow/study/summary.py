@@ -9,8 +9,9 @@ from rich.table import Table
 from cifar_mlflow import console
 from cifar_mlflow.analysis import figures
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.console import say
+from cifar_mlflow.console import Lines
 from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.formatting import markdown_table
 from cifar_mlflow.parameters import StudyOptions
 from cifar_mlflow.store import query, registry, tracking
 from cifar_mlflow.store.runs import Parent, Status, TrackedRun
@@ -21,7 +22,6 @@ SEEDS_DRAWN = 20
 DRAWN = ("train_accuracy", "val_accuracy")
 FAILURES_LISTED = 5
 REASON_LENGTH = 200  # characters
-Account = list[tuple[str, str]]  # topics and texts
 
 
 def summarise_study(
@@ -52,13 +52,12 @@ def summarise_study(
         account += choose(trial, runs[trial.key], summary, data, options, parent.tracking_uri)
     else:
         account += [("Best", "none, because no trial finished")]
-    for topic, text in account:
-        say(topic, text)
+    console.say_lines(account)
     tracking.describe(
         "\n\n".join(
             [
-                results.markdown(headings, rows),
-                *(f"**{topic}** {text}" for topic, text in account),
+                markdown_table(headings, rows),
+                console.lines_markdown(account),
                 *results.layer_markdown(layers),
             ]
         )
@@ -118,11 +117,7 @@ def read_layers(
     trials: Sequence[TrialConfig], runs: Mapping[str, TrackedRun]
 ) -> dict[str, pd.DataFrame]:
     """The layers of each network, as logged by the first of its trials that finished."""
-    first: dict[str, TrackedRun] = {}
-    for trial in trials:
-        run = runs.get(trial.key)
-        if run and run.status == Status.FINISHED:
-            first.setdefault(trial.architecture, run)
+    first = results.first_finished(trials, runs)
     return {name: query.read_table(run.run_id, "layers.csv") for name, run in first.items()}
 
 
@@ -152,7 +147,7 @@ def _table(columns: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def failures(table: pd.DataFrame) -> Account:
+def failures(table: pd.DataFrame) -> Lines:
     """The first trials that did not finish, and why; results.csv has all."""
     failed = table[table["status"] != Status.FINISHED]
     account = []
@@ -171,7 +166,7 @@ def choose(
     data: Cifar10,
     options: StudyOptions,
     tracking_uri: str,
-) -> Account:
+) -> Lines:
     """Tag the best trial and, for a grid, register its model; gives the lines that say so."""
     tracking.tag_best(run, trial)
     seeds = summary["n"].to_dict()[trial.configuration.name]
@@ -192,7 +187,7 @@ def choose(
     return [("Best", text), promoted, look, use]
 
 
-def promote(trial: TrialConfig, run: TrackedRun, data: Cifar10, name: str) -> Account:
+def promote(trial: TrialConfig, run: TrackedRun, data: Cifar10, name: str) -> Lines:
     """Register the best trial's model; gives its version and alias, and how to load it."""
     before = registry.champion(name)
     promotion = registry.register(name, run, trial, data)

@@ -120,7 +120,7 @@ RANKING = pd.DataFrame(
         "low": [0.68, 0.67, 0.48, np.nan, np.nan],
         "high": [0.72, 0.71, 0.52, np.nan, np.nan],
         "n": [3, 3, 3, 3, 2],
-        "verdict": ["best", "within noise", "worse", "cannot be told", "lacks a seed"],
+        "verdict": ["best", "within noise", "worse", "untested", "lacks a seed"],
     },
     index=["first", "second", "third", "fourth", "fifth"],
 )
@@ -140,7 +140,7 @@ def test_a_ranking_has_the_best_on_top_and_full_dots_within_noise_of_it() -> Non
     assert worse.get_markerfacecolor() == "white"
     assert len({line.get_marker() for line in (worse, unknown, lacking)}) == 3
     shown = texts(figure)
-    assert {"worse", "cannot be told", "lacks a seed: not compared"} <= set(shown)
+    assert {"worse", "untested", "lacks a seed: not compared"} <= set(shown)
     assert "validation accuracy, mean over seeds and its 95 % interval" in shown
 
 
@@ -174,7 +174,7 @@ def test_a_grid_heatmap_leaves_missing_trials_blank() -> None:
     assert [text.get_text() for text in axis.texts] == ["0.500", ""]
 
 
-def test_a_grid_heatmap_of_means_tells_their_spread() -> None:
+def test_a_grid_heatmap_of_means_shows_their_spread() -> None:
     grid = pd.DataFrame([[0.5, 0.4]], index=["relu"], columns=[32, 64])
     spread = pd.DataFrame([[0.01, np.nan]], index=["relu"], columns=[32, 64])
     figure = figures.grid_heatmap(grid, "validation accuracy", spread)

@@ -6,11 +6,12 @@ from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
     log_loss,
+    precision_recall_fscore_support,
     roc_auc_score,
     top_k_accuracy_score,
 )
 
-from cifar_mlflow.analysis import metrics, statistics
+from cifar_mlflow.analysis import metrics
 from cifar_mlflow.data.cifar10 import CLASSES
 from cifar_mlflow.paper import CONFUSION, PER_CLASS
 
@@ -48,6 +49,16 @@ def test_numbers_agree_with_scikit_learn() -> None:
     expected = log_loss(table["true"], table[list(CLASSES)], labels=list(CLASSES))
     assert result.loss == pytest.approx(expected, rel=1e-5)
     assert result.macro_f1 == pytest.approx(result.report["f1"].mean())
+
+
+def test_the_report_of_each_class_agrees_with_scikit_learn() -> None:
+    table = predictions()
+    report = metrics.evaluate(table).report
+    expected = precision_recall_fscore_support(
+        table["true"], table["predicted"], labels=list(CLASSES), zero_division=0
+    )
+    for column, values in zip(("precision", "recall", "f1", "support"), expected):
+        np.testing.assert_array_equal(report[column], values)
 
 
 def test_the_loss_is_finite_where_a_probability_is_zero() -> None:
@@ -134,7 +145,7 @@ def test_pairs_that_are_never_confused_are_left_out() -> None:
     assert pairs.to_numpy().tolist() == [["cat", "dog", 1, 1.0]]
 
 
-def test_the_calibration_table_holds_what_the_calibration_error_is_made_of() -> None:
+def test_the_calibration_table_sums_to_the_calibration_error() -> None:
     table = predictions()
     calibration = metrics.calibration_table(table)
     assert len(calibration) == metrics.CALIBRATION_BINS
@@ -176,13 +187,13 @@ def test_a_class_without_images_has_no_curve() -> None:
 
 def test_every_headline_has_an_interval_around_what_was_measured() -> None:
     table = predictions()
-    found = metrics.intervals(table)
+    intervals = metrics.intervals(table)
     measured = metrics.evaluate(table).metrics("test")
-    assert list(found.index) == list(metrics.HEADLINES)
-    assert found["value"].to_dict() == pytest.approx(
+    assert list(intervals.index) == list(metrics.HEADLINES)
+    assert intervals["value"].to_dict() == pytest.approx(
         {name: measured[f"test_{name}"] for name in metrics.HEADLINES}
     )
-    sure = found.drop("calibration_error")  # which resampling raises
+    sure = intervals.drop("calibration_error")  # which resampling raises
     assert (sure["low"] < sure["value"]).all()
     assert (sure["value"] < sure["high"]).all()
 
@@ -202,13 +213,13 @@ def test_intervals_agree_with_evaluating_every_resample_itself() -> None:
     again = [
         metrics.evaluate(table.iloc[random.integers(0, 60, 60)]).metrics("x") for _ in range(500)
     ]
-    found = metrics.intervals(table, resamples=5000)
+    intervals = metrics.intervals(table, resamples=5000)
     for name in metrics.HEADLINES:
         values = [metrics[f"x_{name}"] for metrics in again]
         spread = float(np.std(values))
         low, high = np.quantile(values, [0.025, 0.975])
-        assert found.loc[name, "low"] == pytest.approx(low, abs=0.4 * spread)
-        assert found.loc[name, "high"] == pytest.approx(high, abs=0.4 * spread)
+        assert intervals.loc[name, "low"] == pytest.approx(low, abs=0.4 * spread)
+        assert intervals.loc[name, "high"] == pytest.approx(high, abs=0.4 * spread)
 
 
 def test_intervals_are_the_same_each_time() -> None:
@@ -219,72 +230,8 @@ def test_intervals_are_the_same_each_time() -> None:
     assert not first.equals(other)
 
 
-@pytest.mark.parametrize(
-    ("only_first", "only_second", "expected"),
-    [
-        (0, 0, 1),
-        (5, 5, 1),
-        (6, 0, 2 / 2**6),  # all six on one side, or all on the other
-        (1, 7, 2 * (1 + 8) / 2**8),
-    ],
-)
-def test_few_disagreements_are_counted_exactly(
-    only_first: int, only_second: int, expected: float
-) -> None:
-    test, p_value = statistics.mcnemar(only_first, only_second)
-    assert test == "exact binomial"
-    assert p_value == pytest.approx(expected)
-
-
-def test_many_disagreements_use_the_corrected_chi_square() -> None:
-    # (|59 - 121| - 1)^2 / 180 = 20.67; 0.05 is reached at 3.84.
-    test, p_value = statistics.mcnemar(59, 121)
-    assert test == "chi-square with continuity correction"
-    assert p_value == pytest.approx(stats.chi2.sf(61**2 / 180, df=1))
-    assert statistics.mcnemar(121, 59)[1] == p_value
-    assert statistics.mcnemar(50, 50)[1] == 1
-
-
-def certain(predicted: list[int], true: list[int]) -> pd.DataFrame:
-    return metrics.prediction_table(
-        np.eye(10, dtype=np.float32)[predicted], np.array(true, np.uint8)
-    )
-
-
-def test_two_models_are_compared_on_the_same_images() -> None:
-    true = [0] * 100
-    first = certain([0] * 70 + [1] * 30, true)
-    second = certain([0] * 50 + [1] * 40 + [0] * 10, true)
-    comparison = statistics.compare(first, second)
-    assert comparison.table.to_numpy().tolist() == [[50, 20], [10, 20]]
-    assert comparison.difference == pytest.approx(0.1)
-    assert comparison.low < 0.1 < comparison.high
-    assert comparison.p_value == statistics.mcnemar(20, 10)[1]
-    # The differences of one image have this standard deviation; the interval is about 1.96 of it.
-    spread = np.sqrt((0.3 - 0.1**2) / 100)
-    assert comparison.high - comparison.low == pytest.approx(2 * 1.96 * spread, rel=0.1)
-    assert str(comparison).startswith("accuracy +10.00 points (95 % interval ")
-    assert "which the choice of images alone may explain (McNemar's test, chi-square" in str(
-        comparison
-    )
-
-
-def test_one_image_makes_no_interval() -> None:
-    found = metrics.intervals(certain([0], [0]))
-    assert found.loc["accuracy", "value"] == 1
-    assert found[["low", "high"]].isna().all(axis=None)
-    comparison = statistics.compare(certain([0], [0]), certain([1], [0]))
-    assert (comparison.difference, comparison.p_value) == (1, 1)
-    assert np.isnan([comparison.low, comparison.high]).all()
-
-
-def test_a_model_is_no_better_than_itself() -> None:
-    table = predictions()
-    comparison = statistics.compare(table, table)
-    assert (comparison.difference, comparison.low, comparison.high) == (0, 0, 0)
-    assert comparison.p_value == 1
-
-
-def test_models_on_different_images_are_not_compared() -> None:
-    with pytest.raises(ValueError, match="not of the same images"):
-        statistics.compare(certain([0], [0]), certain([0], [1]))
+def test_a_single_image_gives_no_interval() -> None:
+    table = metrics.prediction_table(np.eye(10, dtype=np.float32)[[0]], np.array([0], np.uint8))
+    intervals = metrics.intervals(table)
+    assert intervals.loc["accuracy", "value"] == 1
+    assert intervals[["low", "high"]].isna().all(axis=None)

@@ -4,6 +4,8 @@ import pytest
 from scipy import stats
 
 from cifar_mlflow.analysis import statistics
+from cifar_mlflow.analysis.metrics import prediction_table
+from cifar_mlflow.paper import CONFUSION
 
 VALUES = {"a": [0.70, 0.71, 0.72], "b": [0.69, 0.70, 0.68, 0.69], "c": [0.1] * 3, "d": [0.5]}
 
@@ -81,7 +83,7 @@ def test_the_best_itself_and_what_has_fewer_than_three_values_are_not_tested() -
     assert statistics.against_best(values, "e").isna().all()
 
 
-def test_two_groups_without_spread_cannot_be_told_apart() -> None:
+def test_two_groups_without_spread_are_not_tested() -> None:
     table = estimates({"a": [0.2] * 3, "b": [0.1] * 3, "c": [0.1, 0.11, 0.12]})
     assert statistics.against_best(table, "a").isna().tolist() == [True, True, False]
 
@@ -91,3 +93,107 @@ def test_holm_adjusts_a_worked_example() -> None:
     adjusted = statistics.holm(pd.Series([0.01, 0.04, 0.03, 0.005], list("abcd")))
     assert adjusted.to_dict() == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02})
     assert statistics.holm(pd.Series([0.9, 0.8])).tolist() == [1, 1]
+
+
+def test_resampled_means_are_those_of_rows_drawn_with_replacement() -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 3))
+    means = statistics.resampled_means(rows, resamples=250, seed=1)
+    random = np.random.default_rng(1)
+    drawn = np.concatenate([random.integers(0, 50, (size, 50)) for size in (100, 100, 50)])
+    np.testing.assert_allclose(means, rows[drawn].mean(axis=1))
+
+
+def test_resampled_counts_have_the_images_of_the_original() -> None:
+    counts = np.array(CONFUSION)
+    resamples = statistics.resampled_counts(counts, resamples=50)
+    assert resamples.shape == (50, 10, 10)
+    assert (resamples.sum(axis=(1, 2)) == 10_000).all()
+    np.testing.assert_allclose(resamples.mean(axis=0), counts, atol=5 * np.sqrt(counts.max() / 50))
+    np.testing.assert_array_equal(resamples, statistics.resampled_counts(counts, resamples=50))
+
+
+def test_a_percentile_interval_leaves_out_the_tails() -> None:
+    (low,), (high,) = statistics.percentile_interval(np.arange(1001.0)[:, np.newaxis])
+    assert (low, high) == pytest.approx((25, 975))
+
+
+def test_an_estimate_and_a_table_of_estimates_have_the_same_interval() -> None:
+    one = statistics.estimate(VALUES["b"])
+    row = estimates(VALUES).loc["b"]
+    assert (one.value, one.low, one.high) == pytest.approx((row["mean"], row["low"], row["high"]))
+
+
+@pytest.mark.parametrize("values", [[], [0.5], [0.5, 0.6]])
+def test_an_estimate_from_fewer_than_three_values_has_no_interval(values: list[float]) -> None:
+    few = statistics.estimate(values)
+    assert few.n == len(values)
+    assert np.isnan([few.low, few.high]).all()
+    assert not few.certain
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "expected"),
+    [
+        (0, 0, 1),
+        (5, 5, 1),
+        (6, 0, 2 / 2**6),  # all six on one side, or all on the other
+        (1, 7, 2 * (1 + 8) / 2**8),
+    ],
+)
+def test_few_disagreements_are_counted_exactly(
+    only_first: int, only_second: int, expected: float
+) -> None:
+    test, p_value = statistics.mcnemar(only_first, only_second)
+    assert test == "exact binomial"
+    assert p_value == pytest.approx(expected)
+
+
+def test_many_disagreements_use_the_corrected_chi_square() -> None:
+    # (|59 - 121| - 1)^2 / 180 = 20.67; 0.05 is reached at 3.84.
+    test, p_value = statistics.mcnemar(59, 121)
+    assert test == "chi-square with continuity correction"
+    assert p_value == pytest.approx(stats.chi2.sf(61**2 / 180, df=1))
+    assert statistics.mcnemar(121, 59)[1] == p_value
+    assert statistics.mcnemar(50, 50)[1] == 1
+
+
+def certain(predicted: list[int], true: list[int]) -> pd.DataFrame:
+    """A prediction table without a doubt."""
+    probabilities = np.eye(10, dtype=np.float32)[predicted]
+    return prediction_table(probabilities, np.array(true, np.uint8))
+
+
+def test_two_models_are_compared_on_the_same_images() -> None:
+    true = [0] * 100
+    first = certain([0] * 70 + [1] * 30, true)
+    second = certain([0] * 50 + [1] * 40 + [0] * 10, true)
+    comparison = statistics.compare(first, second)
+    assert comparison.table.to_numpy().tolist() == [[50, 20], [10, 20]]
+    assert comparison.difference == pytest.approx(0.1)
+    assert comparison.low < 0.1 < comparison.high
+    assert comparison.p_value == statistics.mcnemar(20, 10)[1]
+    # The differences of one image have this standard deviation; the interval is about 1.96 of it.
+    spread = np.sqrt((0.3 - 0.1**2) / 100)
+    assert comparison.high - comparison.low == pytest.approx(2 * 1.96 * spread, rel=0.1)
+    assert str(comparison).startswith("accuracy +10.00 points (95 % interval ")
+    assert "which the choice of images alone may explain (McNemar's test, chi-square" in str(
+        comparison
+    )
+
+
+def test_a_single_image_gives_no_interval_of_the_difference() -> None:
+    comparison = statistics.compare(certain([0], [0]), certain([1], [0]))
+    assert (comparison.difference, comparison.p_value) == (1, 1)
+    assert np.isnan([comparison.low, comparison.high]).all()
+
+
+def test_a_model_is_no_better_than_itself() -> None:
+    table = certain([0, 1, 2, 0], [0, 1, 1, 1])
+    comparison = statistics.compare(table, table)
+    assert (comparison.difference, comparison.low, comparison.high) == (0, 0, 0)
+    assert comparison.p_value == 1
+
+
+def test_models_on_different_images_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="not of the same images"):
+        statistics.compare(certain([0], [0]), certain([0], [1]))

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 
-from cifar_mlflow.study import results
 from tests.end_to_end.conftest import User
 
 QUICK = {"epochs": "2", "optimizer": "adam", "workers": "2"}
@@ -59,7 +58,7 @@ def test_the_layers_of_each_network_are_told(compared: Studied) -> None:
     assert small.loc["Flatten", "output_shape"] == "5408"
     description = parent.data.tags["mlflow.note.content"]
     assert all(heading in description for heading in ("### small", "### wide", "### deep"))
-    rows = [line.strip("| ").split(results.SPACE) for line in description.splitlines()]
+    rows = [line.strip("| ").split("&ensp; | ") for line in description.splitlines()]
     assert ["Conv2D", "30 x 30 x 16", "448"] in rows
     assert any(row[:5] == ["wide", "relu", "32", "adam", "712,330"] for row in rows)
 
@@ -115,6 +114,6 @@ def test_spread_and_ranking_are_shown_and_explained(seeded: Studied) -> None:
     description = parent.data.tags["mlflow.note.content"]
     for text in (shown, description):
         assert "±" in text
-        assert "mean ± standard deviation over seeds (95 % interval of the mean, from" in text
-        assert "has the best mean validation accuracy (★); 1 where it cannot be told (?)" in text
-        assert "two, which make no interval and cannot show" in text
+        assert "mean ± standard deviation over seeds (95 % interval of the mean, with" in text
+        assert "has the best mean validation accuracy (★); 1 untested (?)" in text
+        assert "two, so there are no intervals, and differences may be chance" in text

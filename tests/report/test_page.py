@@ -11,10 +11,10 @@ from mlflow import MlflowClient
 
 from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
 from cifar_mlflow.errors import UsageError
-from cifar_mlflow.formatting import ranges, signed
+from cifar_mlflow.formatting import signed
 from cifar_mlflow.parameters import GridParameters, ReportParameters, expand
-from cifar_mlflow.report.collect import gather
-from cifar_mlflow.report.page import content, page
+from cifar_mlflow.report.collect import collect
+from cifar_mlflow.report.page import content, render_page
 from cifar_mlflow.report.write import write_report
 from tests import stores
 from tests.conftest import PROJECT
@@ -48,14 +48,14 @@ def _use(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @dataclass(frozen=True)
-class Report:
+class Rendered:
     experiment: str
     grid: str  # run id
-    page: str
+    html: str
 
     @cached_property
     def parsed(self) -> Page:
-        return Page(self.page)
+        return Page(self.html)
 
     @property
     def text(self) -> str:
@@ -63,7 +63,7 @@ class Report:
 
     def rows(self, caption: str) -> list[list[str]]:
         """The cells of each row of the body of the table with this caption."""
-        tables = re.findall(r"<table.*?</table>", self.page, re.DOTALL)
+        tables = re.findall(r"<table.*?</table>", self.html, re.DOTALL)
         body = next(table for table in tables if caption in table).partition("<tbody>")[2]
         return [
             [" ".join(re.sub(r"<[^>]+>", "", cell).split()) for cell in re.findall(CELL, row)]
@@ -71,31 +71,31 @@ class Report:
         ]
 
 
-def written(experiment: str, grid: str = "") -> Report:
-    return Report(experiment, grid, page(gather(experiment, "latest")))
+def rendered(experiment: str, grid: str = "") -> Rendered:
+    return Rendered(experiment, grid, render_page(collect(experiment, "latest")))
 
 
 @pytest.fixture(scope="module")
-def whole(store: Store) -> Report:
-    """The page of an experiment with every part of the study, one seed."""
+def whole(store: Store) -> Rendered:
+    """The page of an experiment with every part of the paper, one seed."""
     experiment = store.experiment("whole")
     stores.write_data(store.client, experiment)
     stores.write_study(store.client, experiment, "architectures", {})
     grid = stores.write_study(store.client, experiment, "grid", {})
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("MLFLOW_TRACKING_URI", store.uri)
-        return written(experiment, grid)
+        return rendered(experiment, grid)
 
 
 def test_the_page_is_valid_accessible_and_needs_nothing_but_itself(
-    whole: Report,
+    whole: Rendered,
 ) -> None:
     assert whole.parsed.faults == []
-    assert whole.page.startswith("<!DOCTYPE html>")
-    assert len(whole.page) < 5_000_000
+    assert whole.html.startswith("<!DOCTYPE html>")
+    assert len(whole.html) < 5_000_000
 
 
-def test_every_figure_and_table_of_the_study_stands_in_its_order(whole: Report) -> None:
+def test_every_figure_and_table_of_the_paper_is_there_in_its_order(whole: Rendered) -> None:
     labels = re.findall(r"\b(?:Figure \d+|Table [1-4])(?=\.|, measured\.)", whole.text)
     expected = [f"Figure {number}" for number in range(1, 17)]
     expected += ["Table 1", "Table 2", "Table 2", "Table 3", "Figure 17", "Table 4"]
@@ -103,24 +103,24 @@ def test_every_figure_and_table_of_the_study_stands_in_its_order(whole: Report) 
     assert "Missing" not in whole.text
 
 
-def test_measured_and_published_stand_side_by_side_with_the_difference(
-    whole: Report, store: Store
+def test_measured_and_published_are_side_by_side_with_the_difference(
+    whole: Rendered, store: Store
 ) -> None:
     table = whole.rows("Table 1.")
     assert len(table) == 12
-    found = next(row for row in table if row[0].startswith("relu · 128 · adam"))
+    best = next(row for row in table if row[0].startswith("relu · 128 · adam"))
     trial = store.client.search_runs(
         [whole.experiment],
         "params.optimizer = 'adam' AND params.batch_size = '128' AND params.activation = 'relu'",
     )[0]
     accuracy, loss = (trial.data.metrics[f"test_{name}"] for name in ("accuracy", "loss"))
-    assert found[2:5] == [f"{accuracy:.3f}", "0.70", signed(accuracy - 0.70)]
-    assert found[5:] == [f"{loss:.3f}", "0.937", signed(loss - 0.937)]
+    assert best[2:5] == [f"{accuracy:.3f}", "0.70", signed(accuracy - 0.70)]
+    assert best[5:] == [f"{loss:.3f}", "0.937", signed(loss - 0.937)]
     cat = next(row for row in whole.rows("Table 2, published") if row[0] == "cat")
     assert cat[4] == "543"
-    ours = next(row for row in whole.rows("Table 2, measured.") if row[0] == "cat")
+    measured = next(row for row in whole.rows("Table 2, measured.") if row[0] == "cat")
     less = next(row for row in whole.rows("Table 2, measured less") if row[0] == "cat")
-    assert less[4] == signed(int(ours[4]) - 543, 0)
+    assert less[4] == signed(int(measured[4]) - 543, 0)
     assert next(row for row in whole.rows("Table 3.") if row[0] == "cat")[2::3] == [
         "0.50",
         "0.54",
@@ -128,15 +128,15 @@ def test_measured_and_published_stand_side_by_side_with_the_difference(
     ]
 
 
-def test_networks_are_shown_with_their_layers(whole: Report) -> None:
+def test_networks_are_shown_with_their_layers(whole: Rendered) -> None:
     assert whole.rows("The layers of figure 2")[0] == ["Conv2D", "30 × 30 × 32", "896"]
     names = [row[0] for row in whole.rows("<b>Architectures.</b>")]
     assert names[:2] == ["small · relu · 32 · sgd", "wide · relu · 32 · sgd"]
     assert [row[3] for row in whole.rows("<b>Architectures.</b>")] == ["0.60", "0.63", "0.67"]
 
 
-def test_pictures_tell_in_words_what_they_show(whole: Report) -> None:
-    titles = re.findall(r'<title id="figure-\w+-title">([^<]+)', whole.page)
+def test_figures_say_in_words_what_they_show(whole: Rendered) -> None:
+    titles = re.findall(r'<title id="figure-\w+-title">([^<]+)', whole.html)
     assert len(titles) == 3 + 12 + 2
     assert all(re.search(r"\d", title) for title in titles)
     assert "marks the published test accuracy, 0.60." in titles[0]
@@ -145,10 +145,10 @@ def test_pictures_tell_in_words_what_they_show(whole: Report) -> None:
     assert " taken for " in texts[1]
 
 
-def test_conclusions_have_verdicts_with_their_numbers(whole: Report) -> None:
-    summary = whole.rows("What the study concluded")
+def test_conclusions_have_verdicts_with_their_numbers(whole: Rendered) -> None:
+    summary = whole.rows("What the paper concluded")
     assert [row[0] for row in summary] == ["1", "2", "3", "4", "5"]
-    verdicts = {"agrees", "agrees in part", "disagrees", "cannot be told"}
+    verdicts = {"agrees", "agrees in part", "disagrees", "inconclusive"}
     assert {row[2] for row in summary} <= verdicts
     assert summary[1][2] == "agrees"
     assert len(re.findall(r"These runs: ", whole.text)) == 5
@@ -160,25 +160,25 @@ def test_conclusions_have_verdicts_with_their_numbers(whole: Report) -> None:
     ]
 
 
-def test_one_seed_is_said_to_show_no_chance(whole: Report) -> None:
+def test_one_seed_is_said_to_show_nothing_about_chance(whole: Rendered) -> None:
     assert "What one seed cannot show (architectures and grid)." in whole.text
     assert "not what this one seed does to all of them alike." in whole.text
-    verdicts = [row[2] for row in whole.rows("What the study concluded")]
-    assert verdicts[0] == verdicts[4] == "cannot be told"
+    verdicts = [row[2] for row in whole.rows("What the paper concluded")]
+    assert verdicts[0] == verdicts[4] == "inconclusive"
     assert "Against the second, relu-" in whole.text
     assert "McNemar" in whole.text
 
 
-def test_how_it_was_made_and_how_to_make_it_again(whole: Report) -> None:
-    for said in (
+def test_the_provenance_has_versions_and_the_commands_that_repeat_it(whole: Rendered) -> None:
+    for text in (
         "c0ffee",
         "keras 3.15.1",
         "laboratory, cores 2",
         CIFAR10_DIGEST,
         whole.grid,
     ):
-        assert said in whole.text
-    commands = re.findall(r"<pre><code>(.*?)</code></pre>", whole.page, re.DOTALL)[-1].splitlines()
+        assert text in whole.text
+    commands = re.findall(r"<pre><code>(.*?)</code></pre>", whole.html, re.DOTALL)[-1].splitlines()
     options = "--experiment-name whole --env-manager local"
     assert commands == [
         f"git checkout {'c0ffee' * 6}c0ff",
@@ -194,16 +194,16 @@ def test_several_seeds_give_means_spreads_and_a_ranking(store: Store) -> None:
     experiment = store.experiment("seeds")
     given = {"seed": "0,1,2", "batch_size": "32,128", "activation": "relu"}
     stores.write_study(store.client, experiment, "grid", given)
-    made = written(experiment)
-    assert made.parsed.faults == []
-    found = made.rows("Table 1.")[0]
-    assert found[1] == "3"
-    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", found[3])
-    assert "Ranking: " in made.text
-    assert len(made.rows("Table A.")) == len(made.rows("Table 1.")) == 4
-    assert "each gives one mean difference over all settings" in made.text
-    assert "What one seed cannot show" not in made.text
-    assert "-P activation=relu -P batch_size=32,128 -P seed=0,1,2" in made.text
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    first = page.rows("Table 1.")[0]
+    assert first[1] == "3"
+    assert re.fullmatch(r"0\.\d{3} ± 0\.\d{3}", first[3])
+    assert "Ranking: " in page.text
+    assert len(page.rows("Table A.")) == len(page.rows("Table 1.")) == 4
+    assert "Each seed gives one mean difference over all settings" in page.text
+    assert "What one seed cannot show" not in page.text
+    assert "-P activation=relu -P batch_size=32,128 -P seed=0,1,2" in page.text
 
 
 def test_a_configuration_that_lacks_a_seed_has_its_mark(store: Store) -> None:
@@ -211,12 +211,12 @@ def test_a_configuration_that_lacks_a_seed_has_its_mark(store: Store) -> None:
     given = {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "seed": "0,1,2"}
     failed = {"32-relu-adam-deep": "Diverged"}
     stores.write_study(store.client, experiment, "grid", given, failed)
-    made = written(experiment)
-    assert [row[0] for row in made.rows("Table 1.")] == [
+    page = rendered(experiment)
+    assert [row[0] for row in page.rows("Table 1.")] == [
         "relu · 32 · adam † failed",
         "relu · 64 · adam ★",
     ]
-    assert "of those with all their seeds (★); 1 with a seed missing, not compared (†)" in made.text
+    assert "of those with all their seeds (★); 1 with a seed missing, not compared (†)" in page.text
 
 
 def test_an_accuracy_that_differs_by_the_tolerance_is_within_it(store: Store) -> None:
@@ -224,26 +224,26 @@ def test_an_accuracy_that_differs_by_the_tolerance_is_within_it(store: Store) ->
     stores.write_study(
         store.client, experiment, "grid", {"activation": "relu", "batch_size": "128"}
     )
-    material = gather(experiment, "latest")
-    assert material.grid is not None
-    material.grid.summary["difference"] = [0.52 - 0.50, 0.7201 - 0.70]
-    facts = dict(content(material)["facts"])
+    report = collect(experiment, "latest")
+    assert report.grid is not None
+    report.grid.summary["difference"] = [0.52 - 0.50, 0.7201 - 0.70]
+    facts = dict(content(report)["facts"])
     assert facts["Table 1"].startswith("1 of 2 test accuracies within 0.02")
 
 
-def test_what_is_missing_is_named_with_the_command_that_makes_it(store: Store) -> None:
+def test_what_is_missing_is_named_with_the_command_that_produces_it(store: Store) -> None:
     experiment = store.experiment("parts")
     failed = {"adam-relu-32-deep": "Diverged: the loss is NaN"}
     given = {"activation": "relu", "batch_size": "32"}
     stores.write_study(store.client, experiment, "grid", given, failed)
-    made = written(experiment)
-    assert made.parsed.faults == []
+    page = rendered(experiment)
+    assert page.parsed.faults == []
     missing = [
-        " ".join(re.sub(r"<[^>]+>", " ", found).split())
-        for found in re.findall(r'<div class="missing">.*?</div>', made.page, re.DOTALL)
+        " ".join(re.sub(r"<[^>]+>", " ", note).split())
+        for note in re.findall(r'<div class="missing">.*?</div>', page.html, re.DOTALL)
     ]
     assert len(missing) == 4
-    for found, (said, command) in zip(
+    for note, (said, command) in zip(
         missing,
         [
             ("Figure 1, an example of each class", "-e data"),
@@ -252,13 +252,13 @@ def test_what_is_missing_is_named_with_the_command_that_makes_it(store: Store) -
             ("adam-relu-32-deep – failed, Diverged: the loss is NaN", "-P activation=relu"),
         ],
     ):
-        assert found.startswith("Missing: ")
-        assert said in found
-        assert "mlflow run . -e " in found
-        assert command in found
-    assert "1 of 2 trials finished" in made.text
-    assert "4 parts of the study are missing" in made.text
-    assert [row[0] for row in made.rows("Table 1.")] == [
+        assert note.startswith("Missing: ")
+        assert said in note
+        assert "mlflow run . -e " in note
+        assert command in note
+    assert "1 of 2 trials finished" in page.text
+    assert "4 parts of the paper are missing" in page.text
+    assert [row[0] for row in page.rows("Table 1.")] == [
         "relu · 32 · sgd ★",
         "relu · 32 · adam failed",
     ]
@@ -270,26 +270,26 @@ def test_outdated_trials_are_marked(store: Store) -> None:
     stores.write_study(store.client, experiment, "grid", given)
     (run,) = store.client.search_runs([experiment], "params.optimizer = 'sgd'")
     store.client.set_tag(run.info.run_id, "outdated", "keras_version 3.14.0, now 3.15.1")
-    made = written(experiment)
-    assert made.parsed.faults == []
-    assert [row[0] for row in made.rows("Table 1.")] == [
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert [row[0] for row in page.rows("Table 1.")] == [
         "relu · 32 · sgd ‡",
         "relu · 32 · adam ★",
     ]
-    assert "Outdated: 1 trial (‡) of another network" in made.text
+    assert "Outdated: 1 trial (‡) of another network" in page.text
 
 
-def test_published_numbers_are_left_out_beside_other_data(store: Store) -> None:
+def test_published_numbers_are_left_out_with_other_data(store: Store) -> None:
     experiment = store.experiment("standin")
     stores.write_data(store.client, experiment)
     stores.write_study(store.client, experiment, "grid", {"batch_size": "32"}, digest="other")
-    made = written(experiment)
-    assert made.parsed.faults == []
-    assert "These runs were not made on CIFAR-10" in made.text
-    assert {row[3] for row in made.rows("Table 1.")} == {"–"}
-    assert "Table 2, published" not in made.text
-    assert {row[2] for row in made.rows("What the study concluded")} == {"cannot be told"}
-    assert "shows other data than the studies used" in made.text
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert "These runs did not use CIFAR-10" in page.text
+    assert {row[3] for row in page.rows("Table 1.")} == {"–"}
+    assert "Table 2, published" not in page.text
+    assert {row[2] for row in page.rows("What the paper concluded")} == {"inconclusive"}
+    assert "shows other data than the studies used" in page.text
 
 
 def test_names_and_reasons_from_the_store_cannot_become_markup(store: Store) -> None:
@@ -297,14 +297,14 @@ def test_names_and_reasons_from_the_store_cannot_become_markup(store: Store) -> 
     given = {"activation": "relu", "batch_size": "32", "data_dir": HOSTILE}
     failed = {"sgd-relu-32-deep": HOSTILE}
     stores.write_study(store.client, experiment, "grid", given, failed, name=HOSTILE)
-    made = written(experiment)
-    assert made.parsed.faults == []
-    assert "<script>alert" not in made.page
-    assert made.text.count("<script>alert(1)</script>") >= 3
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert "<script>alert" not in page.html
+    assert page.text.count("<script>alert(1)</script>") >= 3
 
 
 def test_the_newest_finished_grid_of_the_experiment_is_reported(
-    store: Store, whole: Report
+    store: Store, whole: Rendered
 ) -> None:
     experiment = store.experiment("several")
     given = {"activation": "relu", "batch_size": "32"}
@@ -314,63 +314,63 @@ def test_the_newest_finished_grid_of_the_experiment_is_reported(
     ]
 
     def reported(study: str) -> str:
-        grid = gather(experiment, study).grid
+        grid = collect(experiment, study).grid
         assert grid is not None
         return grid.run.run_id
 
     assert reported("latest") == runs[1]
     assert reported(runs[0]) == runs[0]
     assert reported(runs[2]) == runs[2]
-    with pytest.raises(UsageError, match="of experiment 'whole', and this is 'several'"):
-        gather(experiment, whole.grid)
+    with pytest.raises(UsageError, match="is of experiment 'whole', not of 'several'"):
+        collect(experiment, whole.grid)
 
 
-def test_a_study_that_is_not_one_is_refused_in_one_line(store: Store, whole: Report) -> None:
+def test_a_run_that_is_no_grid_is_refused_in_one_line(store: Store, whole: Rendered) -> None:
     data = store.client.search_runs([whole.experiment], "tags.kind = 'data'")[0].info.run_id
     for study, said in ((data, "of kind 'data'"), ("nonsense", "no such run"), ("", "no such run")):
         with pytest.raises(UsageError, match=said) as error:
-            gather(whole.experiment, study)
+            collect(whole.experiment, study)
         assert "\n" not in str(error.value)
     with pytest.raises(UsageError, match="no finished study to report on"):
-        gather(store.experiment("empty"), "latest")
+        collect(store.experiment("empty"), "latest")
 
 
 def test_a_trial_that_has_lost_its_artifacts_is_read_from_its_evaluation(store: Store) -> None:
     experiment = store.experiment("evaluated")
     stores.write_study(store.client, experiment, "grid", {"activation": "relu", "batch_size": "32"})
-    best = gather(experiment, "latest").best
+    best = collect(experiment, "latest").best
     assert best is not None
     where = Path(store.client.get_run(best.run.run_id).info.artifact_uri.removeprefix("file://"))
     (where / "predictions.parquet").rename(store.folder / "predictions.parquet")
-    assert "Missing: Tables 2 to 4" in written(experiment).text
+    assert "Missing: Tables 2 to 4" in rendered(experiment).text
     tags = {"kind": "evaluate", "model_uri": f"models:/m-{best.run.run_id}"}
     run = store.client.create_run(experiment, tags=tags).info.run_id
     store.client.log_param(run, "part", "test")
     store.client.log_artifact(run, str(store.folder / "predictions.parquet"))
     store.client.set_terminated(run, "FINISHED")
-    made = written(experiment)
-    assert "Missing: Tables 2 to 4" not in made.text
-    assert "Table 3." in made.text
+    page = rendered(experiment)
+    assert "Missing: Tables 2 to 4" not in page.text
+    assert "Table 3." in page.text
 
 
-def test_a_page_of_architectures_alone_says_what_else_there_could_be(store: Store) -> None:
+def test_a_page_of_architectures_alone_says_what_is_missing(store: Store) -> None:
     experiment = store.experiment("architectures only")
     stores.write_study(store.client, experiment, "architectures", {})
-    made = written(experiment)
-    assert made.parsed.faults == []
-    assert "Figures 5 to 17 and tables 1 to 4" in made.text
-    assert "There is no best model to look at." in made.text
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert "Figures 5 to 17 and tables 1 to 4" in page.text
+    assert "There is no best model yet." in page.text
 
 
-def test_two_seeds_are_said_to_tell_little_of_chance(store: Store) -> None:
+def test_two_seeds_are_said_to_show_little_about_chance(store: Store) -> None:
     experiment = store.experiment("two seeds")
     given = {"activation": "relu", "batch_size": "32", "seed": "0,1"}
     stores.write_study(store.client, experiment, "grid", given)
-    made = written(experiment)
-    assert made.parsed.faults == []
-    assert "What two seeds cannot show (grid)." in made.text
-    assert made.rows("Table B.")[0][2] == "– to –"
-    assert written(experiment).page == made.page  # the same store, the same page
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert "What two seeds cannot show (grid)." in page.text
+    assert page.rows("Table B.")[0][2] == "– to –"
+    assert rendered(experiment).html == page.html  # the same store, the same page
 
 
 def test_a_grid_in_which_every_trial_failed_is_reported_too(store: Store) -> None:
@@ -378,50 +378,50 @@ def test_a_grid_in_which_every_trial_failed_is_reported_too(store: Store) -> Non
     given = {"activation": "relu", "batch_size": "32,64", "optimizer": "sgd"}
     failed = dict.fromkeys(("32-relu-sgd-deep", "64-relu-sgd-deep"), "Diverged")
     stores.write_study(store.client, experiment, "grid", given, failed)
-    made = written(experiment)
-    assert made.parsed.faults == []
-    assert "0 of 2 trials finished" in made.text
-    assert "Figure 17 and tables 2 to 4 – no trial of the study finished" in made.text
-    assert "nan" not in made.text.lower().split()
-    assert {row[2] for row in made.rows("What the study concluded")} == {"cannot be told"}
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert "0 of 2 trials finished" in page.text
+    assert "Figure 17 and tables 2 to 4 – no trial of the study finished" in page.text
+    assert "nan" not in page.text.lower().split()
+    assert {row[2] for row in page.rows("What the paper concluded")} == {"inconclusive"}
 
 
-def test_a_study_that_still_runs_can_be_looked_at(store: Store) -> None:
+def test_a_study_that_is_still_running_can_be_reported(store: Store) -> None:
     experiment = store.experiment("running")
     given = {"activation": "relu", "batch_size": "32"}
     grid = stores.write_study(store.client, experiment, "grid", given, status="RUNNING")
     running, *_ = store.client.search_runs([experiment], "tags.kind = 'trial'")
     store.client.update_run(running.info.run_id, "RUNNING")
-    made = Page(page(gather(experiment, grid)))
-    assert made.faults == []
-    assert f"trial {running.info.run_name} – running" in made.text
-    assert "UTC, has not ended" in made.text
+    page = Page(render_page(collect(experiment, grid)))
+    assert page.faults == []
+    assert f"trial {running.info.run_name} – running" in page.text
+    assert "UTC, still running" in page.text
 
 
-def test_more_failures_than_a_person_reads_are_counted(store: Store) -> None:
+def test_failures_beyond_the_first_are_counted(store: Store) -> None:
     experiment = store.experiment("many failures")
     given = {"activation": "relu", "batch_size": "32", "seed": ",".join(map(str, range(15)))}
     parameters = GridParameters.model_validate(given)
     failed = {trial.name: "Diverged" for trial in expand(parameters)}
     stores.write_study(store.client, experiment, "grid", given, failed)
-    made = written(experiment)
-    assert made.text.count("failed, Diverged") == 24
-    assert "Missing: 6 more trials – they did not finish either" in made.text
+    page = rendered(experiment)
+    assert page.text.count("failed, Diverged") == 24
+    assert "Missing: 6 more trials – they did not finish either" in page.text
 
 
 def test_a_model_without_mistakes_has_no_gallery_of_them(store: Store) -> None:
     experiment = store.experiment("perfect")
     stores.write_study(store.client, experiment, "grid", {"activation": "relu", "batch_size": "32"})
-    material = gather(experiment, "latest")
-    perfect = [replace(leader, predictions=stores.predictions(1, 0)) for leader in material.leaders]
-    made = Page(page(replace(material, leaders=perfect)))
-    assert made.faults == []
-    assert "There is no figure 17: every test image was classified rightly." in made.text
-    assert "Table D." not in made.text
+    report = collect(experiment, "latest")
+    perfect = [replace(model, predictions=stores.predictions(1, 0)) for model in report.top_models]
+    page = Page(render_page(replace(report, top_models=perfect)))
+    assert page.faults == []
+    assert "There is no figure 17: every test image was classified correctly." in page.text
+    assert "Table D." not in page.text
 
 
 def test_a_report_is_written_through_a_link(
-    whole: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Rendered, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", whole.experiment)
     target, link = tmp_path / "target.html", tmp_path / "link.html"
@@ -433,7 +433,7 @@ def test_a_report_is_written_through_a_link(
     assert sorted(tmp_path.glob("*.html*")) == [link, target]
 
 
-def test_a_page_is_made_without_tensorflow() -> None:
+def test_a_page_is_rendered_without_tensorflow() -> None:
     code = (
         "import sys, cifar_mlflow.report.page; print({'tensorflow', 'keras'} & sys.modules.keys())"
     )
@@ -442,14 +442,6 @@ def test_a_page_is_made_without_tensorflow() -> None:
 
 
 def test_the_template_holds_no_number_of_the_results() -> None:
-    """All numbers are measured or come from published.py; the template has only those of layouts."""
+    """All numbers are measured or come from paper.py; the template has none."""
     template = (PROJECT / "cifar_mlflow/report/page.html.jinja").read_text()
-    body = template.partition("<body>")[2]
-    assert not re.findall(r"\b0\.\d{2,}", re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", body))
-
-
-@pytest.mark.parametrize(
-    ("numbers", "text"), [([5], "5"), ([7, 5, 8, 9], "5, 7 to 9"), ([1, 2], "1 to 2")]
-)
-def test_numbers_in_a_row_are_told_as_a_range(numbers: list[int], text: str) -> None:
-    assert ranges(numbers) == text
+    assert not re.findall(r"\b0\.\d{2,}", re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", template))

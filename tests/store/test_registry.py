@@ -81,7 +81,7 @@ def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
     text = describe("mine", "3", run, config, small_cifar10, predictions, "it was the best")
     bounds = metrics.intervals(predictions)
     for name, value, low, high in bounds.itertuples(name=None):
-        row = f"| {name.replace('_', ' ')} | {value:.4f} ({low:.4f} to {high:.4f}) |"
+        row = f"| {name.replace('_', ' ')}&ensp; | {value:.4f} ({low:.4f} to {high:.4f}) |"
         assert row in text
     for told in (
         "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck",

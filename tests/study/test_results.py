@@ -122,7 +122,7 @@ def test_without_a_finished_trial_none_is_best() -> None:
     assert not results.tabulate(TRIALS, runs, "validation", True)["best"].any()
 
 
-def test_published_numbers_stand_beside_the_same_configuration_only() -> None:
+def test_published_numbers_are_of_the_same_configuration_only() -> None:
     measured = table([0.5] * 4, [0.5] * 4)
     assert measured["published_accuracy"].tolist() == [0.67, 0.68, 0.52, 0.70]
     assert len(GRID) == 12
@@ -144,27 +144,14 @@ def test_the_networks_of_the_first_part_have_their_published_accuracy() -> None:
     assert published(TrialConfig(architecture="small", optimizer="adam")) is None
 
 
-def test_published_numbers_are_left_out_beside_other_data() -> None:
+def test_published_numbers_are_left_out_with_other_data() -> None:
     measured = table([0.5] * 4, [0.5] * 4, official=False)
     assert measured["published_accuracy"].isna().all()
     headings, _ = results.cells(summarise(measured))
     assert not [heading for heading in headings if "publ" in heading]
 
 
-def test_markdown_has_a_row_for_each_trial_and_marks_the_best() -> None:
-    measured = summarise(table([0.5, 0.7, 0.6, 0.1], [0.5] * 4))
-    lines = results.markdown(*results.cells(measured)).splitlines()
-    assert len(lines) == 2 + len(TRIALS)
-    assert len({line.count("|") for line in lines}) == 1
-    assert [("★" in line) for line in lines[2:]] == [False, True, False, False]
-
-
-def test_markdown_keeps_means_and_intervals_in_one_piece() -> None:
-    text = results.markdown(["a"], [["0.710 ± 0.010 (0.685–0.735)"]])
-    assert "0.710\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.010 (0.685–\N{WORD JOINER}0.735)" in text
-
-
-def test_a_table_shows_the_factors_that_tell_its_rows_apart_but_no_seed() -> None:
+def test_a_table_shows_the_factors_that_distinguish_its_rows_but_no_seed() -> None:
     assert results.shown_factors(summarise(table([0.5] * 4, [0.5] * 4))) == list(results.SHOWN)
     factors = {"activation": "relu", "seed": "0,1", "keep": "last,best", "epochs": "5"}
     varied = summarise(tabulate(factors, {}))
@@ -180,7 +167,7 @@ def test_the_accuracy_grid_has_batch_sizes_across_and_the_rest_down() -> None:
     np.testing.assert_allclose(grid.to_numpy(), [[0.1, 0.3], [0.2, 0.4]])
 
 
-def test_a_grid_too_large_for_a_picture_shows_its_best_rows_in_their_order() -> None:
+def test_a_grid_too_large_for_a_figure_shows_its_best_rows_in_their_order() -> None:
     grid = pd.DataFrame({32: np.arange(100) % 50, 64: np.nan})
     part = results.best_part(grid)
     assert len(part) == results.MOST
@@ -205,7 +192,7 @@ def test_replicates_are_summarised_by_configuration() -> None:
     assert summary["difference_to_best"].tolist() == pytest.approx([0, -0.02, -0.40])
 
 
-def test_the_ranking_tells_which_differences_are_within_noise() -> None:
+def test_the_ranking_says_which_differences_are_within_noise() -> None:
     summary = summarise(tabulate(REPLICATES, REPLICATED))
     assert summary["rank"].tolist() == [1, 2, 3]
     assert summary["best"].tolist() == [True, False, False]
@@ -218,7 +205,7 @@ def test_the_ranking_tells_which_differences_are_within_noise() -> None:
     assert [row[3] for row in rows] == ["★", "≈", ""]
 
 
-def test_the_best_is_chosen_by_the_mean_and_stands_for_it_with_its_best_seed() -> None:
+def test_the_best_is_chosen_by_the_mean_and_represented_by_its_best_seed() -> None:
     lucky = REPLICATED | {"64-seed=2-relu-adam-deep": 0.73, "64-relu-adam-deep": 0.60}
     measured = tabulate(REPLICATES, lucky)
     assert measured.loc[measured["best"], "name"].tolist() == ["32-seed=2-relu-adam-deep"]
@@ -258,7 +245,7 @@ def test_where_none_has_all_its_seeds_the_best_is_of_those_with_the_most() -> No
     summary = summarise(tabulate(REPLICATES, {**REPLICATED, **lost}))
     (_, ranking) = results.reading(summary, "validation")[-1]
     assert ranking == (
-        "relu 32 adam has the best mean validation accuracy of those with 2 seeds (★); 1 where it cannot be told (?); "
+        "relu 32 adam has the best mean validation accuracy of those with 2 seeds (★); 1 untested (?); "
         "1 with a seed missing, not compared (†): relu 128 adam"
     )
 
@@ -268,31 +255,33 @@ def test_where_every_seed_failed_there_is_neither_rank_nor_number() -> None:
     summary = summarise(tabulate(REPLICATES, REPLICATED | dict.fromkeys(names)))
     assert summary["rank"].isna().tolist() == [False, False, True]
     _, rows = results.cells(summary)
-    assert rows[2][3:6] == ["failed", "0", ""]
+    assert rows[2][3:6] == ["failed", "0", "–"]
 
 
 def test_one_seed_shows_no_spread_and_says_what_it_cannot_show() -> None:
     summary = summarise(table([0.5, 0.7, 0.6, 0.1], [0.5] * 4))
     assert summary["kept_val_accuracy_sd"].isna().all()
-    assert summary["verdict"].tolist() == ["cannot be told", "best", *["cannot be told"] * 2]
+    assert summary["verdict"].tolist() == ["untested", "best", *["untested"] * 2]
     headings, rows = results.cells(summary)
     assert not {"n", "rank"} & set(headings)
     assert not any("±" in cell or "?" in cell for row in rows for cell in row)
     ((topic, text),) = results.reading(summary, "validation")
     assert topic == "Seeds"
-    assert "cannot show" in text
+    assert text.startswith("one, so differences may be chance")
 
 
 def test_two_seeds_show_a_spread_but_neither_an_interval_nor_a_verdict() -> None:
     summary = summarise(tabulate(REPLICATES | {"seed": "0,1"}, REPLICATED))
     assert summary["kept_val_accuracy_low"].isna().all()
-    assert summary["verdict"].tolist() == ["best", "cannot be told", "cannot be told"]
+    assert summary["verdict"].tolist() == ["best", "untested", "untested"]
     headings, rows = results.cells(summary)
     assert rows[0][headings.index("val acc.")] == "0.705 ± 0.007"
     account = dict(results.reading(summary, "validation"))
-    assert account["Seeds"].startswith("two, which make no interval and cannot show")
+    assert account["Seeds"].startswith(
+        "two, so there are no intervals, and differences may be chance"
+    )
     assert account["Ranking"] == (
-        "relu 32 adam has the best mean validation accuracy (★); 2 where it cannot be told (?)"
+        "relu 32 adam has the best mean validation accuracy (★); 2 untested (?)"
     )
 
 
@@ -351,7 +340,7 @@ def test_names_of_many_within_noise_are_cut_short() -> None:
     assert ", 18 more; by Welch's t-tests" in ranking
 
 
-def test_the_picture_of_a_ranking_has_the_best_first() -> None:
+def test_the_figure_of_a_ranking_has_the_best_first() -> None:
     names = [name for name in REPLICATED if "64" in name.split("-")]
     table, measure = results.ranking(
         summarise(tabulate(REPLICATES, REPLICATED | dict.fromkeys(names))), "validation"
@@ -361,7 +350,7 @@ def test_the_picture_of_a_ranking_has_the_best_first() -> None:
     assert measure == "validation accuracy"
 
 
-def test_layers_stand_in_a_table_for_each_network_with_their_total() -> None:
+def test_layers_are_in_a_table_for_each_network_with_their_total() -> None:
     layers = pd.DataFrame(
         {
             "layer": ["Conv2D", "Dense"],
@@ -371,7 +360,7 @@ def test_layers_stand_in_a_table_for_each_network_with_their_total() -> None:
     )
     heading, text = results.layer_markdown({"small": layers})
     assert heading == "### small"
-    rows = [line.strip("| ").split(results.SPACE) for line in text.splitlines()]
+    rows = [line.strip("| ").split("&ensp; | ") for line in text.splitlines()]
     assert rows[0] == ["layer", "output shape", "parameters"]
     assert rows[2:] == [
         ["Conv2D", "30 x 30 x 16", "448"],

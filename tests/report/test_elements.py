@@ -4,15 +4,15 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from cifar_mlflow.analysis import figures
-from cifar_mlflow.report import svg
+from cifar_mlflow.report.elements import svg
 
 HISTORY = pd.DataFrame(
     {"epoch": [1, 2, 3], "train_accuracy": [0.1, 0.2, 0.3], "val_accuracy": [0.1, 0.2, 0.25]}
 )
 
 
-def drawn(identity: str, title: str = "A chart.") -> str:
-    return svg.inline(figures.accuracy_curves([HISTORY], published=0.5), identity, title)
+def drawn(element_id: str, alt_text: str = "A chart.") -> str:
+    return svg(figures.accuracy_curves([HISTORY], published=0.5), element_id, alt_text)
 
 
 def test_text_stays_text_in_the_font_of_the_page() -> None:
@@ -22,10 +22,10 @@ def test_text_stays_text_in_the_font_of_the_page() -> None:
     assert "font-family" not in drawn("figure-1")
 
 
-def test_two_pictures_share_no_id_and_refer_to_their_own() -> None:
+def test_two_figures_share_no_id_and_refer_to_their_own() -> None:
     ids = []
-    for identity in ("figure-1", "figure-2"):
-        text = drawn(identity)
+    for element_id in ("figure-1", "figure-2"):
+        text = drawn(element_id)
         own = re.findall(r'\bid="([^"]+)"', text)
         references = re.findall(r'(?:href="|url\()#([^")]+)', text)
         assert references
@@ -48,7 +48,7 @@ def test_nothing_in_it_reaches_beyond_it() -> None:
     assert "http" not in text
 
 
-def test_its_title_is_its_name_whatever_is_in_it() -> None:
+def test_its_alt_text_is_its_name_whatever_is_in_it() -> None:
     text = drawn("figure-1", 'a <b> & "c"')
     root = ElementTree.fromstring(text)
     assert root.attrib["role"] == "img"
