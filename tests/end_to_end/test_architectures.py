@@ -71,7 +71,7 @@ def test_a_comparison_of_networks_registers_no_model(compared: Studied) -> None:
 
 def test_one_seed_is_said_to_show_no_noise(compared: Studied) -> None:
     user, parent, shown = compared
-    assert "Seeds     one, which cannot show" in shown
+    assert "Seeds     one, so differences may be chance" in shown
     assert "±" not in shown
     summary = pd.read_csv(user.read(parent, "summary.csv"))
     assert summary["n"].tolist() == [1, 1, 1]
