@@ -82,7 +82,7 @@ def test_a_dask_cluster_loses_a_worker_and_gains_one_and_nothing_is_lost(
     assert len({run.info.run_name for run in finished}) == len(finished) == 3
     assert curves_are_whole(remote, finished)
     assert not remote.runs("attributes.status = 'RUNNING'")
-    (lost,) = remote.runs("tags.end_reason LIKE 'the worker process died%'")
+    (lost,) = remote.runs("tags.failure = 'worker_died'")
     assert lost.info.status == "KILLED"
     assert lost.data.tags["superseded_by"] in {run.info.run_id for run in finished}
 

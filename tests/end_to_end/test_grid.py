@@ -125,8 +125,9 @@ def test_a_failing_trial_stops_no_other_and_shows_in_table_and_exit_code(user: U
     (failed,) = (run for run in children.values() if run.info.status == "FAILED")
     assert "traceback.txt" in user.artifacts(failed)
     champion = user.client.get_model_version_by_alias("cifar10-cnn", "champion")
-    assert champion.tags["trial"] == "relu-32-adam-small-epochs=2"
-    chosen = children["relu-32-adam-small-epochs=2"]
+    name = "learning_rate=0.001-relu-32-adam-small-epochs=2"
+    assert champion.tags["trial"] == name
+    chosen = children[name]
     value = chosen.data.metrics["test_accuracy"]
     assert parent.data.metrics["best_trial_test_accuracy"] == value
     assert "which leaks the test set into the choice" in done.stdout
