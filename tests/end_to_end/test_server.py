@@ -56,7 +56,7 @@ def s3(user: User, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
 
 
 def test_the_grid_runs_on_postgresql_with_artifacts_through_the_server(
-    user: User, postgresql: str, monkeypatch: pytest.MonkeyPatch
+    user: User, postgresql: str, tensorflow: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifacts = user.folder / "artifacts"
     with tracking_server(user, postgresql, "--artifacts-destination", str(artifacts)) as remote:
