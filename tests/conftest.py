@@ -25,20 +25,36 @@ from cifar_mlflow.processes import Process, this_machine
 from tests import standin
 
 PROJECT = Path(__file__).parent.parent
-END_TO_END = Path(__file__).parent / "end_to_end"
 # The suite's own environment must not reach the code under test.
 FOREIGN = ("CIFAR10_DIR", "CIFAR10_DIGEST", "XDG_CACHE_HOME", "MLFLOW_RUN_ID", "PYTHONPATH")
 OURS = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
 
+# The groups of tests that take a minute or more, the longest first. Begun last, they leave a core idle.
+LONGEST = (
+    "end_to_end/test_resuming.py",
+    "studies",
+    "end_to_end/test_server.py",
+    "end_to_end/test_reproduce.py",
+    "end_to_end/test_engines.py",
+    "end_to_end/test_architectures.py",
+)
+
+
+def group(item: pytest.Item) -> str:
+    """What one process runs: a file, or the tests that share the studies of end_to_end/conftest.py."""
+    shared = "studies" in getattr(item, "fixturenames", ())
+    return "studies" if shared else str(item.path.relative_to(Path(__file__).parent))
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks, and before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs a whole file, and all that share the studies of end_to_end/conftest.py."""
     for item in items:
-        if item.path.is_relative_to(END_TO_END):
+        if item.path.parent.name == "end_to_end":
             item.add_marker("end_to_end")
-        shared = "studies" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("studies" if shared else str(item.path)))
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    turns = {name: turn for turn, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: turns.get(group(item), len(turns)))
 
 
 @dataclass(frozen=True)

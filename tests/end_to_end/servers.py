@@ -67,7 +67,7 @@ def tracking_server(user: U, database: str, *options: str, port: int = 0) -> Ite
     port = port or free_port()
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database),
-        *("--host", "127.0.0.1", "--port", str(port), "--workers", "2", *options),
+        *("--host", "127.0.0.1", "--port", str(port), "--workers", "1", *options),
     ]
     environment = user.environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     address = f"http://127.0.0.1:{port}"

@@ -59,7 +59,8 @@ def test_the_grid_runs_on_postgresql_with_artifacts_through_the_server(
     user: User, postgresql: str, tensorflow: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifacts = user.folder / "artifacts"
-    with tracking_server(user, postgresql, "--artifacts-destination", str(artifacts)) as remote:
+    options = ("--artifacts-destination", str(artifacts), "--workers", "2")
+    with tracking_server(user, postgresql, *options) as remote:
         done = remote.run("grid", GRID)
         assert done.returncode == 0, done.stdout
         assert done.stdout.count("View run") == 1  # what `mlflow run` prints
