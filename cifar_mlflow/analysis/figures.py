@@ -170,7 +170,9 @@ def _learning_curves(
     for part, style in (("train", TRAIN), ("val", VALIDATION)):
         values = by_epoch[f"{part}_{measure}"]
         mean, deviation = values.mean(), values.std()
-        axis.plot(mean, **style | ({} if in_legend else {"label": None}))
+        (line,) = axis.plot(mean, **style | ({} if in_legend else {"label": None}))
+        if len(mean) == 1:  # which makes no line
+            line.set_marker("o")
         if deviation.notna().any():
             edges = (mean - deviation, mean + deviation)
             axis.fill_between(mean.index, *edges, color=style["color"], alpha=0.25, linewidth=0)

@@ -240,3 +240,10 @@ def test_intervals_are_drawn_from_low_to_high_about_the_value() -> None:
     assert [np.asarray(path.vertices)[:, 0].tolist() for path in spans.get_paths()] == [[0.1, 0.5]]
     assert [np.asarray(line.get_xdata()).tolist() for line in axis.lines] == [[0, 0], [0.3]]
     assert not figure.legends  # nothing is published
+
+
+def test_a_single_epoch_is_a_dot() -> None:
+    (axis,) = figures.accuracy_curves([HISTORY.head(1)]).axes
+    assert {line.get_marker() for line in axis.lines} == {"o"}
+    (axis,) = figures.accuracy_curves([HISTORY]).axes
+    assert {line.get_marker() for line in axis.lines} == {"None"}
