@@ -30,7 +30,7 @@ FOREIGN = ("CIFAR10_DIR", "CIFAR10_DIGEST", "XDG_CACHE_HOME", "MLFLOW_RUN_ID", "
 OURS = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
 
-# The groups of tests that take a minute or more, the longest first. Begun last, they leave a core idle.
+# The groups of tests that take longest. Begun last, one of them would leave a core idle.
 LONGEST = (
     "end_to_end/test_resuming.py",
     "studies",
@@ -38,6 +38,9 @@ LONGEST = (
     "end_to_end/test_reproduce.py",
     "end_to_end/test_engines.py",
     "end_to_end/test_architectures.py",
+    "training/test_fit.py",
+    "report/test_page.py",
+    "study/test_origin.py",
 )
 
 

@@ -60,7 +60,7 @@ def test_a_trial_says_what_tensorflow_says_of_onednn() -> None:
 
 def test_onednn_is_off_where_the_user_has_switched_it_off() -> None:
     program = (
-        "from cifar_mlflow.training.origin import environment; import cifar_mlflow.training.fit; "
+        "from cifar_mlflow.training.origin import environment; "
         "from tensorflow.python.util import _pywrap_util_port; "
         "print(_pywrap_util_port.IsMklEnabled(), environment()['onednn'])"
     )
