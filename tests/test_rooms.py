@@ -71,13 +71,11 @@ def test_only_the_store_talks_to_mlflow(path: Path) -> None:
 
 def test_the_picture_in_the_docs_shows_the_imports() -> None:
     text = (PROJECT / "docs" / "development.md").read_text()
-    drawn = {
-        (above, below) for above, below in re.findall(r"^    (\w+) --> (\w+)$", text, re.MULTILINE)
-    }
+    drawn = set(re.findall(r"^    (\w+) --> (\w+)$", text, re.MULTILINE))
     arrows = {
         (shown(room(path)), shown(other)) for path in MODULES for other in imported_rooms(path)
     }
-    arrows = {(above, below) for above, below in arrows if above != below}
+    arrows = {(upper, lower) for upper, lower in arrows if upper != lower}
     assert drawn == {arrow for arrow in arrows if arrow[1] not in below(arrow[0], arrows - {arrow})}
 
 

@@ -9,6 +9,7 @@ import itertools
 import math
 import multiprocessing
 import os
+import re
 import socket
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -123,10 +124,13 @@ def _matches(pattern: Path) -> list[Path]:
     # Not glob.glob(recursive=True): it follows links in circles. Two links from a folder of four images
     # to its root kept it busy for more than ten minutes.
     root = Path(pattern.anchor)
+    # Python 3.13 takes a** for a*, and gives files for a last **; earlier ones do neither.
+    parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.parts]
     return sorted(
         path
-        for path in root.glob(str(pattern.relative_to(root)))
-        if not any(part.startswith(".") and part not in pattern.parts for part in path.parts)
+        for path in root.glob(str(Path(*parts).relative_to(root)))
+        if not any(part.startswith(".") and part not in parts for part in path.parts)
+        and (parts[-1] != "**" or path.is_dir())
     )
 
 
