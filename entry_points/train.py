@@ -10,7 +10,8 @@ from cifar_mlflow.parameters import TrainParameters
 def train(parameters: TrainParameters) -> int:
     from cifar_mlflow.console import say
     from cifar_mlflow.data.load import load
-    from cifar_mlflow.formatting import counted
+    from cifar_mlflow.formatting import counted, number
+    from cifar_mlflow.store.runs import Status
     from cifar_mlflow.study.plan import share_threads
     from cifar_mlflow.study.trial import TrialOptions, run_trial
 
@@ -21,13 +22,14 @@ def train(parameters: TrainParameters) -> int:
     say("Trial", f"{parameters.trial.name}, {epochs}, {on}")
     options = TrialOptions(threads, parameters.tensorboard)
     run = run_trial(parameters.trial, data, options, parameters.resume)
-    if run.status != "FINISHED":
+    if run.status != Status.FINISHED:
         print(f"train: {run.end_reason}", file=sys.stderr)
         return FAILED
+    names = ("kept_val_accuracy", "test_accuracy", "test_loss")
+    validation, test, loss = (number(run.metrics[name], 4) for name in names)
     say(
         "Result",
-        f"validation accuracy {run.metrics['kept_val_accuracy']:.4f}, "
-        f"test accuracy {run.metrics['test_accuracy']:.4f}, loss {run.metrics['test_loss']:.4f}",
+        f"validation accuracy {validation}, test accuracy {test}, loss {loss}",
     )
     say("Model", str(run.model_uri))
     return DONE

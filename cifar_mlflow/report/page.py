@@ -19,7 +19,7 @@ from cifar_mlflow.report import conclusions, sections
 from cifar_mlflow.report.collect import ReportData, Study
 from cifar_mlflow.report.conclusions import Conclusion, Evidence
 from cifar_mlflow.report.elements import command, command_of, vector_figure
-from cifar_mlflow.store.runs import DATA_DIGEST
+from cifar_mlflow.store.runs import DATA_DIGEST, Status
 from cifar_mlflow.study import results
 
 VERSIONS = ("python", "tensorflow", "keras", "mlflow", "numpy")
@@ -98,7 +98,9 @@ def _conclusions(report: ReportData) -> list[Conclusion]:
 
 def _late_gains(study: Study) -> pd.DataFrame:
     finished = [
-        t for t in study.trials if t.key in study.runs and study.runs[t.key].status == "FINISHED"
+        t
+        for t in study.trials
+        if t.key in study.runs and study.runs[t.key].status == Status.FINISHED
     ]
     return effects.late_gains({trial.name: study.histories[trial.key] for trial in finished})
 

@@ -25,7 +25,7 @@ from cifar_mlflow.report.elements import (
     png_figure,
     vector_figure,
 )
-from cifar_mlflow.store.runs import DATA_DIGEST, TrackedRun
+from cifar_mlflow.store.runs import DATA_DIGEST, Status, TrackedRun
 from cifar_mlflow.study import results
 
 # The paper's figures 2 to 4 show the architectures, 5 to 16 the grid, in the order of table 1.
@@ -146,7 +146,7 @@ def _unfinished(run: TrackedRun | None) -> str:
     """Why a trial has no result; empty if it has one."""
     if run is None:
         return "not run"
-    if run.status == "FINISHED":
+    if run.status == Status.FINISHED:
         return ""
     return ", ".join(filter(None, [run.status.lower(), run.end_reason]))
 

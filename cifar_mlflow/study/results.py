@@ -16,7 +16,7 @@ from cifar_mlflow.console import Lines
 from cifar_mlflow.formatting import UNKNOWN, counted, markdown_table, number, percent
 from cifar_mlflow.paper import FACTORS as PAPER_FACTORS
 from cifar_mlflow.paper import Published, published
-from cifar_mlflow.store.runs import TrackedRun
+from cifar_mlflow.store.runs import Status, TrackedRun
 
 FACTORS = [name for name in TrialConfig.model_fields if name != "seed"]
 # The measures, each with its largest possible value; the smallest is 0.
@@ -67,7 +67,7 @@ def tabulate(
     rows = []
     for trial in trials:
         run = runs.get(trial.key)
-        metrics = run.metrics if run and run.status == "FINISHED" else {}
+        metrics = run.metrics if run and run.status == Status.FINISHED else {}
         paper = (published(trial) if official else None) or UNPUBLISHED
         rows.append(
             {
@@ -101,7 +101,7 @@ def first_finished(
     first: dict[str, TrackedRun] = {}
     for trial in trials:
         run = runs.get(trial.key)
-        if run and run.status == "FINISHED":
+        if run and run.status == Status.FINISHED:
             first.setdefault(trial.architecture, run)
     return first
 
@@ -131,8 +131,10 @@ def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
     }
     chosen = measured[ACCURACIES[select_by]]
     summary["n"] = chosen["n"]
-    unfinished = table[table["status"] != "FINISHED"].groupby("configuration")["status"].first()
-    summary["status"] = unfinished.reindex(summary.index).fillna("FINISHED")
+    unfinished = (
+        table[table["status"] != Status.FINISHED].groupby("configuration")["status"].first()
+    )
+    summary["status"] = unfinished.reindex(summary.index).fillna(Status.FINISHED)
     summary["outdated"] = table["outdated"].ne("").groupby(table["configuration"]).sum()
     for name, estimate in measured.items():
         summary[[f"{name}_{column}" for column in ("mean", "sd", "low", "high")]] = estimate[
