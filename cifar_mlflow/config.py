@@ -2,17 +2,37 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+)
 
-from cifar_mlflow.architectures import Architecture
+from cifar_mlflow.architectures import ANY_SIZE, Architecture
 
 Activation = Literal[
     "relu", "sigmoid", "tanh", "elu", "selu", "gelu", "silu", "leaky_relu", "softplus"
 ]
-Optimizer = Literal["sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad", "adadelta"]
+Optimizer = Literal[
+    "sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad", "adadelta", "muon"
+]
+WITH_MOMENTUM = ("sgd", "rmsprop", "muon")
+
+
+def _resolution(value: str) -> str:
+    sizes = value.split("-")
+    if not all(re.fullmatch("1[6-9]|2[0-9]|3[0-2]", size) for size in sizes) or sizes[-1] != "32":
+        raise ValueError("input should be sizes of 16 to 32 pixels, the last 32, such as 20-24-32")
+    return value
 
 
 class Parameters(BaseModel):
@@ -42,6 +62,26 @@ class TrialConfig(Parameters):
     # auto and the number that it stands for are two trials: only Keras knows that number.
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
     """learning rate; auto is Keras' default for the optimizer"""
+    schedule: Literal["constant", "linear", "cosine", "triangular"] = "constant"
+    """how the learning rate goes to zero by the last step: not at all, along a line or a cosine, or
+    along a line after it rose during the first fifth of the steps"""
+    momentum: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
+    """momentum of sgd (Nesterov's), rmsprop or muon; auto is the optimizer's default"""
+    weight_decay: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
+    """share of each weight that is lost per step, times the learning rate; auto is the optimizer's default"""
+    lookahead: int = Field(default=0, ge=0)
+    """after every so many steps, go back half of the way; 0 never goes back"""
+    label_smoothing: float = Field(default=0, ge=0, lt=1)
+    """share of each training label that is spread over all classes"""
+    augment: Literal["none", "flip", "flip-crop"] = "none"
+    """random changes of the training images: mirrored every other epoch, and shifted by up to 2 pixels"""
+    resolution: Annotated[str, AfterValidator(_resolution)] = "32"
+    """sizes that the training images grow through, in pixels, each for the same number of epochs, such
+    as 20-24-32"""
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    """number format of the computations; mixed_bfloat16 needs a processor that has it"""
+    tta: Literal["none", "flip", "flip-shift"] = "none"
+    """test-time augmentation, part of the model: the mean over the image, mirrored, and shifted by a pixel"""
     epochs: PositiveInt = 20
     """passes over the training images"""
     validation_fraction: float = Field(default=0.2, gt=0, lt=1)
@@ -50,6 +90,24 @@ class TrialConfig(Parameters):
     """random seed of the initial weights and of the order of the images"""
     keep: Literal["last", "best"] = "last"
     """which weights to keep: those of the last epoch, or of the epoch with the best validation accuracy"""
+
+    @field_validator("momentum")
+    @classmethod
+    def _has_momentum(cls, value: object, info: ValidationInfo) -> object:
+        optimizer = info.data.get("optimizer")
+        if value != "auto" and optimizer and optimizer not in WITH_MOMENTUM:
+            raise ValueError(f"{optimizer} takes none; {', '.join(WITH_MOMENTUM)} do")
+        return value
+
+    @field_validator("resolution")
+    @classmethod
+    def _takes_any_size(cls, value: str, info: ValidationInfo) -> str:
+        architecture = info.data.get("architecture")
+        if value != "32" and architecture and architecture not in ANY_SIZE:
+            raise ValueError(
+                f"{architecture} takes only 32; {', '.join(sorted(ANY_SIZE))} take any size"
+            )
+        return value
 
     _varied: frozenset[str] = PrivateAttr(default=frozenset())  # the factors of its study
 
@@ -80,6 +138,22 @@ class TrialConfig(Parameters):
         trial = self.model_copy()
         trial._varied = frozenset(varied)
         return trial
+
+    def image_size(self, epoch: int) -> int:
+        """Height and width of the training images in an epoch, counted from 1, in pixels."""
+        sizes = self.resolution.split("-")
+        return int(sizes[(epoch - 1) * len(sizes) // self.epochs])
+
+    @property
+    def changes_for_use(self) -> bool:
+        """Whether the finished model computes otherwise than the network did in training."""
+        return self.tta != "none" or self.precision != "float32"
+
+    @property
+    def network(self) -> "TrialConfig":
+        """The trial with all at its default that does not change its network while it is trained."""
+        names = ("architecture", "activation", "resolution", "precision")
+        return TrialConfig(**self.model_dump(include=set(names)))
 
     @property
     def configuration(self) -> "TrialConfig":

@@ -58,6 +58,15 @@ def test_no_default_ever_changes_because_keys_leave_defaults_out() -> None:
         "validation_fraction": 0.2,
         "seed": 0,
         "keep": "last",
+        "schedule": "constant",
+        "momentum": "auto",
+        "weight_decay": "auto",
+        "lookahead": 0,
+        "label_smoothing": 0,
+        "augment": "none",
+        "resolution": "32",
+        "precision": "float32",
+        "tta": "none",
     }
     assert defaults.items() <= TrialConfig().model_dump().items()
     assert TrialConfig().key == hashlib.sha256(b"{}").hexdigest()[:12]
@@ -95,3 +104,29 @@ def test_a_name_is_the_same_in_the_process_that_trains_the_trial() -> None:
 )
 def test_a_wrong_value_is_named_with_what_is_allowed(values: dict[str, str], message: str) -> None:
     assert refusal(**values).startswith(message)
+
+
+def test_images_grow_in_equal_shares_of_the_epochs() -> None:
+    trial = TrialConfig(architecture="airbench93", resolution="20-24-24-32", epochs=8)
+    sizes = [trial.image_size(epoch) for epoch in range(1, 9)]
+    assert sizes == [20, 20, 24, 24, 24, 24, 32, 32]
+
+
+@pytest.mark.parametrize("resolution", ["", "24", "33", "24-", "32-24", "8-32", "24-32px"])
+def test_a_resolution_ends_at_the_full_size(resolution: str) -> None:
+    message = refusal(architecture="airbench93", resolution=resolution)
+    assert message.startswith(f"resolution={resolution}: ")
+    assert message.endswith("such as 20-24-32")
+
+
+def test_networks_that_flatten_take_images_of_one_size() -> None:
+    assert refusal(resolution="24-32") == (
+        "resolution=24-32: deep takes only 32; airbench93, airbench94, airbench95 take any size"
+    )
+
+
+def test_momentum_is_refused_by_optimizers_that_have_none() -> None:
+    assert TrialConfig(momentum=0.9).momentum == 0.9
+    assert refusal(optimizer="adam", momentum=0.9) == (
+        "momentum=0.9: adam takes none; sgd, rmsprop, muon do"
+    )

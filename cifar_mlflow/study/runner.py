@@ -26,6 +26,7 @@ from cifar_mlflow.study.trial import (
     run_child,
     train_and_log,
 )
+from cifar_mlflow.training.devices import check_precision
 from cifar_mlflow.training.origin import OF_A_RESULT, differences
 
 RETRIED_ALONE = "a worker running this trial or a concurrent one died; the trial is retried alone"
@@ -38,13 +39,16 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions) -> bool:
         Whether all trials finished.
 
     Raises:
-        UsageError: the data or the engine is not available, a validation fraction leaves no image, or
-            nothing can be resumed as requested.
+        UsageError: the data, the engine or the precision is not available, a validation fraction leaves
+            no image, or nothing can be resumed as requested.
         Superseded: another command has resumed this study.
     """
     data = load(options.data_dir)
     for fraction in {trial.validation_fraction for trial in trials}:
         data.split(fraction)
+    if options.address == "local":
+        for precision in {trial.precision for trial in trials}:
+            check_precision(precision)
     say("Data", str(data))
     key = claims.plan_key(trials, data)
     with (

@@ -21,6 +21,7 @@ from cifar_mlflow.errors import DataError, Failure, Superseded, UsageError, Work
 from cifar_mlflow.store import claims, query, resume, tracking
 from cifar_mlflow.store.runs import TRIAL_KEY, Parent, Status, TrackedRun
 from cifar_mlflow.training.checkpoint import Checkpoint, best
+from cifar_mlflow.training.devices import check_precision
 from cifar_mlflow.training.origin import Origin
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _train(
     from cifar_mlflow.training import fit
 
     def check(checkpoint: Checkpoint) -> None:
-        fit.restore(config, checkpoint)
+        fit.restore(config, checkpoint, len(splits.train.labels))
 
     def on_epoch(checkpoint: Checkpoint) -> None:
         tracking.raise_if_superseded()
@@ -122,17 +123,18 @@ def _log_model(
             **result.metrics("test"),
             "best_val_accuracy": best_epoch.val_accuracy,
             "best_epoch": best_epoch.epoch,
-            "kept_val_accuracy": kept.val_accuracy,
-            "kept_val_loss": kept.val_loss,
+            "kept_val_accuracy": trained.val_accuracy,
+            "kept_val_loss": trained.val_loss,
             "kept_epoch": kept.epoch,
             "parameters": trained.model.count_params(),
+            "train_pflop": trained.flop / 1e15,
             "train_seconds": train_seconds,
             "images_per_second": len(splits.train.labels) * config.epochs / train_seconds,
         },
         parameters=config.model_dump(),
     )
     summary = io.StringIO()
-    trained.model.summary(print_fn=lambda line: summary.write(line + "\n"))
+    trained.model.summary(print_fn=lambda line: summary.write(line + "\n"), expand_nested=True)
     title = f"{config.name}, test images"
     model_figures, tables = model_artifacts(predictions, result, splits.test.images, title)
     history = pd.DataFrame(map(asdict, trained.history))
@@ -156,10 +158,11 @@ def run_trial(
 
     Raises:
         UsageError: nothing can be resumed as requested, or the run that `mlflow run` has created is not
-            in the tracking store.
+            in the tracking store; or this machine lacks the precision.
         Superseded: another command has resumed the run meanwhile.
         MlflowException, OSError: the tracking store cannot be written.
     """
+    check_precision(config.precision)
     with (
         trial_run(config) as run,
         claims.claim(run, claims.plan_key([config], data), resume_option) as previous,

@@ -8,6 +8,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
+from cifar_mlflow.errors import UsageError
+
 DRIVER = Path("/proc/driver/nvidia/gpus")
 CPU = Path("/proc/cpuinfo")
 # Those that select TensorFlow's and oneDNN's kernels, by their Linux names (x86, then ARM).
@@ -15,6 +17,7 @@ INSTRUCTIONS = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"),
     *("asimd", "sve", "sve2", "bf16", "i8mm"),
 )
+BFLOAT16 = {"AVX512_BF16", "AMX_BF16", "BF16"}
 # Each is released when the process ends, even if it is killed.
 _held: dict[str, FileLock] = {}
 
@@ -35,6 +38,20 @@ def cpu_instructions() -> str:
         return platform.processor() or platform.machine()
     present = listed[1].split()
     return ", ".join(name.upper() for name in INSTRUCTIONS if name in present)
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a number format that this machine would have to emulate.
+
+    Raises:
+        UsageError: it is mixed_bfloat16, and there is neither a GPU nor a CPU that has bfloat16.
+    """
+    if precision == "float32" or gpus() or BFLOAT16 & set(cpu_instructions().split(", ")):
+        return
+    raise UsageError(
+        f"precision={precision}: this CPU has no bfloat16 and would train many times slower; "
+        "use float32"
+    )
 
 
 def claim(names: list[str]) -> str:

@@ -1,8 +1,7 @@
 """Fit one model: a plain Keras `fit` for each epoch, on data sets that keep every core busy.
 
-benchmarks/ measures what makes it fast. tf.data's autotuner is off, because it stalls `fit` between
-epochs. Images stay in one memory-mapped tensor, and the graph gathers them by shuffled indices. Each
-call of the graph runs many steps. Trials run concurrently, with one thread each.
+benchmarks/ measures what makes it fast. Each call of the graph runs many steps. Trials run
+concurrently, with one thread each.
 """
 
 import hashlib
@@ -17,19 +16,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cifar_mlflow.architectures import Architecture
 from cifar_mlflow.backend import keras, tf
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import Examples, Splits
 from cifar_mlflow.errors import CheckpointError, Diverged
+from cifar_mlflow.training import batches
 from cifar_mlflow.training.checkpoint import Arrays, Checkpoint, Epoch, best
-from cifar_mlflow.training.devices import claim, gpus
-from cifar_mlflow.training.network import build, classifier
+from cifar_mlflow.training.devices import check_precision, claim, gpus
+from cifar_mlflow.training.initial import initialise
+from cifar_mlflow.training.network import build, classifier, training_flop
+from cifar_mlflow.training.optimizers import make_optimizer
 from cifar_mlflow.training.origin import Origin, differences, environment
 
 STEPS_PER_EXECUTION = 50
-EVALUATION_BATCH = 500
-TENSOR_ALIGNMENT = 64  # bytes
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,9 @@ class Trained:
     model: keras.Model  # uint8 pixels (N, 32, 32, 3) to probabilities (N, 10)
     history: list[Epoch]
     kept: Epoch  # the epoch whose weights the model has
+    val_loss: float  # of the model, with test-time augmentation, on the validation images; in nats
+    val_accuracy: float  # likewise, 0..1
+    flop: int  # floating-point operations of the training, see network.training_flop
 
 
 def configure(threads: int) -> None:
@@ -79,22 +81,30 @@ def train(
     Raises:
         Diverged: a loss or a weight became NaN or infinite.
         CheckpointError: ``start`` is not of this training (see `restore`).
+        UsageError: this machine lacks the precision.
     """
+    check_precision(config.precision)
     here = origin(config)
-    network = restore(config, start) if start else prepare(config)
+    count = len(data.train.labels)
+    if start:
+        network = restore(config, start, count)
+    else:
+        network = prepare(config, count)
+        initialise(network, data.train.images)
     optimizer = network.optimizer
     history = list(start.history) if start else []
     best_weights = start.best_weights if start else ()
 
-    images, labels = tensors(data.train)
-    validation = batches(*tensors(data.validation), np.arange(len(data.validation.labels)))
+    images, labels = batches.tensors(data.train)
+    held_out, truth = batches.tensors(data.validation)
+    if config.label_smoothing:  # of the training labels alone
+        truth = batches.targets(truth, smoothing=0)
+    validation = batches.for_evaluation(held_out, truth)
     writer = tf.summary.create_file_writer(str(tensorboard)) if tensorboard else None
     for number in range(len(history) + 1, config.epochs + 1):
         began = time.perf_counter()
-        # A function of seed and epoch alone, so no generator's state needs to be saved.
-        order = np.random.default_rng([config.seed, number]).permutation(len(data.train.labels))
         logs = network.fit(
-            batches(images, labels, order, config.batch_size),
+            batches.for_training(images, labels, config, number),
             validation_data=validation,
             shuffle=False,  # the order is in the batches
             verbose=0,
@@ -119,29 +129,38 @@ def train(
             Checkpoint(tuple(history), weights, values(optimizer.variables), best_weights, here)
         )
 
+    flop = count * sum(training_flop(network, config.image_size(epoch.epoch)) for epoch in history)
+    kept, weights = history[-1], network.get_weights()
     if config.keep == "best":
-        network.set_weights(best_weights)
-    kept = best(history) if config.keep == "best" else history[-1]
-    return Trained(classifier(network), history, kept)
+        kept, weights = best(history), best_weights
+    keras.backend.clear_session()
+    model = classifier(config, weights)
+    val_loss, val_accuracy = kept.val_loss, kept.val_accuracy
+    if config.changes_for_use:
+        val_loss, val_accuracy = evaluate(model, data.validation)
+    return Trained(model, history, kept, val_loss, val_accuracy, flop)
 
 
-def prepare(config: TrialConfig) -> keras.Sequential:
-    """The network with its initial weights and its optimizer, ready for the first epoch."""
+def prepare(config: TrialConfig, count: int) -> keras.Sequential:
+    """The network with its random weights and its optimizer, for ``count`` training images."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(config.seed)
-    network = build(config.architecture, config.activation)
-    compile_network(network, config)
+    network = build(config)
+    compile_network(network, config, config.epochs * math.ceil(count / config.batch_size))
     network.optimizer.build(network.trainable_variables)
     return network
 
 
-def compile_network(network: keras.Sequential, config: TrialConfig) -> None:
-    optimizer = keras.optimizers.get(config.optimizer)
-    if config.learning_rate != "auto":
-        optimizer.learning_rate = config.learning_rate
+def compile_network(network: keras.Sequential, config: TrialConfig, steps: int) -> None:
+    losses = keras.losses
+    loss = (
+        losses.CategoricalCrossentropy
+        if config.label_smoothing
+        else losses.SparseCategoricalCrossentropy
+    )
     network.compile(
-        optimizer,
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        make_optimizer(config, steps),
+        loss=loss(from_logits=True),
         metrics=["accuracy"],
         steps_per_execution=STEPS_PER_EXECUTION,
         jit_compile=False,  # XLA is about twice slower on CPUs
@@ -155,34 +174,34 @@ def origin(config: TrialConfig) -> Origin:
     """
     keras.backend.clear_session()  # Keras numbers its layers' names; start at the same number
     bare = keras.Sequential()
-    compile_network(bare, config)
+    compile_network(bare, config, steps=1)
     return {
-        "network": network_fingerprint(config.architecture, config.activation),
+        "network": network_fingerprint(config.network),
         "compile_config": _fingerprint(bare.get_compile_config()),
         **environment(),
     }
 
 
 @cache  # building a network takes a quarter of a second
-def network_fingerprint(architecture: Architecture, activation: str) -> str:
+def network_fingerprint(config: TrialConfig) -> str:
     """12 hexadecimal digits of the SHA-256 of a network's Keras configuration."""
     keras.backend.clear_session()
-    return _fingerprint(build(architecture, activation).get_config())
+    return _fingerprint(build(config).get_config())
 
 
 def _fingerprint(config: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def restore(config: TrialConfig, start: Checkpoint) -> keras.Sequential:
-    """The network and its optimizer as they were at a checkpoint, ready for the next epoch.
+def restore(config: TrialConfig, start: Checkpoint, count: int) -> keras.Sequential:
+    """The network and its optimizer as they were at a checkpoint, for ``count`` training images.
 
     Raises:
         CheckpointError: it has another origin, or its arrays do not fit.
     """
     if unlike := differences(start.origin, origin(config)):
         raise CheckpointError(f"it is of another origin: {unlike}")
-    network = prepare(config)
+    network = prepare(config, count)
     assign(network.variables, start.network)
     assign(network.optimizer.variables, start.optimizer)
     if config.keep == "best":
@@ -219,40 +238,15 @@ def check_finite(epoch: Epoch, weights: Arrays) -> None:
 
 def predict(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:
     """The class probabilities of each image, float32 (N, 10), in the order of CLASSES."""
-    images, labels = tensors(examples)
-    data = batches(images, labels, np.arange(len(labels)))
+    data = batches.for_evaluation(*batches.tensors(examples))
     return np.asarray(model.predict(data, verbose=0), np.float32)
 
 
-def tensors(examples: Examples) -> tuple[tf.Tensor, tf.Tensor]:
-    """Images and labels as tensors; images from the cache are not copied.
-
-    TensorFlow aborts on unaligned memory, so unaligned images are copied. Those in the cache are
-    aligned, because .npy files pad their header to 64 bytes and an image has 48 x 64.
-    """
-    if examples.images.ctypes.data % TENSOR_ALIGNMENT:
-        images = tf.constant(examples.images)
-    else:
-        images = tf.experimental.dlpack.from_dlpack(examples.images.__dlpack__())
-    return images, tf.constant(examples.labels, tf.int32)
-
-
-def batches(
-    images: tf.Tensor,
-    labels: tf.Tensor,
-    order: npt.NDArray[np.int64],
-    batch_size: int = EVALUATION_BATCH,
-) -> tf.data.Dataset:
-    """(images, labels) batches in the given order of image indices; the last one may be smaller."""
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return (
-        tf.data.Dataset.from_tensor_slices(order)
-        .batch(batch_size)
-        .map(lambda index: (tf.gather(images, index), tf.gather(labels, index)))
-        .prefetch(2)
-        .with_options(options)
-    )
+def evaluate(model: keras.Model, examples: Examples) -> tuple[float, float]:
+    """Mean cross-entropy in nats, and accuracy in 0..1, of a classifier."""
+    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
+    loss, accuracy = model.evaluate(batches.for_evaluation(*batches.tensors(examples)), verbose=0)
+    return loss, accuracy
 
 
 def write_summaries(writer: tf.summary.SummaryWriter, network: keras.Model, epoch: Epoch) -> None:

@@ -1,37 +1,100 @@
-"""Build the Keras model of an architecture."""
+"""Build the Keras model of an architecture, and count its operations."""
+
+import math
 
 import pandas as pd
 
-from cifar_mlflow.architectures import ARCHITECTURES, Architecture
+from cifar_mlflow.architectures import ARCHITECTURES
 from cifar_mlflow.backend import keras, layers
+from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE
+from cifar_mlflow.training.checkpoint import Arrays
+
+FULL = f"{IMAGE_SHAPE[0]}"
 
 
-def build(architecture: Architecture, activation: str) -> keras.Sequential:
-    """A fresh network from uint8 pixels (N, 32, 32, 3), which it scales to 0..1, to logits (N, 10)."""
-    hidden = ARCHITECTURES[architecture](activation)
-    pixels = keras.Input(IMAGE_SHAPE, dtype="uint8")
-    return keras.Sequential(
-        [pixels, layers.Rescaling(1 / 255), *hidden, layers.Dense(len(CLASSES))]
-    )
+def build(config: TrialConfig, for_use: bool = False) -> keras.Sequential:
+    """A fresh network from uint8 pixels (N, 32, 32, 3), which it scales to 0..1, to logits (N, 10).
+
+    While it is trained it takes images of all sizes, if the configuration's resolution grows, and it
+    computes in the configuration's precision. ``for_use`` it takes 32 x 32 pixels and computes in
+    float32, so that it runs anywhere.
+    """
+    precision = "float32" if for_use else config.precision
+    grows = config.resolution != FULL and not for_use
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        hidden = ARCHITECTURES[config.architecture](config.activation)
+        pixels = keras.Input((None, None, 3) if grows else IMAGE_SHAPE, dtype="uint8")
+        logits = layers.Dense(len(CLASSES), dtype="float32")
+        return keras.Sequential([pixels, layers.Rescaling(1 / 255), *hidden, logits])
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
-def classifier(network: keras.Sequential) -> keras.Model:
-    """The same network and weights, ending in probabilities: what is logged, served and loaded."""
-    return keras.Model(network.inputs[0], layers.Softmax(name="probabilities")(network.outputs[0]))
+def classifier(config: TrialConfig, weights: Arrays) -> keras.Model:
+    """A network with these weights, ending in probabilities: what is logged, served and loaded.
+
+    Test-time augmentation is in its graph, made of Keras' own operations, so that it loads anywhere.
+    """
+    network = build(config, for_use=True)
+    network.set_weights(weights)
+    if config.tta == "none":
+        logits = network.outputs[0]
+        pixels = network.inputs[0]
+    else:
+        pixels = keras.Input(IMAGE_SHAPE, dtype="uint8")
+        logits = _augmented(network, pixels, shift=config.tta == "flip-shift")
+    return keras.Model(pixels, layers.Softmax(name="probabilities")(logits))
+
+
+def _augmented(
+    network: keras.Sequential, pixels: keras.KerasTensor, shift: bool
+) -> keras.KerasTensor:
+    """Mean logits of the image and its mirror image; with ``shift``, of those up left and down right too.
+
+    The shifted ones count half, as in cifar10-airbench.
+    """
+
+    def both(view: keras.KerasTensor) -> keras.KerasTensor:
+        return (network(view) + network(keras.ops.flip(view, axis=2))) / 2
+
+    if not shift:
+        return both(pixels)
+    padded = keras.ops.pad(pixels, [[0, 0], [1, 1], [1, 1], [0, 0]], mode="reflect")
+    shifted = (both(padded[:, :-2, :-2]) + both(padded[:, 2:, 2:])) / 2
+    return (both(pixels) + shifted) / 2
+
+
+def training_flop(network: keras.Sequential, size: int) -> int:
+    """Floating-point operations to train on one image of ``size`` x ``size`` pixels.
+
+    Two for each multiply-add of convolutions and dense layers; backward counts as twice forward.
+    """
+    shape: tuple[int | None, ...] = (1, size, size, 3)
+    multiply_adds = 0
+    for layer in network.layers:
+        shape = layer.compute_output_shape(shape)
+        if isinstance(layer, layers.Conv2D | layers.Dense):
+            positions = math.prod(shape[1:-1])  # type: ignore[arg-type]  # no size is None
+            multiply_adds += positions * math.prod(layer.kernel.shape)
+    return 3 * 2 * multiply_adds
 
 
 def layer_table(model: keras.Model) -> pd.DataFrame:
     """A row for each layer: its class, the shape of its output for one image, its parameter count.
 
+    Of a model with test-time augmentation, those of the network that it uses.
+
     Columns: layer (str), output_shape (str, such as ``30 x 30 x 32``), parameters (int).
     """
+    networks = [layer for layer in model.layers if isinstance(layer, keras.Sequential)]
+    listed = networks[0].layers if networks else model.layers
     return pd.DataFrame(
         {
-            "layer": [type(layer).__name__ for layer in model.layers],
-            "output_shape": [
-                " x ".join(map(str, layer.output.shape[1:])) for layer in model.layers
-            ],
-            "parameters": [layer.count_params() for layer in model.layers],
+            "layer": [type(layer).__name__ for layer in listed],
+            "output_shape": [" x ".join(map(str, layer.output.shape[1:])) for layer in listed],
+            "parameters": [layer.count_params() for layer in listed],
         }
     )

@@ -1,10 +1,12 @@
 import platform
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import GridParameters
 from cifar_mlflow.study import plan
 from cifar_mlflow.training import devices
@@ -50,6 +52,22 @@ def test_where_instruction_sets_are_not_listed_the_processor_is_named(
     monkeypatch.setattr(devices, "CPU", tmp_path / "cpuinfo")
     monkeypatch.setattr(platform, "processor", lambda: "")
     assert devices.cpu_instructions() == platform.machine()
+
+
+@pytest.mark.parametrize(
+    ("listed", "refused"), [("avx2", True), ("avx2 amx_bf16", False), ("avx512_bf16", False)]
+)
+def test_bfloat16_is_refused_where_the_cpu_would_emulate_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, refused: bool
+) -> None:
+    monkeypatch.setattr(devices, "CPU", tmp_path / "cpuinfo")
+    monkeypatch.setattr(devices, "DRIVER", tmp_path / "none")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    devices.CPU.write_text(f"flags\t\t: {listed}\n")
+    devices.check_precision("float32")
+    message = "precision=mixed_bfloat16: this CPU has no bfloat16"
+    with pytest.raises(UsageError, match=message) if refused else nullcontext():
+        devices.check_precision("mixed_bfloat16")
 
 
 def test_gpus_are_counted_from_the_driver(driver: Path) -> None:

@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
 
 from cifar_mlflow.architectures import ARCHITECTURES, Architecture
-from cifar_mlflow.training.network import build, classifier, layer_table
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.training.network import build, classifier, layer_table, training_flop
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
 
@@ -18,18 +21,18 @@ PARAMETERS: dict[Architecture, list[int]] = {
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_layers_have_the_published_parameters(name: Architecture) -> None:
-    network = build(name, "relu")
+    network = build(TrialConfig(architecture=name))
     counts = [layer.count_params() for layer in network.layers if layer.count_params()]
     assert counts == PARAMETERS[name]
 
 
 def test_totals_are_those_that_the_paper_prints() -> None:
-    assert build("small", "relu").count_params() == 178_506
-    assert build("deep", "relu").count_params() == 122_570
+    assert build(TrialConfig(architecture="small")).count_params() == 178_506
+    assert build(TrialConfig()).count_params() == 122_570
 
 
 def test_the_layer_table_has_the_layers_with_shapes_and_parameters() -> None:
-    table = layer_table(classifier(build("deep", "relu")))
+    table = layer_table(classifier(TrialConfig(), build(TrialConfig()).get_weights()))
     assert table["parameters"].sum() == 122_570
     convolutions = table[table["layer"] == "Conv2D"]
     assert convolutions["output_shape"].tolist() == ["30 x 30 x 32", "13 x 13 x 64", "4 x 4 x 64"]
@@ -41,16 +44,18 @@ def test_the_layer_table_has_the_layers_with_shapes_and_parameters() -> None:
 def test_hidden_layers_have_the_activation_and_the_last_gives_logits(name: Architecture) -> None:
     *hidden, last = [
         layer.activation.__name__
-        for layer in build(name, "sigmoid").layers
+        for layer in build(TrialConfig(architecture=name, activation="sigmoid")).layers
         if hasattr(layer, "activation")
     ]
-    assert set(hidden) == {"sigmoid"}
+    # Where normalisation or pooling comes first, a layer of its own is the activation.
+    assert set(hidden) - {"linear"} == {"sigmoid"}
+    assert hidden[-1] == "sigmoid"
     assert last == "linear"
 
 
 def test_the_classifier_takes_raw_pixels_and_gives_the_networks_probabilities() -> None:
-    network = build("deep", "relu")
-    model = classifier(network)
+    network = build(TrialConfig())
+    model = classifier(TrialConfig(), network.get_weights())
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     probabilities = keras.ops.convert_to_numpy(model(images))
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
@@ -58,3 +63,61 @@ def test_the_classifier_takes_raw_pixels_and_gives_the_networks_probabilities() 
         probabilities, keras.ops.softmax(network(images.astype(np.float32))), atol=1e-6
     )
     assert model.inputs[0].dtype == "uint8"
+
+
+def test_growing_images_need_a_network_that_takes_any_size() -> None:
+    network = build(TrialConfig(architecture="airbench93", resolution="24-32"))
+    for size in (24, 32):
+        assert network(np.zeros((2, size, size, 3), np.uint8)).shape == (2, 10)
+
+
+def test_the_classifier_of_a_growing_network_takes_images_of_full_size_alone() -> None:
+    config = TrialConfig(architecture="airbench93", resolution="24-32")
+    model = classifier(config, build(config).get_weights())
+    assert model.input_shape == (None, 32, 32, 3)
+
+
+def test_the_classifier_computes_in_float32_whatever_the_training_did() -> None:
+    config = TrialConfig(precision="mixed_bfloat16")
+    network = build(config)
+    assert network.layers[1].compute_dtype == "bfloat16"
+    model = classifier(config, network.get_weights())
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+
+
+def test_test_time_augmentation_averages_the_logits_of_the_views(tmp_path: Path) -> None:
+    config = TrialConfig(tta="flip-shift")
+    network = build(config)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+
+    def both(view: np.ndarray) -> np.ndarray:
+        logits = [np.asarray(network(each)) for each in (view, view[:, :, ::-1])]
+        return np.asarray(sum(logits)) / 2
+
+    shifted = (both(padded[:, :32, :32]) + both(padded[:, 2:, 2:])) / 2
+    for tta, logits in (("flip", both(images)), ("flip-shift", (both(images) + shifted) / 2)):
+        model = classifier(TrialConfig(tta=tta), network.get_weights())
+        expected = keras.ops.softmax(logits)
+        np.testing.assert_allclose(model(images), expected, atol=1e-6)
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False, safe_mode=True)
+        np.testing.assert_array_equal(loaded(images), model(images))
+
+
+def test_the_layer_table_of_an_augmented_model_lists_the_networks_layers() -> None:
+    config = TrialConfig(tta="flip")
+    weights = build(config).get_weights()
+    plain = layer_table(classifier(TrialConfig(), weights))
+    augmented = layer_table(classifier(config, weights))
+    assert augmented["parameters"].sum() == plain["parameters"].sum() == 122_570
+
+
+def test_operations_are_six_for_each_multiply_add_of_the_kernels() -> None:
+    by_hand = 30 * 30 * 9 * 3 * 32 + 13 * 13 * 9 * 32 * 64 + 4 * 4 * 9 * 64 * 64 + 1024 * 64 + 640
+    assert training_flop(build(TrialConfig()), 32) == 6 * by_hand
+
+
+def test_smaller_images_cost_fewer_operations() -> None:
+    network = build(TrialConfig(architecture="airbench93", resolution="24-32"))
+    assert training_flop(network, 24) < 0.6 * training_flop(network, 32)

@@ -1,0 +1,124 @@
+"""Batches of images as tf.data sets, in a given order, changed at random or not.
+
+tf.data's autotuner is off, because it stalls `fit` between epochs. Images stay in one memory-mapped
+tensor, and the graph gathers them by shuffled indices.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_mlflow.backend import tf
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE, Examples
+
+EVALUATION_BATCH = 500
+TENSOR_ALIGNMENT = 64  # bytes
+SHIFT = 2  # pixels at most
+
+
+def tensors(examples: Examples) -> tuple[tf.Tensor, tf.Tensor]:
+    """Images and labels as tensors; images from the cache are not copied.
+
+    TensorFlow aborts on unaligned memory, so unaligned images are copied. Those in the cache are
+    aligned, because .npy files pad their header to 64 bytes and an image has 48 x 64.
+    """
+    if examples.images.ctypes.data % TENSOR_ALIGNMENT:
+        images = tf.constant(examples.images)
+    else:
+        images = tf.experimental.dlpack.from_dlpack(examples.images.__dlpack__())
+    return images, tf.constant(examples.labels, tf.int32)
+
+
+def for_evaluation(images: tf.Tensor, targets: tf.Tensor) -> tf.data.Dataset:
+    """(images, targets) batches, in order; the last one may be smaller."""
+    return _dataset(
+        np.arange(len(images)),
+        EVALUATION_BATCH,
+        lambda index: (tf.gather(images, index), tf.gather(targets, index)),
+    )
+
+
+def targets(labels: tf.Tensor, smoothing: float) -> tf.Tensor:
+    """The labels as probabilities, float32 (N, 10), a share of which is spread over all classes."""
+    return tf.one_hot(labels, len(CLASSES)) * (1 - smoothing) + smoothing / len(CLASSES)
+
+
+def for_training(
+    images: tf.Tensor, labels: tf.Tensor, config: TrialConfig, epoch: int
+) -> tf.data.Dataset:
+    """(images, labels) batches of an epoch, counted from 1; the last one may be smaller.
+
+    Images are uint8 (N, size, size, 3). With label smoothing, labels are float32 (N, 10).
+
+    All that is random is a function of the seed and the epoch, so no generator's state needs to be saved.
+    """
+    random = np.random.default_rng([config.seed, epoch])
+    order = random.permutation(len(labels))
+    mirrored, shifts = (tf.constant(each) for each in changes(config, epoch, len(labels), random))
+    size = config.image_size(epoch)
+
+    def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        pixels, truth = tf.gather(images, index), tf.gather(labels, index)
+        if config.augment != "none":
+            pixels = changed(pixels, tf.gather(mirrored, index), tf.gather(shifts, index))
+        if size != IMAGE_SHAPE[0]:
+            pixels = resized(pixels, size)
+        if config.label_smoothing:
+            truth = targets(truth, config.label_smoothing)
+        return pixels, truth
+
+    return _dataset(order, config.batch_size, load)
+
+
+def changes(
+    config: TrialConfig, epoch: int, count: int, random: np.random.Generator
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int32]]:
+    """Which images to mirror in an epoch, bool (count,), and how far to shift each, int32 (count, 2).
+
+    An image that is mirrored in one epoch is not in the next, so that two epochs show both sides of
+    each (alternating flip, arXiv 2404.00498). Shifts are in pixels, down and to the right.
+    """
+    first = np.random.default_rng([config.seed, 0]).random(count) < 0.5
+    shifts = np.zeros((count, 2), np.int32)
+    if config.augment == "flip-crop":
+        shifts = random.integers(-SHIFT, SHIFT, (count, 2), np.int32, endpoint=True)
+    return first ^ (epoch % 2 == 0), shifts
+
+
+def changed(images: tf.Tensor, mirrored: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
+    """The images (N, height, width, 3), shifted and then mirrored; edges are filled by reflection."""
+    rows = reflected(shifts[:, :1], images.shape[1])
+    columns = reflected(shifts[:, 1:], images.shape[2])
+    columns = tf.where(mirrored[:, None], columns[:, ::-1], columns)
+    images = tf.gather(images, rows, axis=1, batch_dims=1)
+    return tf.gather(images, columns, axis=2, batch_dims=1)
+
+
+def reflected(shifts: tf.Tensor, size: int) -> tf.Tensor:
+    """For each shift, int32 (N, 1), the ``size`` pixels of a line to take, int32 (N, size)."""
+    pixels = tf.abs(tf.range(size) - shifts)
+    return size - 1 - tf.abs(size - 1 - pixels)
+
+
+def resized(images: tf.Tensor, size: int) -> tf.Tensor:
+    """Images of ``size`` x ``size`` pixels, uint8, each pixel the mean of those that it covers."""
+    smaller = tf.image.resize(images, (size, size), "area")
+    return tf.cast(tf.round(smaller), tf.uint8)
+
+
+def _dataset(
+    order: npt.NDArray[np.int64],
+    batch_size: int,
+    load: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return (
+        tf.data.Dataset.from_tensor_slices(order)
+        .batch(batch_size)
+        .map(load)
+        .prefetch(2)
+        .with_options(options)
+    )

@@ -1,0 +1,54 @@
+"""Initial weights that no Keras initializer can give, because they depend on the training images."""
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_mlflow.architectures import IDENTITY, WHITENING
+from cifar_mlflow.backend import keras
+
+IMAGES = 5000
+EPSILON = 3e-5  # added to the variances, of pixels in 0..1; 5e-4 in units of their variance (arXiv 2404.00498)
+
+
+def initialise(network: keras.Sequential, images: npt.NDArray[np.uint8]) -> None:
+    """Set the initial weights of the layers named whitening and identity, if the network has any.
+
+    Args:
+        images: training images, uint8 (N, 32, 32, 3).
+    """
+    for layer in network.layers:
+        if layer.name == WHITENING:
+            layer.set_weights(whitening(images[:IMAGES], layer.kernel.shape[0]))
+        elif layer.name.startswith(IDENTITY):
+            layer.set_weights([with_identity(layer.get_weights()[0])])
+
+
+def whitening(
+    images: npt.NDArray[np.uint8], size: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Kernel and bias of a convolution whose outputs are uncorrelated, centred and of variance 1.
+
+    Its filters are the principal components of the images' patches, each also with its sign reversed,
+    because the activation that follows may drop one sign.
+
+    Returns:
+        float32 (size, size, 3, 6 size²) and (6 size²,), for pixels in 0..1.
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(images, (size, size), axis=(1, 2))
+    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, size * size * images.shape[-1]) / 255
+    mean = patches.mean(axis=0)
+    variances, components = np.linalg.eigh(np.cov(patches, rowvar=False))
+    filters = components / np.sqrt(variances + EPSILON)
+    filters = np.concatenate([filters, -filters], axis=1)
+    kernel = filters.reshape(size, size, images.shape[-1], -1)
+    return kernel.astype(np.float32), (-mean @ filters).astype(np.float32)
+
+
+def with_identity(kernel: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The kernel, float32 (h, w, in, out), whose first ``in`` outputs are a copy of the inputs."""
+    height, width, inputs, outputs = kernel.shape
+    copied = min(inputs, outputs)
+    kernel = kernel.copy()
+    kernel[..., :copied] = 0
+    kernel[height // 2, width // 2, range(copied), range(copied)] = 1
+    return kernel
