@@ -219,11 +219,12 @@ def accuracy_by_compute(
         figure = Figure(figsize=(4.4, 3.4), layout="constrained")
         axis = figure.subplots()
         if published is not None:
-            axis.axhline(published, **PUBLISHED | {"label": "published, the best (test)"})
+            axis.axhline(published, **PUBLISHED | {"label": "published best (test)"})
         cheapest, dearest = trials["pflop"].min(), trials["pflop"].max()
-        # The line goes on to the dearest trial: none there is better than the front's last.
+        edges = (cheapest / 2, dearest * 2)
+        # The line goes on to the edge: no trial there is better than the front's last.
         axis.step(
-            [*front["pflop"], dearest],
+            [*front["pflop"], edges[1]],
             [*front["test_accuracy"], front["test_accuracy"].max()],
             where="post",
             color="#6b6b6b",
@@ -242,7 +243,7 @@ def accuracy_by_compute(
             # No trial lies above and to the left of a point of the front.
             offset: dict[str, Any] = {"xytext": (-3, 3), "textcoords": "offset points"}
             axis.annotate(str(place), point, ha="right", va="bottom", **offset)
-        axis.set(xscale="log", xlim=(cheapest / 2, dearest * 2), xlabel="PFLOP of training")
+        axis.set(xscale="log", xlim=edges, xlabel="PFLOP of training")
         axis.set(ylim=(0, 1), ylabel="test accuracy")
         marks = (1, 2, 5) if dearest < 100 * cheapest else (1,)
         axis.xaxis.set_major_locator(LogLocator(subs=marks))

@@ -23,7 +23,7 @@ def beyond(report: ReportData) -> dict[str, Any]:
         "train_more": None,
         "figure": None,
     }
-    if trials["of_paper"].all():
+    if trials["reported"].all():
         shown["train_more"] = command("train", {"recipe": "strong"}, report.experiment)
     if trials.empty:
         return shown
@@ -39,10 +39,10 @@ def tabulate(report: ReportData) -> pd.DataFrame:
     """A row for each finished trial, those of the grid first; NaN where a run lacks a metric.
 
     Columns: name, pflop (1e15 floating-point operations of training), minutes (of training),
-    val_accuracy, test_accuracy, in_grid, and of_paper: one of the studies on this page has it.
+    val_accuracy, test_accuracy, in_grid, and reported: it is of a study that the page is about.
     """
     in_grid = {run.run_id for run in report.grid.runs.values()} if report.grid else set()
-    of_paper = {run.run_id for study in report.studies for run in study.runs.values()}
+    reported = {run.run_id for study in report.studies for run in study.runs.values()}
     columns = {
         "pflop": "train_pflop",
         "minutes": "train_seconds",
@@ -54,11 +54,11 @@ def tabulate(report: ReportData) -> pd.DataFrame:
             "name": run.name,
             **{column: run.metrics.get(metric, math.nan) for column, metric in columns.items()},
             "in_grid": run.run_id in in_grid,
-            "of_paper": run.run_id in of_paper,
+            "reported": run.run_id in reported,
         }
         for run in report.trials
     ]
-    table = pd.DataFrame(rows, columns=["name", *columns, "in_grid", "of_paper"])
+    table = pd.DataFrame(rows, columns=["name", *columns, "in_grid", "reported"])
     table["minutes"] /= 60
     return table.sort_values("in_grid", ascending=False, kind="stable", ignore_index=True)
 
