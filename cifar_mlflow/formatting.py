@@ -49,6 +49,16 @@ def number(value: float, digits: int = 3) -> str:
         return f"{Decimal(repr(round(float(value), 9))):,.{digits}f}"
 
 
+def significant(value: float, digits: int = 3) -> str:
+    """A positive number with at least this many digits, not counting zeros before them, as ``0.0241``.
+
+    Digits before the decimal point are all shown, as in ``1,234``; NaN is ``–``.
+    """
+    if math.isnan(value):
+        return UNKNOWN
+    return number(value, max(0, digits - 1 - math.floor(math.log10(value))))
+
+
 def signed(value: float, digits: int = 3) -> str:
     """A difference: ``+0.012``, ``−0.012``, ``0.000``; ``–`` for NaN."""
     text = number(abs(value), digits)

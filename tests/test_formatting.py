@@ -10,6 +10,7 @@ from cifar_mlflow.formatting import (
     printable,
     ranges,
     signed,
+    significant,
 )
 
 
@@ -31,8 +32,17 @@ def test_a_difference_has_its_sign_unless_it_rounds_to_zero() -> None:
     assert signed(-0.0001) == "0.000"
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.02412, "0.0241"), (0.001, "0.00100"), (7.5, "7.50"), (99.94, "99.9"), (1234.5, "1,235")],
+)
+def test_a_number_has_the_significant_digits_asked_for(value: float, text: str) -> None:
+    assert significant(value) == text
+
+
 def test_an_unknown_number_is_a_dash() -> None:
     assert number(math.nan) == signed(math.nan) == percent(math.nan) == "–"
+    assert significant(math.nan) == "–"
 
 
 def test_a_percentage_has_the_digits_asked_for() -> None:

@@ -13,11 +13,17 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 from cifar_mlflow.analysis.statistics import INTERVAL
 from cifar_mlflow.data.cifar10 import CLASSES, Examples
-from cifar_mlflow.formatting import number
+from cifar_mlflow.formatting import number, significant
 
 # By class: x, y, and the area under the curve.
 Curves = Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]]
@@ -194,6 +200,55 @@ def accuracy_levels(measured: pd.DataFrame, published: pd.DataFrame) -> Figure:
         across = str(measured.columns.name).replace("_", " ")
         axis.set(xlabel=across, ylabel="test accuracy", ylim=(0, 1))
         axis.margins(x=0.08)
+        axis.grid(alpha=0.4)
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def accuracy_by_compute(
+    trials: pd.DataFrame, front: pd.DataFrame, published: float | None = None
+) -> Figure:
+    """Test accuracy by compute on a logarithmic axis: dots, and a step line along the best of them.
+
+    Args:
+        trials: pflop (1e15 floating-point operations, above 0), test_accuracy, in_grid (a bool).
+        front: the trials that none beats, the cheapest first, numbered from 1 in the figure.
+        published: the paper's best accuracy, drawn as a horizontal line.
+    """
+    with rc_context(SMALL):
+        figure = Figure(figsize=(4.4, 3.4), layout="constrained")
+        axis = figure.subplots()
+        if published is not None:
+            axis.axhline(published, **PUBLISHED | {"label": "published best (test)"})
+        cheapest, dearest = trials["pflop"].min(), trials["pflop"].max()
+        edges = (cheapest / 2, dearest * 2)
+        # The line goes on to the edge: no trial there is better than the front's last.
+        axis.step(
+            [*front["pflop"], edges[1]],
+            [*front["test_accuracy"], front["test_accuracy"].max()],
+            where="post",
+            color="#6b6b6b",
+            label="front",
+        )
+        series = {
+            "other trials": (~trials["in_grid"], SERIES[0]),
+            "grid": (trials["in_grid"], SERIES[1]),
+        }
+        for label, (mask, style) in series.items():
+            if mask.any():
+                part = trials[mask]
+                dots: dict[str, Any] = {**style, "linestyle": "none", "markersize": 5}
+                axis.plot(part["pflop"], part["test_accuracy"], label=label, **dots)
+        for place, point in enumerate(zip(front["pflop"], front["test_accuracy"]), start=1):
+            # No trial lies above and to the left of a point of the front.
+            offset: dict[str, Any] = {"xytext": (-3, 3), "textcoords": "offset points"}
+            axis.annotate(str(place), point, ha="right", va="bottom", **offset)
+        axis.set(xscale="log", xlim=edges, xlabel="PFLOP of training")
+        axis.set(ylim=(0, 1), ylabel="test accuracy")
+        marks = (1, 2, 5) if dearest < 100 * cheapest else (1,)
+        axis.xaxis.set_major_locator(LogLocator(subs=marks))
+        axis.xaxis.set_major_formatter(lambda value, _: significant(value, 1))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.4)
         figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure

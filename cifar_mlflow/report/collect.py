@@ -107,10 +107,15 @@ class ReportData:
     grid: Study | None
     top_models: list[Classifier]  # the best trials of the grid's best two configurations
     champion: str  # a sentence on the registry's champion
+    trials: list[TrackedRun]  # all finished ones of the experiment on the same data
 
     @property
     def studies(self) -> list[Study]:
         return [study for study in (self.architectures, self.grid) if study]
+
+    @property
+    def official(self) -> bool:
+        return all(study.official for study in self.studies)
 
     @property
     def best(self) -> Classifier | None:
@@ -138,6 +143,8 @@ def collect(experiment_id: str, grid_id: str) -> ReportData:
     architectures = _read_study(architectures_run) if architectures_run else None
     grid = _read_study(grid_run) if grid_run else None
     best_two = grid.ranking[:2] if grid else []
+    study = grid or architectures
+    digest = study.digest if study else None
     return ReportData(
         experiment=experiment,
         data=data,
@@ -147,6 +154,7 @@ def collect(experiment_id: str, grid_id: str) -> ReportData:
         grid=grid,
         top_models=[_read_classifier(run) for run in best_two],
         champion=_read_champion(grid, best_two) if grid else "",
+        trials=query.finished_trials(experiment_id, digest) if digest else [],
     )
 
 

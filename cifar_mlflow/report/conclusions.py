@@ -4,6 +4,7 @@ A verdict never exceeds its data: fewer than three seeds do not decide which net
 whether the published accuracy is reached. What the test images show of these models is then an aside.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -31,7 +32,7 @@ from cifar_mlflow.analysis.statistics import (
     resampled_counts,
 )
 from cifar_mlflow.data.cifar10 import CLASSES
-from cifar_mlflow.formatting import counted, number, percent, signed
+from cifar_mlflow.formatting import counted, number, percent, signed, significant
 from cifar_mlflow.paper import BEST, CONCLUSIONS, CONFUSION, PER_CLASS
 
 # The standard error of an accuracy of 0.5 on 10,000 images: a smaller change counts as none.
@@ -282,6 +283,33 @@ def _rank(mutual: npt.NDArray[np.int64], one: int, other: int) -> npt.NDArray[np
     pairs = mutual[..., *np.triu_indices(len(CLASSES), k=1)]
     rank: npt.NDArray[np.int64] = np.sum(pairs >= mutual[..., one, other, None], axis=-1)
     return rank
+
+
+def on_compute(trials: pd.DataFrame, grid_pflop: float, official: bool) -> str:
+    """What compute bought in test accuracy, in a few sentences; the paper has no claim on it.
+
+    Args:
+        trials: at least one, with the columns name, pflop and test_accuracy.
+        grid_pflop: what all trials of the grid took together; NaN if that is not known.
+        official: the data is CIFAR-10, so that the published accuracy is comparable.
+    """
+    ordered = trials.sort_values(["test_accuracy", "pflop"], ascending=[False, True])
+    name, accuracy, pflop = ordered[["name", "test_accuracy", "pflop"]].iloc[0]
+    text = (
+        f"Of {counted(len(trials), 'trial')}, {name} has the highest test accuracy, "
+        f"{number(accuracy)}, and took {significant(pflop)} PFLOP"
+    )
+    if not math.isnan(grid_pflop):
+        text += f", {significant(pflop / grid_pflop)} times what the whole grid took"
+    if not official:
+        return f"{text}."
+    text += f". That is {signed(accuracy - BEST)} from the paper’s best, {number(BEST, 2)}"
+    above = trials[trials["test_accuracy"] > BEST]
+    if above.empty:
+        return f"{text}: no trial exceeds it."
+    least = significant(above["pflop"].min())
+    many = f"{len(above):,} trials exceed it, the cheapest"
+    return f"{text}; {many if len(above) > 1 else '1 trial exceeds it,'} with {least} PFLOP."
 
 
 def on_level(best: Estimate, images: Sequence[float]) -> Conclusion:

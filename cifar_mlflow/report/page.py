@@ -1,6 +1,6 @@
 """The report as one HTML page, which needs no other file and no network.
 
-sections.py has its figures and tables; this module its summary, conclusions and provenance;
+sections.py has its figures and tables, beyond.py those of its last chapter; this module its summary, conclusions and provenance;
 page.html.jinja its text and page.css its style.
 """
 
@@ -13,9 +13,9 @@ import pandas as pd
 
 from cifar_mlflow.analysis import effects, figures, statistics
 from cifar_mlflow.data.cifar10 import CLASSES
-from cifar_mlflow.formatting import UNKNOWN, duration, number, percent, signed
+from cifar_mlflow.formatting import UNKNOWN, duration, number, percent, signed, significant
 from cifar_mlflow.paper import CONCLUSIONS
-from cifar_mlflow.report import conclusions, sections
+from cifar_mlflow.report import beyond, conclusions, sections
 from cifar_mlflow.report.collect import ReportData, Study
 from cifar_mlflow.report.conclusions import Conclusion, Evidence
 from cifar_mlflow.report.elements import command, command_of, vector_figure
@@ -36,7 +36,8 @@ def render_page(report: ReportData) -> str:
         lstrip_blocks=True,
     )
     environment.globals["INTERVAL"] = statistics.INTERVAL
-    environment.filters |= {"number": number, "signed": signed, "percent": percent}
+    filters = (number, significant, signed, percent)
+    environment.filters |= {each.__name__: each for each in filters}
     return environment.get_template("page.html.jinja").render(content(report))
 
 
@@ -52,13 +53,14 @@ def content(report: ReportData) -> dict[str, Any]:
         **parts,
         "title": "Image classification with convolutional neural networks, reproduced",
         "report": report,
-        "official": all(study.official for study in report.studies),
+        "official": report.official,
         "few_seeds": _few_seeds(report),
         "missing": [part for section in parts.values() for part in section["missing"]],
         "facts": _facts(report),
         "conclusions": _conclusions(report),
         "effects": _effects(report),
         "epochs": _epochs(report),
+        "beyond": beyond.beyond(report),
         "provenance": _provenance(report),
         "commands": _commands(report),
         "class_names": CLASSES,

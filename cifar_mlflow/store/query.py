@@ -11,7 +11,15 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.store.runs import KIND, PARENT, Parent, Status, TrackedRun
+from cifar_mlflow.store.runs import (
+    DATA_DIGEST,
+    KIND,
+    PARENT,
+    TRIAL_KEY,
+    Parent,
+    Status,
+    TrackedRun,
+)
 
 RUNNING = f"attributes.status = '{Status.RUNNING}'"
 NO_LIMIT = 2**31 - 1
@@ -96,6 +104,19 @@ def unfinished(study: TrackedRun, trials: Sequence[TrialConfig]) -> list[str]:
     """The names of a study's trials that did not finish."""
     runs = latest(children(study.as_parent()))
     return [t.name for t in trials if t.key not in runs or runs[t.key].status != Status.FINISHED]
+
+
+def finished_trials(experiment_id: str, data_digest: str) -> list[TrackedRun]:
+    """All finished trials of an experiment on the same data, whatever study or command made them.
+
+    One search, however many there are.
+    """
+    conditions = (
+        f"attributes.status = '{Status.FINISHED}'",
+        f"tags.{TRIAL_KEY} != ''",
+        f"tags.{DATA_DIGEST} = '{data_digest}'",
+    )
+    return search(experiment_id, " AND ".join(conditions))
 
 
 def experiment_name(experiment_id: str) -> str:

@@ -242,6 +242,25 @@ def test_intervals_are_drawn_from_low_to_high_about_the_value() -> None:
     assert not figure.legends  # nothing is published
 
 
+def test_compute_is_on_a_logarithmic_axis_and_the_front_is_numbered() -> None:
+    trials = pd.DataFrame(
+        [(0.01, 0.6, True), (0.01, 0.5, True), (1.0, 0.9, False)],
+        columns=["pflop", "test_accuracy", "in_grid"],
+    )
+    figure = figures.accuracy_by_compute(trials, trials.iloc[[0, 2]], published=0.7)
+    (axis,) = figure.axes
+    assert axis.get_xscale() == "log"
+    assert [(text.get_text(), text.xy) for text in axis.texts] == [  # type: ignore[attr-defined]
+        ("1", (0.01, 0.6)),
+        ("2", (1.0, 0.9)),
+    ]
+    lines = {str(line.get_label()): line for line in axis.lines}
+    assert list(lines) == ["published best (test)", "front", "other trials", "grid"]
+    assert list(np.asarray(lines["grid"].get_ydata())) == [0.6, 0.5]
+    assert list(np.asarray(lines["front"].get_ydata())) == [0.6, 0.9, 0.9]
+    assert {"0.01", "0.1", "1"} <= set(texts(figure))
+
+
 def test_a_single_epoch_is_a_dot() -> None:
     (axis,) = figures.accuracy_curves([HISTORY.head(1)]).axes
     assert {line.get_marker() for line in axis.lines} == {"o"}

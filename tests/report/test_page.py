@@ -16,6 +16,8 @@ from cifar_mlflow.parameters import GridParameters, ReportParameters, expand
 from cifar_mlflow.report.collect import collect
 from cifar_mlflow.report.page import content, render_page
 from cifar_mlflow.report.write import write_report
+from cifar_mlflow.store import query
+from cifar_mlflow.store.runs import TrackedRun
 from tests import stores
 from tests.conftest import PROJECT
 from tests.html_page import Page
@@ -137,7 +139,7 @@ def test_networks_are_shown_with_their_layers(whole: Rendered) -> None:
 
 def test_figures_say_in_words_what_they_show(whole: Rendered) -> None:
     titles = re.findall(r'<title id="figure-\w+-title">([^<]+)', whole.html)
-    assert len(titles) == 3 + 12 + 2
+    assert len(titles) == 3 + 12 + 2 + 1
     assert all(re.search(r"\d", title) for title in titles)
     assert "marks the published test accuracy, 0.60." in titles[0]
     texts = [values["alt"] for tag, values in whole.parsed.tags if tag == "img"]
@@ -264,6 +266,31 @@ def test_what_is_missing_is_named_with_the_command_that_produces_it(store: Store
     ]
 
 
+def test_a_trial_is_shown_beside_the_grid_whatever_trained_it(store: Store) -> None:
+    experiment = store.experiment("beyond")
+    stores.write_study(store.client, experiment, "grid", {"activation": "relu", "batch_size": "32"})
+    assert "mlflow run . -e train --experiment-name beyond -P recipe" in rendered(experiment).text
+
+    def train(name: str, kind: str, status: str = "FINISHED", **tags: str) -> None:
+        tags = {"kind": kind, "data_digest": CIFAR10_DIGEST} | tags
+        run = store.client.create_run(experiment, run_name=name, tags=tags).info.run_id
+        store.client.log_metric(run, "train_pflop", 1.5)
+        store.client.log_metric(run, "test_accuracy", 0.9)
+        store.client.set_terminated(run, status)
+
+    train("failed", "trial", status="FAILED", trial_key="1")
+    train("other-data", "trial", trial_key="2", data_digest="other")
+    train("evaluation", "evaluate")
+    train("strong", "trial", trial_key="3")
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert "Of 3 trials, strong has the highest test accuracy" in page.text
+    grid, strong = page.rows("Table E.")
+    assert grid[1:4] == ["adam-relu-32-deep", "0.0300", "0.500"]
+    assert strong == ["2", "strong", "1.50", "25.0", "–", "–", "0.900"]
+    assert "recipe" not in page.text
+
+
 def test_outdated_trials_are_marked(store: Store) -> None:
     experiment = store.experiment("outdated")
     given = {"activation": "relu", "batch_size": "32"}
@@ -301,6 +328,21 @@ def test_names_and_reasons_from_the_store_cannot_become_markup(store: Store) -> 
     assert page.parsed.faults == []
     assert "<script>alert" not in page.html
     assert page.text.count("<script>alert(1)</script>") >= 3
+
+
+def test_the_trials_of_an_experiment_are_read_in_one_search(
+    whole: Rendered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searches: list[str] = []
+    search = query.search
+
+    def counted(experiment_id: str, where: str) -> list[TrackedRun]:
+        searches.append(where)
+        return search(experiment_id, where)
+
+    monkeypatch.setattr(query, "search", counted)
+    assert len(query.finished_trials(whole.experiment, CIFAR10_DIGEST)) == 3 + 12
+    assert len(searches) == 1
 
 
 def test_the_newest_finished_grid_of_the_experiment_is_reported(
