@@ -86,13 +86,13 @@ def test_the_new_network_is_trained_with_the_new_factor_on_the_new_data(extended
     (digest,) = re.findall(r"SHA-256 of the content is ([0-9a-f]{64})", refused.stdout)
 
     user = replace(extended, environment=extended.environment | {"CIFAR10_DIGEST": digest})
-    given = {"architecture": "pooled", "weight_decay": "0.01"}
+    given = {"architecture": "pooled", "clipnorm": "1.0"}
     quick = {"optimizer": "adam", "learning_rate": "0.01", "epochs": "10"}
     done = user.run_script("train", given | quick)
     assert done.returncode == 0, done.stdout
     (run,) = user.runs()
     assert run.data.params.items() >= given.items()
-    expected = "relu-32-adam-pooled-learning_rate=0.01-weight_decay=0.01-epochs=10"
+    expected = "relu-32-adam-pooled-learning_rate=0.01-clipnorm=1.0-epochs=10"
     assert run.info.run_name == expected
     assert run.data.metrics["parameters"] == 20_042
     assert run.data.metrics["test_accuracy"] > 0.5
@@ -101,7 +101,7 @@ def test_the_new_network_is_trained_with_the_new_factor_on_the_new_data(extended
 
 
 def test_the_new_factor_is_one_of_the_grid(extended: User) -> None:
-    grid = extended.script("grid", {"weight_decay": "0,0.01", "dry_run": "true"})
+    grid = extended.script("grid", {"clipnorm": "0,1", "dry_run": "true"})
     plan = extended.finish(grid).stdout
     assert plan.splitlines()[-1].startswith("24 trials")
 
