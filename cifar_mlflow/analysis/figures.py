@@ -87,7 +87,7 @@ def occlusion(
     right = (shown["true"] == shown["predicted"]).to_numpy()
     parts = figure.subfigures(2, 1, squeeze=False).flat
     for part, mask, name in zip(parts, (right, ~right), ("right", "wrong")):
-        some = "the most confident images, with the class and its probability"
+        some = "the most confident images, one for each predicted class, with probabilities"
         part.suptitle(f"Classified {name}: {some if mask.any() else 'none'}", fontsize=11)
         axes = part.subplots(2, 6)
         for axis in axes.flat:
