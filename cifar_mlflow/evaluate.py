@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
+from matplotlib.figure import Figure
 
-from cifar_mlflow.analysis import figures, metrics, statistics
+from cifar_mlflow.analysis import figures, metrics, occlusion, statistics
 from cifar_mlflow.analysis.artifacts import model_artifacts
 from cifar_mlflow.analysis.statistics import INTERVAL
 from cifar_mlflow.config import TrialConfig
@@ -168,6 +171,7 @@ def evaluate_one(
             "precision_recall.png": figures.precision_recall(
                 metrics.precision_recall_curves(predictions), title
             ),
+            "occlusion.png": draw_occlusion(model, predictions, images.examples.images, title),
         },
         tables={
             **tables,
@@ -180,6 +184,23 @@ def evaluate_one(
     say_lines(lines)
     tracking.describe(description(lines, images))
     return ModelEvaluation(model, predictions, intervals)
+
+
+def draw_occlusion(
+    model: EvaluatedModel, predictions: pd.DataFrame, images: npt.NDArray[np.uint8], title: str
+) -> Figure:
+    """Where the model looks in the images of which it is most confident, rightly and wrongly."""
+    from cifar_mlflow.training import fit
+
+    def predict(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        unused = np.zeros(len(pixels), np.uint8)
+        return fit.predict(model.loaded.model, Examples(pixels, unused))
+
+    shown = pd.concat([metrics.most_confident(predictions, right) for right in (True, False)])
+    pixels = images[shown.index.to_numpy()]
+    classes = pd.Index(CLASSES).get_indexer(pd.Index(shown["predicted"]))
+    maps = occlusion.occlusion_maps(predict, pixels, classes)
+    return figures.occlusion(pixels, shown, maps, title)
 
 
 def with_bounds(

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import (
@@ -42,6 +44,7 @@ SERIES: tuple[dict[str, Any], ...] = (
 )
 # For figures in a page of text, shown at about their own size.
 SMALL: Any = {"font.size": 9, "legend.fontsize": 8, "lines.linewidth": 1.4, "axes.linewidth": 0.7}
+OCCLUSION_SCALE = 5  # nats, the same in every figure; it divides the odds by 150
 TITLE_WIDTH = 36  # characters above a panel
 
 
@@ -65,6 +68,54 @@ def misclassified(images: npt.NDArray[np.uint8], wrong: pd.DataFrame) -> Figure:
         for predicted, true in zip(wrong["predicted"], wrong["true"])
     ]
     return _gallery(list(images[wrong.index.to_numpy()]), titles)
+
+
+def occlusion(
+    images: npt.NDArray[np.uint8],
+    shown: pd.DataFrame,
+    maps: npt.NDArray[np.float64],
+    title: str,
+) -> Figure:
+    """Images above their occlusion maps, up to six rightly and six wrongly classified ones.
+
+    Args:
+        images: (N, 32, 32, 3).
+        shown: their N rows of a prediction table.
+        maps: (N, 8, 8), of `occlusion.occlusion_maps` for the predicted classes.
+    """
+    figure = Figure(figsize=(11, 8.6), dpi=150, layout="constrained")
+    figure.suptitle(
+        f"{title}\nRed: the prediction rests on this part, for a grey patch over it lowers its odds. "
+        "Blue: it raises them.",
+        fontsize=11,
+    )
+    scale = ScalarMappable(Normalize(-OCCLUSION_SCALE, OCCLUSION_SCALE), "RdBu_r")
+    right = (shown["true"] == shown["predicted"]).to_numpy()
+    parts = figure.subfigures(2, 1, squeeze=False).flat
+    for part, mask, name in zip(parts, (right, ~right), ("right", "wrong")):
+        some = "the most confident images, one for each predicted class, with probabilities"
+        part.suptitle(f"Classified {name}: {some if mask.any() else 'none'}", fontsize=11)
+        axes = part.subplots(2, 6)
+        for axis in axes.flat:
+            axis.axis("off")
+        rows = shown[mask].to_dict("records")
+        for (above, below), image, row, values in zip(axes.T, images[mask], rows, maps[mask]):
+            predicted, true = row["predicted"], row["true"]
+            truth = f"\ntrue: {true} {number(row[true])}" if true != predicted else ""
+            above.set_title(f"{predicted} {number(row[predicted])}{truth}", fontsize=9.5)
+            above.imshow(image, interpolation="nearest")
+            below.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
+            below.imshow(
+                values,
+                scale.get_cmap(),
+                scale.norm,
+                alpha=0.6,
+                interpolation="bilinear",
+                extent=(-0.5, 31.5, 31.5, -0.5),  # the pixels' edges; a map is coarser
+            )
+        bar = part.colorbar(scale, ax=axes[1], fraction=0.02, extend="both")
+        bar.set_label("log odds lost (nats)")
+    return figure
 
 
 def _gallery(images: Sequence[npt.NDArray[np.uint8] | None], titles: Sequence[str]) -> Figure:

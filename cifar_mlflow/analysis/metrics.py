@@ -273,6 +273,17 @@ def misclassified(predictions: pd.DataFrame, count: int = 10, seed: int = 0) -> 
     return wrong.sample(min(count, len(wrong)), random_state=seed)
 
 
+def most_confident(predictions: pd.DataFrame, right: bool, count: int = 6) -> pd.DataFrame:
+    """Rows of rightly or of wrongly classified images, the most confident first, at most ``count``.
+
+    Each is the most confident one of its predicted class, so that no class takes all places.
+    """
+    chosen = predictions[(predictions["true"] == predictions["predicted"]) == right]
+    confidence = chosen[list(CLASSES)].max(axis=1)
+    ordered = chosen.loc[confidence.sort_values(ascending=False, kind="stable").index]
+    return ordered.drop_duplicates("predicted").head(count)
+
+
 # Per image ------------------------------------------------------------------------------------
 
 

@@ -62,6 +62,28 @@ def test_a_model_without_mistakes_gives_an_empty_gallery() -> None:
     assert not any(axis.images for axis in figure.axes)
 
 
+def test_occlusion_maps_are_drawn_below_their_images_right_ones_first() -> None:
+    probabilities = np.full((4, 10), 0.05, np.float32)
+    probabilities[range(4), [3, 5, 3, 8]] = 0.55
+    shown = metrics.prediction_table(probabilities, np.array([3, 5, 4, 8], np.uint8))
+    images, maps = standin.batch(1, seed=1).images[:4], np.arange(4 * 64.0).reshape(4, 8, 8)
+    figure = figures.occlusion(images, shown, maps, "a title")
+    pictured = [axis for axis in figure.axes if axis.images]
+    above, below = pictured[:3] + pictured[6:7], pictured[3:6] + pictured[7:8]
+    titles = ["cat 0.550", "dog 0.550", "ship 0.550", "cat 0.550\ntrue: deer 0.050"]
+    assert [axis.get_title() for axis in above] == titles
+    for upper, lower, index in zip(above, below, (0, 1, 3, 2)):
+        np.testing.assert_array_equal(upper.images[0].get_array(), images[index])
+        np.testing.assert_array_equal(lower.images[1].get_array(), maps[index])
+    assert "a title\nRed: " in figure.get_suptitle()
+
+
+def test_occlusion_says_that_no_image_is_wrong() -> None:
+    shown = metrics.prediction_table(np.eye(10, dtype=np.float32)[:1], np.zeros(1, np.uint8))
+    figure = figures.occlusion(standin.batch(1, seed=1).images[:1], shown, np.zeros((1, 8, 8)), "")
+    assert "Classified wrong: none" in texts(figure)
+
+
 def test_curves_show_train_and_validation_by_epoch() -> None:
     figure = figures.curves(HISTORY, "relu-32-sgd-deep")
     accuracy, loss = figure.axes

@@ -108,6 +108,21 @@ def test_misclassified_rows_are_all_wrong_and_at_most_ten() -> None:
     assert metrics.misclassified(perfect).empty
 
 
+def test_the_most_confident_images_have_different_predicted_classes() -> None:
+    table = predictions()
+    for right in (True, False):
+        chosen = metrics.most_confident(table, right)
+        assert len(chosen) == 6
+        assert ((chosen["true"] == chosen["predicted"]) == right).all()
+        assert chosen["predicted"].is_unique
+        confidence = chosen[list(CLASSES)].max(axis=1)
+        assert confidence.is_monotonic_decreasing
+        alike = table[(table["true"] == table["predicted"]) == right]
+        assert confidence.iloc[0] == alike[list(CLASSES)].max(axis=None)
+    perfect = metrics.prediction_table(np.eye(10, dtype=np.float32), np.arange(10, dtype=np.uint8))
+    assert metrics.most_confident(perfect, right=False).empty
+
+
 @pytest.mark.parametrize("k", [2, 3, 5])
 def test_top_k_accuracy_agrees_with_scikit_learn(k: int) -> None:
     table = predictions()

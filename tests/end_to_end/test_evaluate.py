@@ -12,6 +12,7 @@ from tests.end_to_end.conftest import Studies, User
 PICTURES = {
     "confusion_matrix.png",
     "misclassified.png",
+    "occlusion.png",
     "precision_recall.png",
     "reliability.png",
     "roc.png",

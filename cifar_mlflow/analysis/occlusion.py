@@ -1,0 +1,65 @@
+"""Where a classifier looks: cover an image part by part, and see what that costs its class.
+
+It needs predictions alone, no gradient and no layer, so it works for any model. Source: Zeiler and
+Fergus, "Visualizing and understanding convolutional networks", ECCV 2014, section 4.2.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_mlflow.data.cifar10 import IMAGE_SHAPE
+
+CELL = 4  # pixels; a map has a value for each cell of an image
+CELLS = IMAGE_SHAPE[0] // CELL  # along a side
+PATCH = 2  # cells along a side of what is covered at once
+GREY = np.uint8(128)
+
+Predict = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.floating[Any]]]
+
+
+def occlusion_maps(
+    predict: Predict, images: npt.NDArray[np.uint8], classes: npt.NDArray[np.integer[Any]]
+) -> npt.NDArray[np.float64]:
+    """The log odds (nats) that a class loses where a grey patch covers the image, (N, 8, 8).
+
+    The patch has 8 x 8 pixels and moves in steps of 4, over the edges too. So each cell of 4 x 4 pixels is
+    covered four times, and its value is the mean of these. Log odds, because the probability of a sure
+    class hardly moves.
+
+    Args:
+        predict: pixels (M, 32, 32, 3) to probabilities (M, classes); called once, with 82 N images.
+        images: (N, 32, 32, 3).
+        classes: (N,), the index of the class to explain in each image.
+    """
+    patches = _patches()
+    pixels = patches.repeat(CELL, axis=1).repeat(CELL, axis=2)[..., np.newaxis]
+    views = np.concatenate(
+        [images[:, np.newaxis], np.where(pixels, GREY, images[:, np.newaxis])], 1
+    )
+    probabilities = predict(views.reshape(-1, *IMAGE_SHAPE))
+    odds = log_odds(probabilities, classes.repeat(1 + len(patches))).reshape(len(images), -1)
+    return np.tensordot(odds[:, :1] - odds[:, 1:], patches, axes=1) / PATCH**2
+
+
+def log_odds(
+    probabilities: npt.NDArray[np.floating[Any]], classes: npt.NDArray[np.integer[Any]]
+) -> npt.NDArray[np.float64]:
+    """log(p / (1 - p)) of a class in each row, (N,); exact where p rounds to 1."""
+    own = np.arange(probabilities.shape[1]) == classes[:, np.newaxis]
+    one = np.sum(probabilities, axis=1, where=own, dtype=np.float64)
+    others = np.sum(probabilities, axis=1, where=~own, dtype=np.float64)
+    # A probability that float32 rounded to 0 counts as its smallest normal number.
+    least = np.finfo(np.float32).tiny
+    return np.log(np.maximum(one, least)) - np.log(np.maximum(others, least))
+
+
+def _patches() -> npt.NDArray[np.bool_]:
+    """Which cells each patch covers, (81, 8, 8); each cell is covered by four of them."""
+    starts = np.arange(1 - PATCH, CELLS)[:, np.newaxis]
+    covered = np.arange(CELLS) - starts
+    along = (covered >= 0) & (covered < PATCH)
+    both = along[:, np.newaxis, :, np.newaxis] & along[np.newaxis, :, np.newaxis, :]
+    return both.reshape(-1, CELLS, CELLS)
