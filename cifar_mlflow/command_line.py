@@ -13,7 +13,7 @@ from typing import NoReturn, TypeVar
 from pydantic import ValidationError
 
 from cifar_mlflow.console import quieten
-from cifar_mlflow.errors import FAILED, INTERRUPTED, MISUSED, Superseded, UsageError
+from cifar_mlflow.errors import FAILED, INTERRUPTED, MISUSED, Superseded, UsageError, one_line
 from cifar_mlflow.formatting import as_text
 from cifar_mlflow.parameters import Options
 
@@ -26,19 +26,6 @@ class _Parser(argparse.ArgumentParser):
         names = ", ".join(a.dest for a in self._actions if a.dest != "help")
         hint = f" (the parameters are {names})" if "unrecognized" in message else ""
         self.exit(MISUSED, f"{self.prog}: {message}{hint}\n")
-
-
-def one_line(error: ValidationError) -> str:
-    """The first wrong parameter: its name, its value, and the allowed values."""
-    errors = error.errors()
-    name, given = errors[0]["loc"][0], errors[0]["input"]
-    if errors[0]["type"] == "missing":
-        return f"{name} is missing; it has no default"
-    same = [e["msg"].removeprefix("Value error, ") for e in errors if e["loc"][0] == name]
-    # Each type of a union says what its input should be, and why that could not be read.
-    first, *others = [message.split(", unable to parse")[0] for message in same]
-    allowed = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
-    return f"{name}={given}: {allowed[0].lower()}{allowed[1:]}"
 
 
 def parse(parameters: type[P], prog: str, argv: Sequence[str] | None = None) -> P:

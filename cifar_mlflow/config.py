@@ -1,9 +1,10 @@
 """TrialConfig: all that determines one training, besides the data and the software."""
 
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
@@ -18,6 +19,7 @@ from pydantic import (
 )
 
 from cifar_mlflow.architectures import ANY_SIZE, Architecture
+from cifar_mlflow.errors import UsageError
 
 Activation = Literal[
     "relu", "sigmoid", "tanh", "elu", "selu", "gelu", "silu", "leaky_relu", "softplus"
@@ -159,3 +161,20 @@ class TrialConfig(Parameters):
     def configuration(self) -> "TrialConfig":
         """The trial with the default seed: what trials that differ only in their seed share."""
         return self.model_copy(update={"seed": type(self).model_fields["seed"].default})
+
+
+def combinations(values: Mapping[str, Sequence[object]]) -> list[TrialConfig]:
+    """Every combination of the values of some fields; the last field varies fastest.
+
+    Raises:
+        pydantic.ValidationError: a value is not allowed for its field.
+        UsageError: two combinations are one trial in two spellings, such as 0.1 and 1e-1.
+    """
+    varied = [name for name, several in values.items() if len(several) > 1]
+    trials: dict[str, TrialConfig] = {}
+    for combination in itertools.product(*values.values()):
+        trial = TrialConfig.model_validate(dict(zip(values, combination))).among(varied)
+        if trial.key in trials:
+            raise UsageError(f"the trial {trial.name} is given twice")
+        trials[trial.key] = trial
+    return list(trials.values())

@@ -15,12 +15,29 @@ import signal
 from enum import StrEnum
 from typing import Self
 
+from pydantic import ValidationError
+
 # Exit codes: a shell's conventions, 128 + signal for an interruption.
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 128 + signal.SIGINT
 
 
 class UsageError(ValueError):
     """Invalid input; the message is one line that names the allowed values."""
+
+
+def one_line(error: ValidationError) -> str:
+    """The first wrong parameter: its name, its value, and the allowed values."""
+    errors = error.errors()
+    if not errors[0]["loc"]:  # all parameters together: the message says which is wrong
+        return errors[0]["msg"].removeprefix("Value error, ")
+    name, given = errors[0]["loc"][0], errors[0]["input"]
+    if errors[0]["type"] == "missing":
+        return f"{name} is missing; it has no default"
+    same = [e["msg"].removeprefix("Value error, ") for e in errors if e["loc"][:1] == (name,)]
+    # Each type of a union says what its input should be, and why that could not be read.
+    first, *others = [message.split(", unable to parse")[0] for message in same]
+    allowed = " or ".join([first, *(other.removeprefix("Input should be ") for other in others)])
+    return f"{name}={given}: {allowed[0].lower()}{allowed[1:]}"
 
 
 class DataError(UsageError):

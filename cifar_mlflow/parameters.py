@@ -4,17 +4,23 @@ Each class is at once the command line, its help, the checks and the logged para
 point. MLproject and docs/parameters.md are generated from them (``python -m tools.generate``).
 """
 
-import itertools
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, create_model
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    create_model,
+    model_validator,
+)
 
-from cifar_mlflow.config import Parameters, TrialConfig
-from cifar_mlflow.errors import UsageError
+from cifar_mlflow import recipes
+from cifar_mlflow.config import Parameters, TrialConfig, combinations
 from cifar_mlflow.paths import written_to
 
 P = TypeVar("P", bound="Parameters")
@@ -115,6 +121,24 @@ class TrainingOptions(DataOptions):
     afresh; a run's id resumes that run"""
 
 
+class RecipeOption(Parameters):
+    """Where the fields of a trial get the values that are not given."""
+
+    several: ClassVar = True  # a field may have several values, as text: the levels of a factor
+
+    recipe: str = recipes.NONE
+    """a named configuration: a file of recipes/ without its .toml, or the path of your own .toml
+    file; parameters that are given count more; none leaves all others at their defaults"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        recipe = given.get("recipe", recipes.NONE) if isinstance(given, dict) else recipes.NONE
+        if not isinstance(recipe, str) or recipe == recipes.NONE:
+            return given
+        return recipes.read(recipe, cls.several, given) | given
+
+
 class StudyOptions(TrainingOptions):
     """How many trials run at once, what happens to failed ones, and how the best one is chosen."""
 
@@ -164,8 +188,10 @@ class DataParameters(DataOptions):
     """Fetch and verify CIFAR-10; log example images, class counts and the digest."""
 
 
-class TrainParameters(TrainingOptions, TrialConfig):
+class TrainParameters(TrainingOptions, TrialConfig, RecipeOption):
     """Train, evaluate and track one configuration."""
+
+    several = False
 
     @property
     def trial(self) -> TrialConfig:
@@ -219,7 +245,7 @@ def factors(**values: tuple[str, ...]) -> Callable[[type[S]], type[S]]:
             )
             for name, field in TrialConfig.model_fields.items()
         }
-        lists = create_model("Factors", __base__=Parameters, **fields)
+        lists = create_model("Factors", __base__=RecipeOption, **fields)
         bases: tuple[type[Any], ...] = (study, lists)  # in this order the factors come first
         return create_model(
             study.__name__, __base__=bases, __module__=study.__module__, __doc__=study.__doc__
@@ -278,18 +304,7 @@ class ReproduceParameters(RegistryOptions, StudyOptions):
 def expand(study: StudyOptions) -> list[TrialConfig]:
     """Every combination of the factors of a GridParameters or ArchitecturesParameters.
 
-    The last factor varies fastest.
-
     Raises:
-        pydantic.ValidationError: a value is not allowed for its factor.
-        UsageError: two combinations are one trial in two spellings, such as 0.1 and 1e-1.
+        pydantic.ValidationError, UsageError: as `combinations` does.
     """
-    values = {name: getattr(study, name) for name in TrialConfig.model_fields}
-    varied = [name for name, several in values.items() if len(several) > 1]
-    trials: dict[str, TrialConfig] = {}
-    for combination in itertools.product(*values.values()):
-        trial = TrialConfig.model_validate(dict(zip(values, combination))).among(varied)
-        if trial.key in trials:
-            raise UsageError(f"the trial {trial.name} is given twice")
-        trials[trial.key] = trial
-    return list(trials.values())
+    return combinations({name: getattr(study, name) for name in TrialConfig.model_fields})

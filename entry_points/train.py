@@ -21,7 +21,7 @@ def train(parameters: TrainParameters) -> int:
     epochs, on = counted(parameters.epochs, "epoch"), counted(threads, "thread")
     say("Trial", f"{parameters.trial.name}, {epochs}, {on}")
     options = TrialOptions(threads, parameters.tensorboard)
-    run = run_trial(parameters.trial, data, options, parameters.resume)
+    run = run_trial(parameters.trial, data, options, parameters.resume, parameters)
     if run.status != Status.FINISHED:
         print(f"train: {run.end_reason}", file=sys.stderr)
         return FAILED

@@ -4,8 +4,8 @@ import pickle
 import pytest
 from pydantic import ValidationError
 
-from cifar_mlflow.command_line import one_line
 from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.errors import one_line
 
 
 def refusal(**values: object) -> str:

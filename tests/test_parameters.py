@@ -1,9 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from cifar_mlflow.command_line import one_line
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.errors import UsageError
+from cifar_mlflow.errors import UsageError, one_line
 from cifar_mlflow.paper import GRID
 from cifar_mlflow.parameters import (
     ArchitecturesParameters,

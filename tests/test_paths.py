@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from cifar_mlflow.command_line import one_line
-from cifar_mlflow.errors import UsageError
+from cifar_mlflow.errors import UsageError, one_line
 from cifar_mlflow.parameters import ReportParameters
 from cifar_mlflow.paths import user_path, written_to
 

@@ -19,7 +19,7 @@ FLOORS = (
     ("data",),
     ("command_line",),
     ("parameters",),
-    ("paper",),
+    ("paper", "recipes"),
     ("config",),
     ("architectures",),
     ("backend",),

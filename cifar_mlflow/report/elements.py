@@ -17,8 +17,9 @@ from cifar_mlflow.formatting import as_text
 from cifar_mlflow.report.collect import STUDIES
 from cifar_mlflow.store.runs import TrackedRun
 
-# Parameters that a command to repeat a run leaves out: how it was run, and where the data lies.
-NOT_REPEATED = ("data_dir", "verbose", "dry_run", "resume", "engine", "address")
+# Parameters that a command to repeat a run leaves out: how it was run, where the data lies, and the
+# recipe, whose values it has: the file may change.
+NOT_REPEATED = ("data_dir", "verbose", "dry_run", "resume", "engine", "address", "recipe")
 COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 FONT_FAMILY = re.compile(r"font-family: [^;]*;\s*")
 NO_ROTATION = re.compile(r"rotate\(-0 .*\)")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from cifar_mlflow.analysis import figures, metrics
 from cifar_mlflow.analysis.artifacts import model_artifacts
-from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.config import Parameters, TrialConfig
 from cifar_mlflow.console import say
 from cifar_mlflow.data.cifar10 import Cifar10, Splits
 from cifar_mlflow.data.load import on_this_host
@@ -149,12 +149,17 @@ def _log_model(
 
 
 def run_trial(
-    config: TrialConfig, data: Cifar10, options: TrialOptions, resume_option: str
+    config: TrialConfig,
+    data: Cifar10,
+    options: TrialOptions,
+    resume_option: str,
+    command: Parameters | None = None,
 ) -> TrackedRun:
     """Train, evaluate and track one configuration as this command's own run, and say how it goes.
 
     Args:
         resume_option: which interrupted runs of the same trial to resume, see `claims.claim`.
+        command: the command's own parameters, to be logged besides the trial's.
 
     Raises:
         UsageError: nothing can be resumed as requested, or the run that `mlflow run` has created is not
@@ -167,6 +172,8 @@ def run_trial(
         trial_run(config) as run,
         claims.claim(run, claims.plan_key([config], data), resume_option) as previous,
     ):
+        if command:
+            tracking.log_parameters(command)
         attempts = [query.read(attempt.run_id) for attempt in previous]
         train_and_log(config, data, options, attempts, say)
     return _clean_up(run)

@@ -21,6 +21,7 @@ COPIED = (
     "cifar_mlflow",
     "docs",
     "entry_points",
+    "recipes",
     "tests",
     "tools",
     "MLproject",

@@ -8,6 +8,7 @@ import pytest
 from mlflow.entities import Run
 
 from cifar_mlflow.analysis.metrics import evaluate
+from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES
 from tests.conftest import PROJECT, StandIn
 from tests.end_to_end.conftest import QUICK, User
@@ -106,6 +107,31 @@ def test_the_terminal_shows_the_projects_own_lines_and_nothing_else(
         if line.partition(" ")[0] not in topics and " INFO " not in line
     ]
     assert others == []
+
+
+def test_a_recipe_sets_what_is_not_given_and_the_run_has_all_values(user: User) -> None:
+    """Given is also what is given at its default: 32, where the recipe says 16."""
+    recipe = user.folder / "mine.toml"
+    recipe.write_text('architecture = "small"\nbatch_size = 16\noptimizer = "adam"\nepochs = 3\n')
+    given = {"recipe": str(recipe), "batch_size": "32", "epochs": "1"}
+    done = user.run("train", given)
+    assert done.returncode == 0, done.stdout
+    (run,) = user.runs()
+    values = TrialConfig(architecture="small", optimizer="adam", epochs=1)
+    expected = {name: str(value) for name, value in values.model_dump().items()}
+    assert run.data.params.items() >= expected.items()
+    assert run.data.params["recipe"].strip("'") == str(recipe)  # mlflow's spelling of a space
+    assert run.data.tags["trial_key"] == values.key
+    assert run.info.run_name == values.name
+
+
+def test_the_run_of_a_script_has_the_same_parameters_as_that_of_mlflow_run(
+    trained: tuple[User, Run, str], user: User
+) -> None:
+    done = user.run_script("train", PARAMETERS | {"epochs": "1"})
+    assert done.returncode == 0, done.stdout
+    (run,) = user.runs()
+    assert run.data.params == trained[1].data.params | {"epochs": "1"}
 
 
 def test_a_wrong_value_is_one_line_and_trains_nothing(user: User) -> None:

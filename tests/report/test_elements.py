@@ -4,7 +4,10 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from cifar_mlflow.analysis import figures
-from cifar_mlflow.report.elements import svg
+from cifar_mlflow.formatting import as_text
+from cifar_mlflow.parameters import GridParameters
+from cifar_mlflow.report.elements import command_of, svg
+from tests.stores import tracked
 
 HISTORY = pd.DataFrame(
     {"epoch": [1, 2, 3], "train_accuracy": [0.1, 0.2, 0.3], "val_accuracy": [0.1, 0.2, 0.25]}
@@ -59,3 +62,11 @@ def test_its_alt_text_is_its_name_whatever_is_in_it() -> None:
 
 def test_the_same_figure_gives_the_same_text() -> None:
     assert drawn("figure-1") == drawn("figure-1")
+
+
+def test_the_command_that_repeats_a_study_spells_out_its_recipe() -> None:
+    options = GridParameters.model_validate({"recipe": "paper", "seed": "0,1"})
+    parameters = {name: as_text(value) for name, value in options.model_dump().items()}
+    run = tracked("1", parameters=parameters, kind="grid")
+    values = "-P activation=relu -P batch_size=128 -P optimizer=adam -P seed=0,1"
+    assert command_of(run, "Default") == f"mlflow run . -e grid {values} --env-manager local"
