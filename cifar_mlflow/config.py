@@ -75,8 +75,9 @@ class TrialConfig(Parameters):
     """after every so many steps, go back half of the way; 0 never goes back"""
     label_smoothing: float = Field(default=0, ge=0, lt=1)
     """share of each training label that is spread over all classes"""
-    augment: Literal["none", "flip", "flip-crop"] = "none"
-    """random changes of the training images: mirrored every other epoch, and shifted by up to 2 pixels"""
+    augment: Literal["none", "flip", "flip-crop", "flip-rotate"] = "none"
+    """random changes of the training images: mirrored every other epoch; and shifted by up to 2 pixels,
+    or rotated by up to 36 degrees"""
     resolution: Annotated[str, AfterValidator(_resolution)] = "32"
     """sizes that the training images grow through, in pixels, each for the same number of epochs, such
     as 20-24-32"""

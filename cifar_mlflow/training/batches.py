@@ -9,13 +9,14 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from cifar_mlflow.backend import tf
+from cifar_mlflow.backend import keras, tf
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE, Examples
 
 EVALUATION_BATCH = 500
 TENSOR_ALIGNMENT = 64  # bytes
 SHIFT = 2  # pixels at most
+ROTATION = np.pi / 5  # at most, in radians: as Keras' RandomRotation(0.1)
 
 
 def tensors(examples: Examples) -> tuple[tf.Tensor, tf.Tensor]:
@@ -56,13 +57,16 @@ def for_training(
     """
     random = np.random.default_rng([config.seed, epoch])
     order = random.permutation(len(labels))
-    mirrored, shifts = (tf.constant(each) for each in changes(config, epoch, len(labels), random))
+    each = [tf.constant(some) for some in changes(config, epoch, len(labels), random)]
     size = config.image_size(epoch)
 
     def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pixels, truth = tf.gather(images, index), tf.gather(labels, index)
         if config.augment != "none":
-            pixels = changed(pixels, tf.gather(mirrored, index), tf.gather(shifts, index))
+            mirrored, shifts, angles = (tf.gather(some, index) for some in each)
+            pixels = changed(pixels, mirrored, shifts)
+            if config.augment == "flip-rotate":
+                pixels = rotated(pixels, angles)
         if size != IMAGE_SHAPE[0]:
             pixels = resized(pixels, size)
         if config.label_smoothing:
@@ -74,17 +78,21 @@ def for_training(
 
 def changes(
     config: TrialConfig, epoch: int, count: int, random: np.random.Generator
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int32]]:
-    """Which images to mirror in an epoch, bool (count,), and how far to shift each, int32 (count, 2).
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Which images to mirror in an epoch, bool (count,), and how far to shift and rotate each.
+
+    Shifts are in pixels, down and to the right, int32 (count, 2); angles in radians, float32 (count,).
 
     An image that is mirrored in one epoch is not in the next, so that two epochs show both sides of
-    each (alternating flip, arXiv 2404.00498). Shifts are in pixels, down and to the right.
+    each (alternating flip, arXiv 2404.00498).
     """
     first = np.random.default_rng([config.seed, 0]).random(count) < 0.5
-    shifts = np.zeros((count, 2), np.int32)
+    shifts, angles = np.zeros((count, 2), np.int32), np.zeros(count, np.float32)
     if config.augment == "flip-crop":
         shifts = random.integers(-SHIFT, SHIFT, (count, 2), np.int32, endpoint=True)
-    return first ^ (epoch % 2 == 0), shifts
+    if config.augment == "flip-rotate":
+        angles = random.uniform(-ROTATION, ROTATION, count).astype(np.float32)
+    return first ^ (epoch % 2 == 0), shifts, angles
 
 
 def changed(images: tf.Tensor, mirrored: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
@@ -100,6 +108,19 @@ def reflected(shifts: tf.Tensor, size: int) -> tf.Tensor:
     """For each shift, int32 (N, 1), the ``size`` pixels of a line to take, int32 (N, size)."""
     pixels = tf.abs(tf.range(size) - shifts)
     return size - 1 - tf.abs(size - 1 - pixels)
+
+
+def rotated(images: tf.Tensor, angles: tf.Tensor) -> tf.Tensor:
+    """Images (N, size, size, 3), uint8, turned about their centres; edges are filled by reflection."""
+    cos, sin = tf.cos(angles), tf.sin(angles)
+    centre = (images.shape[1] - 1) / 2
+    right, down = centre * (1 - cos + sin), centre * (1 - cos - sin)
+    none = tf.zeros_like(angles)
+    sources = tf.stack([cos, -sin, right, sin, cos, down, none, none], axis=1)
+    turned = keras.ops.image.affine_transform(
+        tf.cast(images, tf.float32), sources, interpolation="bilinear", fill_mode="reflect"
+    )
+    return tf.cast(tf.round(turned), tf.uint8)
 
 
 def resized(images: tf.Tensor, size: int) -> tf.Tensor:

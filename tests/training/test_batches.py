@@ -85,6 +85,23 @@ def test_a_shifted_image_is_a_window_of_the_image_with_reflected_edges() -> None
     assert len(shifts) == 25
 
 
+def test_a_rotated_image_turns_about_its_centre() -> None:
+    images = photographs().images[:3]
+    angles = np.array([0, np.pi / 2, np.pi], np.float32)
+    turned = np.asarray(batches.rotated(images, angles))
+    expected = [np.rot90(image, turns) for image, turns in zip(images, (0, 1, 2), strict=True)]
+    # Bilinear interpolation is off by a rounding error.
+    assert np.abs(turned.astype(int) - np.stack(expected)).max() <= 1
+
+
+def test_rotated_images_keep_their_middle() -> None:
+    given = photographs()
+    given.images[:, 14:18, 14:18] = 7
+    changed, _ = epoch_of(given, augment="flip-rotate")
+    np.testing.assert_array_equal(changed[:, 15:17, 15:17], 7)
+    assert (changed != given.images).any(axis=(1, 2, 3)).all()
+
+
 def test_changes_are_the_same_for_the_same_seed_and_epoch_only() -> None:
     given = photographs()
     again, same = (epoch_of(given, augment="flip-crop")[0] for _ in range(2))
