@@ -87,8 +87,9 @@ class TrialConfig(Parameters):
     """test-time augmentation, part of the model: the mean over the image, mirrored, and shifted by a pixel"""
     epochs: PositiveInt = 20
     """passes over the training images"""
-    validation_fraction: float = Field(default=0.2, gt=0, lt=1)
-    """share of the training images held out for validation: the last ones in the file"""
+    validation_fraction: float = Field(default=0.2, ge=0, lt=1)
+    """share of the training images held out for validation: the last ones in the file; 0 trains on all
+    images, so that there is no validation accuracy"""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """random seed of the initial weights and of the order of the images"""
     keep: Literal["last", "best"] = "last"
@@ -109,6 +110,16 @@ class TrialConfig(Parameters):
         if value != "32" and architecture and architecture not in ANY_SIZE:
             raise ValueError(
                 f"{architecture} takes only 32; {', '.join(sorted(ANY_SIZE))} take any size"
+            )
+        return value
+
+    @field_validator("keep")
+    @classmethod
+    def _has_validation(cls, value: str, info: ValidationInfo) -> str:
+        if value == "best" and info.data.get("validation_fraction") == 0:
+            raise ValueError(
+                "with validation_fraction=0 no image shows which epoch is the best; "
+                "input should be 'last'"
             )
         return value
 

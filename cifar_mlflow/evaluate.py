@@ -127,15 +127,23 @@ def find_model(model: str) -> EvaluatedModel:
 
 
 def choose_images(part: str, data: Cifar10, evaluated: Sequence[EvaluatedModel]) -> EvaluationSet:
-    """The test set, or the images that every model's training held out for validation."""
+    """The test set, or the images that every model's training held out for validation.
+
+    Raises:
+        UsageError: a model held out none.
+    """
     origins = [model.origin for model in evaluated]
     other_data = any(origin and origin.data_digest not in (None, data.digest) for origin in origins)
     remark = "; a model was trained on other data" if other_data else ""
     if part == "test":
         return EvaluationSet(part, data.examples("test"), data, remark)
-    fractions = [
-        origin.validation_fraction for origin in origins if origin and origin.validation_fraction
-    ]
+    known = [origin.validation_fraction if origin else None for origin in origins]
+    fractions = [fraction for fraction in known if fraction is not None]
+    if 0 in fractions:
+        raise UsageError(
+            f"part={part}: {evaluated[known.index(0)].name} was trained on all training images; "
+            "use part=test"
+        )
     if len(fractions) < len(origins):
         remark += "; a model's validation split is unknown, so this is the default one"
     fraction = min(fractions, default=TrialConfig().validation_fraction)

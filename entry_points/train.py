@@ -1,5 +1,6 @@
 """The entry point `train`; TrainParameters says what it does."""
 
+import math
 import sys
 
 from cifar_mlflow.command_line import main
@@ -26,7 +27,7 @@ def train(parameters: TrainParameters) -> int:
         print(f"train: {run.end_reason}", file=sys.stderr)
         return FAILED
     names = ("kept_val_accuracy", "test_accuracy", "test_loss")
-    validation, test, loss = (number(run.metrics[name], 4) for name in names)
+    validation, test, loss = (number(run.metrics.get(name, math.nan), 4) for name in names)
     say(
         "Result",
         f"validation accuracy {validation}, test accuracy {test}, loss {loss}",

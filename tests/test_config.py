@@ -90,6 +90,10 @@ def test_a_name_is_the_same_in_the_process_that_trains_the_trial() -> None:
         ({"optimizer": "adm"}, "optimizer=adm: input should be 'sgd', 'adam'"),
         ({"batch_size": "0"}, "batch_size=0: input should be greater than 0"),
         ({"epochs": "-1"}, "epochs=-1: input should be greater than 0"),
+        (
+            {"validation_fraction": "-0.1"},
+            "validation_fraction=-0.1: input should be greater than or equal to 0",
+        ),
         ({"validation_fraction": "1.5"}, "validation_fraction=1.5: input should be less than 1"),
         (
             {"learning_rate": "fast"},
@@ -129,4 +133,12 @@ def test_momentum_is_refused_by_optimizers_that_have_none() -> None:
     assert TrialConfig(momentum=0.9).momentum == 0.9
     assert refusal(optimizer="adam", momentum=0.9) == (
         "momentum=0.9: adam takes none; sgd, rmsprop, muon do"
+    )
+
+
+def test_the_best_epoch_is_refused_where_no_image_is_held_out_to_find_it() -> None:
+    assert TrialConfig(validation_fraction=0).keep == "last"
+    assert refusal(validation_fraction="0", keep="best") == (
+        "keep=best: with validation_fraction=0 no image shows which epoch is the best; "
+        "input should be 'last'"
     )

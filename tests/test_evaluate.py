@@ -54,6 +54,17 @@ def test_an_unknown_split_is_replaced_by_the_default_one_and_said(small_cifar10:
         assert "validation split is unknown" in images.remark
 
 
+def test_a_model_that_was_trained_on_all_images_has_no_validation_part(
+    small_cifar10: Cifar10,
+) -> None:
+    refusal = (
+        r"^part=validation: relu-32-sgd-deep was trained on all training images; use part=test$"
+    )
+    with pytest.raises(UsageError, match=refusal):
+        choose_images("validation", small_cifar10, [model(0.2), model(0.0)])
+    assert len(choose_images("test", small_cifar10, [model(0.0)]).examples.labels) == 40
+
+
 def test_it_is_said_if_a_model_was_trained_on_other_data(small_cifar10: Cifar10) -> None:
     other = choose_images("test", small_cifar10, [model(digest="abc")])
     assert "trained on other data" in other.remark

@@ -176,7 +176,8 @@ def late_gains(histories: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     Returns:
         One row for each trial. Columns: train_gain and val_gain, the mean accuracy of the last quarter
         of the epochs less that of as many epochs before; best_epoch, with the best validation accuracy;
-        epochs; loss_rise, how far the validation loss ended above its minimum, in nats.
+        epochs; loss_rise, how far the validation loss ended above its minimum, in nats. What needs
+        validation is NaN for a trial without it.
     """
     rows = {}
     for name, history in histories.items():
@@ -188,9 +189,11 @@ def late_gains(histories: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             - history[f"{part}_accuracy"].iloc[-2 * quarter : -quarter].mean()
             for part in ("train", "val")
         }
+        validated = history.dropna(subset="val_accuracy")
+        best = validated.nlargest(1, "val_accuracy")["epoch"]
         rows[name] = {
             **gains,
-            "best_epoch": int(history["epoch"].iloc[int(history["val_accuracy"].argmax())]),
+            "best_epoch": float(best.iloc[0]) if len(best) else math.nan,
             "epochs": len(history),
             "loss_rise": history["val_loss"].iloc[-1] - history["val_loss"].min(),
         }

@@ -136,6 +136,7 @@ def curves(history: pd.DataFrame, title: str) -> Figure:
     """Accuracy and loss by epoch (figures 2 to 16 of the paper).
 
     ``history``: one row for each epoch: epoch, train_accuracy, val_accuracy, train_loss, val_loss (nats).
+    Where those of validation are NaN, it has no line.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axis, measure in zip(figure.subplots(1, 2), ("accuracy", "loss")):
@@ -227,6 +228,8 @@ def _learning_curves(
     for part, style in (("train", TRAIN), ("val", VALIDATION)):
         values = by_epoch[f"{part}_{measure}"]
         mean, deviation = values.mean(), values.std()
+        if mean.isna().all():  # trained without validation
+            continue
         (line,) = axis.plot(mean, **style | ({} if in_legend else {"label": None}))
         if len(mean) == 1:  # which makes no line
             line.set_marker("o")

@@ -68,12 +68,14 @@ class Cifar10:
     def split(self, validation_fraction: float) -> Splits:
         """Split like Keras' ``validation_split``: the last training images, unshuffled, validate.
 
+        With a fraction of 0 all train, and the validation part has no images.
+
         Raises:
-            UsageError: the fraction leaves no image on one side.
+            UsageError: another fraction leaves no image on one side.
         """
         images, labels = self.examples("train")
         cut = int(len(images) * (1 - validation_fraction))
-        if not 0 < cut < len(images):
+        if validation_fraction and not 0 < cut < len(images):
             raise UsageError(
                 f"validation_fraction={validation_fraction}: of {len(images)} training images this "
                 "leaves none to train or none to validate"

@@ -130,7 +130,10 @@ def on_epochs(gains: pd.DataFrame) -> Conclusion:
         return conclude(CONCLUSIONS[1], Evidence("No trial has two epochs to compare."))
     evidence = []
     for part, name in (("train", "training"), ("val", "validation")):
-        gain = gains[f"{part}_gain"]
+        gain = gains[f"{part}_gain"].dropna()
+        if gain.empty:
+            evidence.append(Evidence(f"No trial has a {name} accuracy."))
+            continue
         rose = int((gain >= NOTICEABLE).sum())
         evidence.append(
             Evidence(
@@ -139,16 +142,14 @@ def on_epochs(gains: pd.DataFrame) -> Conclusion:
                 rose > len(gain) / 2,
             )
         )
-    rising = gains[gains["loss_rise"] >= 0.05]
-    return conclude(
-        CONCLUSIONS[1],
-        *evidence,
-        Evidence(
-            f"In {len(rising)} of {len(gains)} trials the validation loss ended 0.05 nats or more "
-            "above its minimum: there, more epochs made the probabilities worse.",
-            aside=True,
-        ),
-    )
+    rise = gains["loss_rise"].dropna()
+    if len(rise):
+        text = (
+            f"In {int((rise >= 0.05).sum())} of {len(rise)} trials the validation loss ended 0.05 nats or "
+            "more above its minimum: there, more epochs made the probabilities worse."
+        )
+        evidence.append(Evidence(text, aside=True))
+    return conclude(CONCLUSIONS[1], *evidence)
 
 
 def on_factors(

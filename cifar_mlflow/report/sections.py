@@ -163,9 +163,11 @@ def _curve(study: Study, curve: Curve) -> ReportFigure | None:
     first, last = ends.iloc[0], ends.iloc[-1]
     alt_text = (
         f"Line chart of accuracy over {int(ends.index[-1])} epochs. "
-        f"Training: from {number(first.train_accuracy, 2)} to {number(last.train_accuracy, 2)}. "
-        f"Validation: from {number(first.val_accuracy, 2)} to {number(last.val_accuracy, 2)}."
+        f"Training: from {number(first.train_accuracy, 2)} to {number(last.train_accuracy, 2)}."
     )
+    if curve.config.validation_fraction:
+        ends_of = f"from {number(first.val_accuracy, 2)} to {number(last.val_accuracy, 2)}"
+        alt_text += f" Validation: {ends_of}."
     caption = _describe(curve.config, study.run.kind)
     caption += f". Test accuracy {results.mean_text(record, 'test_accuracy')}"
     if paper:

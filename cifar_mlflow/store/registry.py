@@ -47,6 +47,8 @@ def judge(new: dict[str, str], champion: dict[str, str] | None) -> tuple[str, st
         if champion.get(condition) != new[condition]:
             return CHALLENGER, f"the champion was measured on other {name}: not comparable"
     reached, to_beat = (_kept_val_accuracy(tags) for tags in (new, champion))
+    if reached is None or to_beat is None:
+        return CHALLENGER, "no validation accuracy to compare with the champion's"
     if reached > to_beat:
         return CHAMPION, f"validation accuracy {reached:.4f} beats the champion's {to_beat:.4f}"
     return (
@@ -55,9 +57,10 @@ def judge(new: dict[str, str], champion: dict[str, str] | None) -> tuple[str, st
     )
 
 
-def _kept_val_accuracy(tags: dict[str, str]) -> float:
+def _kept_val_accuracy(tags: dict[str, str]) -> float | None:
     # Versions registered before 0.2 have the tag val_accuracy instead.
-    return float(tags.get(KEPT_VAL_ACCURACY) or tags["val_accuracy"])
+    accuracy = tags.get(KEPT_VAL_ACCURACY) or tags.get("val_accuracy")
+    return float(accuracy) if accuracy else None
 
 
 def champion(name: str) -> ModelVersion | None:
@@ -80,12 +83,11 @@ def register(name: str, run: TrackedRun, config: TrialConfig, data: Cifar10) -> 
     versions = _versions(name)
     registered = next((each for each in versions if each.run_id == run.run_id), None)
     if registered is None:
+        measured = (KEPT_VAL_ACCURACY, "test_accuracy", "test_loss")
         tags = {
             DATA_DIGEST: data.digest,
             VALIDATION_FRACTION: str(config.validation_fraction),
-            KEPT_VAL_ACCURACY: str(run.metrics[KEPT_VAL_ACCURACY]),
-            "test_accuracy": str(run.metrics["test_accuracy"]),
-            "test_loss": str(run.metrics["test_loss"]),
+            **{name: str(run.metrics[name]) for name in measured if name in run.metrics},
             "trial": run.name,
             "classes": ", ".join(CLASSES),
             JUDGED_WITH: str(_round(versions)),
@@ -203,6 +205,9 @@ def describe(
         for true, predicted, _, share in confused.itertuples(index=False, name=None)
     )
     trained_on = "CIFAR-10" if data.official else "a stand-in for CIFAR-10"
+    validated = "No validation accuracy"
+    if KEPT_VAL_ACCURACY in run.metrics:
+        validated = f"Validation accuracy {number(run.metrics[KEPT_VAL_ACCURACY], 4)}"
     settings = ", ".join(f"{field} {value}" for field, value in config.model_dump().items())
     return f"""Classifies colour images of 32 x 32 pixels into the 10 classes of CIFAR-10.
 
@@ -224,7 +229,7 @@ or `mlflow models serve -m models:/{name}/{version} --env-manager local`, then P
 
 {quality}
 
-Validation accuracy {number(run.metrics[KEPT_VAL_ACCURACY], 4)}, by which champions are judged.
+{validated}, by which champions are judged.
 
 **Limits**
 

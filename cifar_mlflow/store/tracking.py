@@ -284,6 +284,7 @@ def log_epochs(epochs: Sequence[Epoch], tags: Mapping[str, str] | None = None) -
         Metric(name, value, now, epoch.epoch)
         for epoch in epochs
         for name, value in asdict(epoch).items()
+        if value is not None
     ]
     run_tags = [RunTag(name, value) for name, value in (tags or {}).items()]
     client, run_id = mlflow.MlflowClient(), query.active().run_id
@@ -398,7 +399,8 @@ def tag_best(best: TrackedRun, config: TrialConfig) -> None:
         }
     )
     names = ("kept_val_accuracy", "test_accuracy", "test_loss")
-    mlflow.log_metrics({f"best_trial_{name}": best.metrics[name] for name in names})
+    known = {name: best.metrics[name] for name in names if name in best.metrics}
+    mlflow.log_metrics({f"best_trial_{name}": value for name, value in known.items()})
 
 
 def mark_outdated(run: TrackedRun, how: str) -> None:

@@ -3,7 +3,7 @@
 from cifar_mlflow import console
 from cifar_mlflow.errors import DONE, FAILED
 from cifar_mlflow.parameters import StudyOptions, expand
-from cifar_mlflow.study.plan import outline, share_cores
+from cifar_mlflow.study.plan import check_choice, outline, share_cores
 
 
 def plan_or_run(parameters: StudyOptions) -> int:
@@ -11,8 +11,12 @@ def plan_or_run(parameters: StudyOptions) -> int:
 
     Returns:
         The exit code: FAILED if a trial did not finish.
+
+    Raises:
+        UsageError: the plan is wrong, or `run_study` cannot run it.
     """
     trials = expand(parameters)
+    check_choice(trials, parameters)
     if parameters.dry_run:
         for trial in trials:
             console.terminal.print(f"{trial.key}  {trial.name}", highlight=False)

@@ -8,9 +8,23 @@ from collections.abc import Mapping, Sequence
 import joblib
 
 from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import counted
 from cifar_mlflow.parameters import StudyOptions, TrainingOptions
 from cifar_mlflow.training.devices import gpus
+
+
+def check_choice(trials: Sequence[TrialConfig], options: StudyOptions) -> None:
+    """Refuse a plan whose best trial could not be chosen.
+
+    Raises:
+        UsageError: it is chosen by validation, and a trial is trained without.
+    """
+    if options.select_by == "validation" and not all(t.validation_fraction for t in trials):
+        raise UsageError(
+            "validation_fraction=0: this leaves no image to choose the best trial by; input should be "
+            "greater than 0, or select_by=test"
+        )
 
 
 def share_cores(trials: int, options: StudyOptions) -> tuple[int, int]:

@@ -78,10 +78,12 @@ def draw(
     if summary["n"].gt(1).sum() > 1:
         drawn["ranking.png"] = figures.ranking(*results.ranking(summary, options.select_by))
     if not options.compares_networks:
-        grid = results.accuracy_grid(summary, "kept_val_accuracy_mean")
+        images = "validation" if summary["validation_fraction"].any() else "test"
+        measure = results.ACCURACIES[images]
+        grid = results.accuracy_grid(summary, f"{measure}_mean")
         means = results.best_part(grid)
-        deviations = results.accuracy_grid(summary, "kept_val_accuracy_sd").reindex_like(means)
-        title = "validation accuracy"
+        deviations = results.accuracy_grid(summary, f"{measure}_sd").reindex_like(means)
+        title = f"{images} accuracy"
         if means.size < grid.size:
             title += f"\nthe best {len(means)} of {len(grid):,} rows"
         drawn["grid.png"] = figures.grid_heatmap(means, title, deviations)

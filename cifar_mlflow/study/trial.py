@@ -83,11 +83,10 @@ def _train(
         tracking.raise_if_superseded()
         resume.save_checkpoint(checkpoint)
         epoch = checkpoint.history[-1]
-        say(
-            "Epoch",
-            f"{epoch.epoch}/{config.epochs}  train {epoch.train_accuracy:.3f}  "
-            f"val {epoch.val_accuracy:.3f}  {epoch.epoch_seconds:.1f} s",
-        )
+        parts = [f"{epoch.epoch}/{config.epochs}", f"train {epoch.train_accuracy:.3f}"]
+        if epoch.val_accuracy is not None:
+            parts.append(f"val {epoch.val_accuracy:.3f}")
+        say("Epoch", "  ".join([*parts, f"{epoch.epoch_seconds:.1f} s"]))
 
     start = resume.resume_from(attempts, check)
     if start:
@@ -113,7 +112,6 @@ def _log_model(
     from cifar_mlflow.training import network
 
     result = metrics.evaluate(predictions)
-    best_epoch, kept = best(trained.history), trained.kept
     train_seconds = sum(epoch.epoch_seconds for epoch in trained.history)
     splits = data.split(config.validation_fraction)
     tracking.log_model(
@@ -121,11 +119,8 @@ def _log_model(
         data,
         metrics={
             **result.metrics("test"),
-            "best_val_accuracy": best_epoch.val_accuracy,
-            "best_epoch": best_epoch.epoch,
-            "kept_val_accuracy": trained.val_accuracy,
-            "kept_val_loss": trained.val_loss,
-            "kept_epoch": kept.epoch,
+            **_validation_metrics(trained),
+            "kept_epoch": trained.kept.epoch,
             "parameters": trained.model.count_params(),
             "train_pflop": trained.flop / 1e15,
             "train_seconds": train_seconds,
@@ -137,12 +132,24 @@ def _log_model(
     trained.model.summary(print_fn=lambda line: summary.write(line + "\n"), expand_nested=True)
     title = f"{config.name}, test images"
     model_figures, tables = model_artifacts(predictions, result, splits.test.images, title)
-    history = pd.DataFrame(map(asdict, trained.history))
+    history = pd.DataFrame(map(asdict, trained.history)).astype(float)  # None to NaN
     tracking.log_files(
         figures={"curves.png": figures.curves(history, config.name), **model_figures},
         tables={**tables, "layers.csv": network.layer_table(trained.model)},
         texts={"model_summary.txt": summary.getvalue()},
     )
+
+
+def _validation_metrics(trained: "Trained") -> dict[str, float]:
+    """The metrics that need validation images; empty without any."""
+    best_epoch = best(trained.history)
+    named = {
+        "best_val_accuracy": best_epoch.val_accuracy,
+        "kept_val_accuracy": trained.val_accuracy,
+        "kept_val_loss": trained.val_loss,
+    }
+    known = {name: value for name, value in named.items() if value is not None}
+    return {"best_epoch": best_epoch.epoch, **known} if known else {}
 
 
 # The run of a trial ---------------------------------------------------------------------------

@@ -20,20 +20,23 @@ Arrays = Sequence[npt.NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Epoch:
-    """The results of one epoch. Losses are mean cross-entropies in nats, accuracies are in 0..1."""
+    """The results of one epoch. Losses are mean cross-entropies in nats, accuracies are in 0..1.
+
+    Those of validation are None where no images are held out for it.
+    """
 
     epoch: int  # counted from 1
     train_loss: float
     train_accuracy: float
-    val_loss: float
-    val_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
     learning_rate: float
     epoch_seconds: float
 
 
 def best(history: Sequence[Epoch]) -> Epoch:
-    """The epoch with the best validation accuracy; the first of equals."""
-    return max(history, key=lambda epoch: epoch.val_accuracy)
+    """The epoch with the best validation accuracy; the first of equals, and where there is none."""
+    return max(history, key=lambda epoch: epoch.val_accuracy or 0)
 
 
 @dataclass(frozen=True)

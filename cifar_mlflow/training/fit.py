@@ -38,8 +38,9 @@ class Trained:
     model: keras.Model  # uint8 pixels (N, 32, 32, 3) to probabilities (N, 10)
     history: list[Epoch]
     kept: Epoch  # the epoch whose weights the model has
-    val_loss: float  # of the model, with test-time augmentation, on the validation images; in nats
-    val_accuracy: float  # likewise, 0..1
+    # Of the model, with test-time augmentation, on the validation images; None without any.
+    val_loss: float | None  # in nats
+    val_accuracy: float | None  # 0..1
     flop: int  # floating-point operations of the training, see network.training_flop
 
 
@@ -96,25 +97,23 @@ def train(
     best_weights = start.best_weights if start else ()
 
     images, labels = batches.tensors(data.train)
-    held_out, truth = batches.tensors(data.validation)
-    if config.label_smoothing:  # of the training labels alone
-        truth = batches.targets(truth, smoothing=0)
-    validation = batches.for_evaluation(held_out, truth)
+    validation = validation_batches(config, data.validation)
     writer = tf.summary.create_file_writer(str(tensorboard)) if tensorboard else None
     for number in range(len(history) + 1, config.epochs + 1):
         began = time.perf_counter()
-        logs = network.fit(
+        fitted = network.fit(
             batches.for_training(images, labels, config, number),
             validation_data=validation,
             shuffle=False,  # the order is in the batches
             verbose=0,
-        ).history
+        )
+        logs = {name: values[0] for name, values in fitted.history.items()}
         epoch = Epoch(
             epoch=number,
-            train_loss=logs["loss"][0],
-            train_accuracy=logs["accuracy"][0],
-            val_loss=logs["val_loss"][0],
-            val_accuracy=logs["val_accuracy"][0],
+            train_loss=logs["loss"],
+            train_accuracy=logs["accuracy"],
+            val_loss=logs.get("val_loss"),
+            val_accuracy=logs.get("val_accuracy"),
             learning_rate=float(optimizer.learning_rate.numpy()),
             epoch_seconds=time.perf_counter() - began,
         )
@@ -136,9 +135,19 @@ def train(
     keras.backend.clear_session()
     model = classifier(config, weights)
     val_loss, val_accuracy = kept.val_loss, kept.val_accuracy
-    if config.changes_for_use:
+    if config.changes_for_use and validation is not None:
         val_loss, val_accuracy = evaluate(model, data.validation)
     return Trained(model, history, kept, val_loss, val_accuracy, flop)
+
+
+def validation_batches(config: TrialConfig, examples: Examples) -> tf.data.Dataset | None:
+    """What the network is validated on after each epoch; None without an image."""
+    if not len(examples.labels):
+        return None
+    images, truth = batches.tensors(examples)
+    if config.label_smoothing:  # of the training labels alone
+        truth = batches.targets(truth, smoothing=0)
+    return batches.for_evaluation(images, truth)
 
 
 def prepare(config: TrialConfig, count: int) -> keras.Sequential:
@@ -230,7 +239,7 @@ def check_finite(epoch: Epoch, weights: Arrays) -> None:
     The training loss alone is not enough: it is from before the epoch's last step.
     """
     for name, loss in (("training", epoch.train_loss), ("validation", epoch.val_loss)):
-        if not math.isfinite(loss):
+        if loss is not None and not math.isfinite(loss):
             raise Diverged(f"the {name} loss is {loss} in epoch {epoch.epoch}")
     if not all(np.isfinite(array).all() for array in weights):  # max pooling drops NaN
         raise Diverged(f"a weight is not finite after epoch {epoch.epoch}")
@@ -253,7 +262,8 @@ def write_summaries(writer: tf.summary.SummaryWriter, network: keras.Model, epoc
     """Write one epoch for TensorBoard: losses, accuracies, and a histogram of each weight."""
     with writer.as_default(step=epoch.epoch):
         for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
-            tf.summary.scalar(name, getattr(epoch, name))
+            if (value := getattr(epoch, name)) is not None:
+                tf.summary.scalar(name, value)
         for weight in network.trainable_variables:
             tf.summary.histogram(weight.path, weight.value)
     writer.flush()

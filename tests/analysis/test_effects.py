@@ -114,3 +114,10 @@ def test_late_gains_compare_the_last_quarter_with_the_one_before() -> None:
     assert gains["val_gain"].tolist() == pytest.approx([0.15, -0.1])
     assert gains["best_epoch"].tolist() == [7, 2]
     assert gains["loss_rise"].tolist() == pytest.approx([0, 0.5])
+
+
+def test_late_gains_of_a_trial_without_validation_are_those_of_training() -> None:
+    nothing = [float("nan")] * 4
+    gains = effects.late_gains({"all images": history([0.1, 0.2, 0.3, 0.5], nothing, nothing)})
+    assert gains["train_gain"].tolist() == pytest.approx([0.2])
+    assert gains[["val_gain", "best_epoch", "loss_rise"]].isna().all(axis=None)

@@ -288,3 +288,9 @@ def test_a_single_epoch_is_a_dot() -> None:
     assert {line.get_marker() for line in axis.lines} == {"o"}
     (axis,) = figures.accuracy_curves([HISTORY]).axes
     assert {line.get_marker() for line in axis.lines} == {"None"}
+
+
+def test_curves_of_a_training_without_validation_have_one_line() -> None:
+    history = pd.DataFrame({"epoch": [1, 2], "train_accuracy": [0.2, 0.4], "train_loss": [2, 1.5]})
+    figure = figures.curves(history.assign(val_accuracy=np.nan, val_loss=np.nan), "all images")
+    assert [len(axis.get_lines()) for axis in figure.axes] == [1, 1]

@@ -45,6 +45,14 @@ def test_epochs_help_in_most_cases_or_not() -> None:
     assert conclusions.on_epochs(effects.late_gains({})).verdict == Verdict.INCONCLUSIVE
 
 
+def test_trials_without_validation_show_the_gain_in_training_alone() -> None:
+    nan = math.nan
+    gains = pd.DataFrame({"train_gain": [0.1], "val_gain": [nan], "loss_rise": [nan]})
+    conclusion = conclusions.on_epochs(gains)
+    assert parts(conclusion) == [True, None]
+    assert conclusion.evidence[-1].text == "No trial has a validation accuracy."
+
+
 def test_the_published_grid_does_not_show_which_factor_matters_most() -> None:
     conclusion = conclusions.on_factors(PUBLISHED, FACTORS)
     assert parts(conclusion) == [True, True, None, None]

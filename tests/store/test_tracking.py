@@ -6,6 +6,7 @@ from cifar_mlflow.errors import UsageError
 from cifar_mlflow.processes import Process, this_process
 from cifar_mlflow.store import query, tracking
 from cifar_mlflow.store.runs import TrackedRun
+from cifar_mlflow.training.checkpoint import Epoch
 from tests.store.conftest import Leave
 from tests.stores import tracked
 
@@ -86,6 +87,19 @@ def test_a_study_has_one_best_child_also_after_another_was_best() -> None:
         marked = query.children(run.as_parent(), "tags.best = 'true'")
         assert [child.run_id for child in marked] == [ids[1]]
     assert query.read(run.run_id).tags["best_run_id"] == ids[1]
+
+
+def test_a_trial_without_validation_logs_none_and_can_be_the_best() -> None:
+    with tracking.tracked_run("grid") as run:
+        with tracking.tracked_run("trial") as child:
+            tracking.log_epochs([Epoch(1, 2.3, 0.1, None, None, 0.01, 3.5)])
+            mlflow.log_metrics({"test_accuracy": 0.6, "test_loss": 1.0})
+        best = query.read(child.run_id)
+        tracking.tag_best(best, TrialConfig(validation_fraction=0))
+    assert best.metrics.keys() >= {"epoch", "train_loss", "train_accuracy", "test_loss"}
+    assert not {"val_loss", "val_accuracy"} & best.metrics.keys()
+    reached = query.read(run.run_id).metrics
+    assert reached == {"best_trial_test_accuracy": 0.6, "best_trial_test_loss": 1.0}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 import pytest
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.parameters import StudyOptions
+from cifar_mlflow.errors import UsageError
+from cifar_mlflow.parameters import GridParameters, StudyOptions, expand
 from cifar_mlflow.study import plan
 
 
@@ -55,3 +56,13 @@ def test_what_is_left_counts_only_the_epochs_that_are_not_done() -> None:
     assert plan.remainder(trials, done) == "2 trials, 35 epochs left"
     assert plan.remainder(trials[:2], done) == "1 trial, 15 epochs left"
     assert plan.remainder(trials[:1], done) == "nothing left to train"
+
+
+@pytest.mark.parametrize("fractions", ["0", "0,0.2"])
+def test_a_plan_is_refused_if_there_is_nothing_to_choose_by(fractions: str) -> None:
+    given = {"validation_fraction": fractions}
+    by_validation = GridParameters.model_validate(given)
+    by_test = GridParameters.model_validate(given | {"select_by": "test"})
+    with pytest.raises(UsageError, match=r"^validation_fraction=0: .* or select_by=test$"):
+        plan.check_choice(expand(by_validation), by_validation)
+    plan.check_choice(expand(by_test), by_test)

@@ -80,6 +80,16 @@ def test_without_a_single_epoch_there_are_no_curves(read: list[str]) -> None:
     assert set(drawn) == {"grid.png"}
 
 
+def test_a_grid_without_validation_is_drawn_by_test_accuracy(read: list[str]) -> None:
+    given = {"activation": "relu", "validation_fraction": "0", "select_by": "test"}
+    trials = plan(**given)
+    runs = {trial.key: run_of(trial) for trial in trials}
+    table = results.tabulate(trials, runs, "test", official=True)
+    options = GridParameters.model_validate(given)
+    drawn = summary.draw(trials, runs, results.summarise(table, "test"), options)
+    assert drawn["grid.png"].get_suptitle().startswith("test accuracy")
+
+
 def test_a_ranking_is_drawn_where_there_are_replicates(read: list[str]) -> None:
     trials = plan(activation="relu", optimizer="adam", seed="0,1")
     runs = {trial.key: run_of(trial) for trial in trials}

@@ -63,3 +63,9 @@ ran: list[str] = []
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return ran.append, ("code from a checkpoint",)
+
+
+def test_an_epoch_without_validation_is_kept_as_such() -> None:
+    history = (Epoch(1, 2.3, 0.1, None, None, 0.01, 3.5),)
+    again = Checkpoint.from_bytes(dataclasses.replace(CHECKPOINT, history=history).to_bytes())
+    assert again.history == history

@@ -89,13 +89,14 @@ ALL_CHOICES = {
         {"optimizer": "adam", "keep": "last", **FAST},
         {"optimizer": "adam", "keep": "best", **FAST},
         {"keep": "last", **ALL_CHOICES},
+        {"keep": "last", "validation_fraction": 0, **FAST},
     ],
 )
 def test_a_training_resumed_after_any_epoch_ends_as_one_that_was_not_interrupted(
     small_cifar10: Cifar10, choices: dict[str, object]
 ) -> None:
     config = quick(**choices)
-    data = small_cifar10.split(0.2)
+    data = small_cifar10.split(config.validation_fraction)
     saved: list[bytes] = []
     whole = fit.train(config, data, lambda epoch: saved.append(epoch.to_bytes()))
 
@@ -200,7 +201,7 @@ def test_the_weights_are_those_of_the_best_epoch_where_that_is_asked_for(
     data = small_cifar10.split(0.2)
     # A high learning rate makes the last epoch differ from the best one.
     trained = run(quick(keep="best", epochs=6, learning_rate=0.02), data)
-    accuracies = [epoch.val_accuracy for epoch in trained.history]
+    accuracies = [epoch.val_accuracy or 0 for epoch in trained.history]
     assert trained.kept.val_accuracy == max(accuracies) > accuracies[-1]
     assert validated(trained, data) == pytest.approx(max(accuracies))
 
@@ -242,3 +243,30 @@ def test_tensorboard_gets_scalars_and_a_histogram_of_each_weight(
     assert {"train_loss", "val_accuracy"} <= set(tags)
     assert len(tags) == 4 + len(trained.model.trainable_variables)
     assert [event.step for event in events.Tensors("val_loss")] == [1, 2, 3]
+
+
+# Trained on all training images
+
+
+def test_without_validation_all_training_images_train(small_cifar10: Cifar10) -> None:
+    config = quick(validation_fraction=0, label_smoothing=0.1, tta="flip", epochs=1)
+    data = small_cifar10.split(config.validation_fraction)
+    assert (len(data.train.labels), len(data.validation.labels)) == (200, 0)
+    trained = run(config, data)
+    (epoch,) = trained.history
+    assert trained.kept == epoch
+    assert epoch.train_loss > 0
+    assert (epoch.val_loss, epoch.val_accuracy) == (None, None)
+    assert (trained.val_loss, trained.val_accuracy) == (None, None)
+
+
+def test_tensorboard_gets_no_validation_where_there_is_none(
+    small_cifar10: Cifar10, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = quick(validation_fraction=0, epochs=1)
+    fit.train(config, small_cifar10.split(0), lambda epoch: None, tensorboard=tmp_path)
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    scalars = {tag for tag in events.Tags()["tensors"] if tag.startswith(("train", "val"))}
+    assert scalars == {"train_loss", "train_accuracy"}
