@@ -3,14 +3,15 @@
     python -m venv torchvenv && torchvenv/bin/pip install torch==2.13.0
     python -m benchmarks.pytorch_comparison --pytorch torchvenv/bin/python --json step.json
 
-PyTorch is needed by this benchmark alone, so it has an interpreter of its own. Both train the same network with the
-same batches and the same kind of optimizer, without augmentation, and count loss and accuracy. Random pixels are as
-fast as real ones. The trainer runs Keras' `fit` on the batches of its own data pipeline; PyTorch runs a plain loop,
-eager and compiled, in either memory layout.
+PyTorch is needed by this benchmark alone, so it has an interpreter of its own. Both train the same
+network with the same batches and the same kind of optimizer, without augmentation, and count loss and
+accuracy. Random pixels are as fast as real ones. The trainer runs Keras' `fit` on the batches of its
+own data pipeline; PyTorch runs a plain loop, eager and compiled, in either memory layout.
 
-Every measurement starts a process, which warms up before it is timed. Prints images per second (median, least,
-most), each variant's ratio to the fastest PyTorch variant, and the peak memory of its process. Then the parts of
-the trainer's step, each layer timed alone: the rest is what `fit` takes beyond their sum.
+Every measurement starts a process, which warms up before it is timed. Prints images per second
+(median, least, most), the ratio to the fastest PyTorch variant, and the peak memory of the process.
+Then the parts of the trainer's step, each layer timed alone; the rest is what `fit` takes beyond
+their sum.
 """
 
 import argparse
@@ -86,23 +87,24 @@ def report(setting: Setting, rounds: Rounds) -> None:
 
 def report_parts(rounds: list[Result]) -> None:
     """Milliseconds per step of the trainer; a negative rest means that parts ran at the same time."""
-    whole = statistics.median(result["whole"] for result in rounds)
-    steps = {
+    wholes = [result["whole"] for result in rounds]
+    rows = {
         part: [sum(result["parts"][part].values()) for result in rounds]
         for part in rounds[0]["parts"]
     }
-    steps["data"] = [result["data"][PLAIN_DATA] for result in rounds]
-    rest = whole - sum(map(statistics.median, steps.values()))
-    steps["the whole step"] = [result["whole"] for result in rounds]
-    for name in rounds[0]["data"]:
-        if name != PLAIN_DATA:
-            steps[f"data, {name} instead"] = [result["data"][name] for result in rounds]
+    data = {name: [result["data"][name] for result in rounds] for name in rounds[0]["data"]}
+    rows["data"] = data.pop(PLAIN_DATA)
+    rows["the rest"] = [whole - sum(each) for whole, *each in zip(wholes, *rows.values())]
+    rows["the whole step"] = wholes
+    rows |= {f"data, if {name}": measured for name, measured in data.items()}
     print(f"{'ms of a step of the trainer':<46}  median    least     most  share")
-    for part, measured in steps.items():
+    for part, measured in rows.items():
         middle = statistics.median(measured)
-        spread = f"{min(measured):8.1f} {max(measured):8.1f}"
-        print(f"{part:<46}{middle:8.1f} {spread} {middle / whole:6.1%}")
-    print(f"{'the rest':<46}{rest:8.1f} {'':17} {rest / whole:6.1%}", flush=True)
+        print(
+            f"{part:<46}{middle:8.1f} {min(measured):8.1f} {max(measured):8.1f} "
+            f"{middle / statistics.median(wholes):6.0%}",
+            flush=True,
+        )
 
 
 def settings(options: argparse.Namespace) -> list[Setting]:

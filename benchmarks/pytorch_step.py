@@ -1,6 +1,7 @@
-"""A step of training in PyTorch; benchmarks.pytorch_comparison starts it with an interpreter that has PyTorch.
+"""A step of training in PyTorch: the other side of benchmarks.pytorch_comparison, which starts it.
 
-The networks are those of `cifar_mlflow.architectures`; the command checks that the numbers of parameters are equal.
+It runs where PyTorch is, without the project's dependencies. The networks are written a second time
+here, after `cifar_mlflow.architectures`; the command checks that they have as many parameters.
 """
 
 import time
