@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
@@ -123,7 +124,9 @@ class TrialConfig(Parameters):
             )
         return value
 
-    _varied: frozenset[str] = PrivateAttr(default=frozenset())  # the factors of its study
+    # For its name alone: the factors of its study, and the recipe that it is a variant of.
+    _varied: frozenset[str] = PrivateAttr(default=frozenset())
+    _recipe: "Recipe | None" = PrivateAttr(default=None)
 
     @property
     def key(self) -> str:
@@ -138,19 +141,29 @@ class TrialConfig(Parameters):
     def name(self) -> str:
         """A readable name, such as ``relu-128-adam-deep``; other factors where not at their default.
 
-        What its study varies comes first, and activations are cut to four letters, because MLflow's
-        table of runs shows about eleven characters: these distinguish the trials of the paper's studies.
+        A trial of a recipe is named after that, and after what differs from it: ``fast-seed=1``. What its
+        study varies comes first, and activations are cut to four letters, because MLflow's table of runs
+        shows about eleven characters: these distinguish the trials of the paper's studies.
         """
-        parts = {name: str(getattr(self, name)) for name in self.VARIED}
-        parts["activation"] = parts["activation"][:4]
-        others = self.model_dump(exclude=set(parts), exclude_defaults=True)
-        parts |= {name: f"{name}={value}" for name, value in others.items()}
+        values = self.model_dump()
+        if self._recipe:
+            base, parts = self._recipe.values, {"recipe": self._recipe.name}
+        else:
+            base = type(self)().model_dump()
+            parts = {name: str(values[name]) for name in self.VARIED}
+            parts["activation"] = parts["activation"][:4]
+        parts |= {
+            name: f"{name}={value}"
+            for name, value in values.items()
+            if name not in parts and value != base.get(name)
+        }
         return "-".join(parts[name] for name in sorted(parts, key=lambda n: n not in self._varied))
 
-    def among(self, varied: Iterable[str]) -> Self:
-        """The same trial in a study that varies these factors, which its name then begins with."""
+    def among(self, varied: Iterable[str], recipe: "Recipe | None" = None) -> Self:
+        """The same trial in a study that varies these factors, and with the name of a recipe."""
         trial = self.model_copy()
         trial._varied = frozenset(varied)
+        trial._recipe = recipe
         return trial
 
     def image_size(self, epoch: int) -> int:
@@ -175,8 +188,21 @@ class TrialConfig(Parameters):
         return self.model_copy(update={"seed": type(self).model_fields["seed"].default})
 
 
-def combinations(values: Mapping[str, Sequence[object]]) -> list[TrialConfig]:
+@dataclass(frozen=True)
+class Recipe:
+    """A name, and the values of the fields that a trial has if nothing else is given."""
+
+    name: str
+    values: Mapping[str, object]
+
+
+def combinations(
+    values: Mapping[str, Sequence[object]], recipe: Recipe | None = None
+) -> list[TrialConfig]:
     """Every combination of the values of some fields; the last field varies fastest.
+
+    Args:
+        recipe: what the trials are named after.
 
     Raises:
         pydantic.ValidationError: a value is not allowed for its field.
@@ -185,7 +211,7 @@ def combinations(values: Mapping[str, Sequence[object]]) -> list[TrialConfig]:
     varied = [name for name, several in values.items() if len(several) > 1]
     trials: dict[str, TrialConfig] = {}
     for combination in itertools.product(*values.values()):
-        trial = TrialConfig.model_validate(dict(zip(values, combination))).among(varied)
+        trial = TrialConfig.model_validate(dict(zip(values, combination))).among(varied, recipe)
         if trial.key in trials:
             raise UsageError(f"the trial {trial.name} is given twice")
         trials[trial.key] = trial

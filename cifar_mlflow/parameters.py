@@ -195,7 +195,8 @@ class TrainParameters(TrainingOptions, TrialConfig, RecipeOption):
 
     @property
     def trial(self) -> TrialConfig:
-        return TrialConfig(**self.model_dump(include=set(TrialConfig.model_fields)))
+        trial = TrialConfig(**self.model_dump(include=set(TrialConfig.model_fields)))
+        return trial.among((), recipes.find(self.recipe))
 
 
 class EvaluateParameters(DataOptions):
@@ -307,4 +308,6 @@ def expand(study: StudyOptions) -> list[TrialConfig]:
     Raises:
         pydantic.ValidationError, UsageError: as `combinations` does.
     """
-    return combinations({name: getattr(study, name) for name in TrialConfig.model_fields})
+    values = {name: getattr(study, name) for name in TrialConfig.model_fields}
+    recipe = study.recipe if isinstance(study, RecipeOption) else recipes.NONE
+    return combinations(values, recipes.find(recipe))

@@ -3,10 +3,11 @@
 import tomllib
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from cifar_mlflow.config import TrialConfig, combinations
+from cifar_mlflow.config import Recipe, TrialConfig, combinations
 from cifar_mlflow.errors import UsageError, one_line
 from cifar_mlflow.formatting import as_text, printable
 from cifar_mlflow.paths import user_path
@@ -20,7 +21,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
-def read(recipe: str, several: bool, given: Collection[str] = ()) -> dict[str, object]:
+def read(recipe: str, several: bool, given: Collection[str] = ()) -> dict[str, Any]:
     """The value of every field of a trial that is not given, as a command line spells it.
 
     A recipe is a whole configuration: what it leaves out is at TrialConfig's default, not at that of an
@@ -62,6 +63,18 @@ def read(recipe: str, several: bool, given: Collection[str] = ()) -> dict[str, o
     except UsageError as error:
         raise UsageError(f"{shown}: {error}") from None
     return {n: texts if several else texts[0] for n, texts in levels.items() if n not in given}
+
+
+def find(recipe: str) -> Recipe | None:
+    """The recipe by its short name, for the names of its trials; None for `NONE`.
+
+    Raises:
+        UsageError: as `read` does.
+    """
+    if recipe == NONE:
+        return None
+    first, *_ = combinations(read(recipe, several=True))
+    return Recipe(printable(Path(recipe).stem), first.model_dump())
 
 
 def _find(recipe: str) -> tuple[Path, str]:

@@ -68,7 +68,7 @@ def test_a_recipe_and_its_values_spelled_out_are_one_trial(write: Write) -> None
 
 def test_what_is_given_counts_more_even_where_it_is_the_default(write: Write) -> None:
     recipe = write('optimizer = "adam"\nbatch_size = 128\n')
-    assert train(recipe, batch_size="32") == TrialConfig(optimizer="adam")
+    assert train(recipe, batch_size="32").key == TrialConfig(optimizer="adam").key
     assert train(recipe, batch_size="64", seed="1").batch_size == 64
 
 
@@ -199,3 +199,23 @@ def test_each_recipe_is_valid_and_says_what_it_is_for_and_how_that_was_measured(
         "commit",
         "command",
     }
+
+
+# What trials are named ------------------------------------------------------------------------
+
+
+def test_a_trial_is_named_after_its_recipe_and_what_differs_from_it(write: Write) -> None:
+    own = write('architecture = "small"\nbatch_size = 16\n')
+    assert train(own).name == "mine"
+    assert train(own, batch_size="32", epochs="1").name == "mine-batch_size=32-epochs=1"
+    assert train(own).key == train("none", architecture="small", batch_size="16").key
+
+
+def test_what_a_study_of_a_recipe_varies_comes_first(write: Write) -> None:
+    own = write('optimizer = ["sgd", "adam"]\nepochs = 3\n')
+    assert [trial.name for trial in study(own)] == ["mine", "optimizer=adam-mine"]
+    seeds = study(own, optimizer="adam", seed="0,1")
+    assert [trial.name for trial in seeds] == [
+        "mine-optimizer=adam",
+        "seed=1-mine-optimizer=adam",
+    ]

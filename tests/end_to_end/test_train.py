@@ -122,7 +122,7 @@ def test_a_recipe_sets_what_is_not_given_and_the_run_has_all_values(user: User) 
     assert run.data.params.items() >= expected.items()
     assert run.data.params["recipe"].strip("'") == str(recipe)  # mlflow's spelling of a space
     assert run.data.tags["trial_key"] == values.key
-    assert run.info.run_name == values.name
+    assert run.info.run_name == "mine-batch_size=32-epochs=1"
 
 
 def test_the_run_of_a_script_has_the_same_parameters_as_that_of_mlflow_run(
