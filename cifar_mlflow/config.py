@@ -74,7 +74,7 @@ class TrialConfig(Parameters):
     """share of each weight that is lost per step, times the learning rate; auto is the optimizer's default"""
     lookahead: int = Field(default=0, ge=0)
     """after every so many steps, go back half of the way; 0 never goes back"""
-    label_smoothing: float = Field(default=0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """share of each training label that is spread over all classes"""
     augment: Literal["none", "flip", "flip-crop", "flip-rotate"] = "none"
     """random changes of the training images: mirrored every other epoch; and shifted by up to 2 pixels,
