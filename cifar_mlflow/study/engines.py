@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from cifar_mlflow.errors import UsageError, WorkerDied
@@ -65,6 +66,8 @@ def _loky(options: StudyOptions, trials: int) -> Iterator[Engine]:
             raise WorkerDied from error
 
     yield Engine(workers, threads, run)
+    # TensorFlow cannot change its threads, so the next engine must not get these processes.
+    get_reusable_executor(reuse=True).shutdown()
 
 
 @contextmanager

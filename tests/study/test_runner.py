@@ -12,9 +12,10 @@ from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.errors import Diverged, Superseded, WorkerDied
 from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store import claims, query, resume, tracking
-from cifar_mlflow.store.runs import TRIAL_KEY, Parent, Status, TrackedRun
+from cifar_mlflow.store.runs import REFIT, REFIT_OF, TRIAL_KEY, Parent, Status, TrackedRun
 from cifar_mlflow.study import runner
 from cifar_mlflow.study.engines import Engine, Jobs
+from cifar_mlflow.study.summary import Finished
 
 pytestmark = pytest.mark.usefixtures("store")
 RATES = [1.0, 2.0, 3.0, 4.0, 5.0]
@@ -225,3 +226,23 @@ def test_a_study_that_another_process_resumed_ends_without_further_trials(study:
         study.run({2.0: superseded})
     assert study.tried == RATES[:2]
     assert query.search("0", "tags.kind = 'grid'")[0].status == Status.KILLED
+
+
+# The refit ------------------------------------------------------------------------------------
+
+
+def test_a_finished_refit_is_not_trained_again(study: Study) -> None:
+    trial = TrialConfig()
+    with tracking.tracked_run("grid") as run:
+        parent = run.as_parent()
+        with tracking.tracked_run("trial", trial.name, parent, {TRIAL_KEY: trial.key}) as best:
+            pass
+        again = trial.on_all_images
+        with tracking.tracked_run(REFIT, again.name, parent, {TRIAL_KEY: again.key}) as refit:
+            pass
+        found = runner.refit(Finished(trial, best), study.data, GridParameters(), parent)
+        assert found
+        assert (found.trial, found.run.run_id) == (again, refit.run_id)
+        assert len(query.children(parent)) == 2
+    assert query.read(refit.run_id).tags[REFIT_OF] == best.run_id
+    assert query.read(run.run_id).tags["refit_run_id"] == refit.run_id
