@@ -16,6 +16,7 @@ from cifar_mlflow.store.runs import REFIT, REFIT_OF, TRIAL_KEY, Parent, Status, 
 from cifar_mlflow.study import runner
 from cifar_mlflow.study.engines import Engine, Jobs
 from cifar_mlflow.study.summary import Finished
+from tests.conftest import Screen
 
 pytestmark = pytest.mark.usefixtures("store")
 RATES = [1.0, 2.0, 3.0, 4.0, 5.0]
@@ -246,3 +247,19 @@ def test_a_finished_refit_is_not_trained_again(study: Study) -> None:
         assert len(query.children(parent)) == 2
     assert query.read(refit.run_id).tags[REFIT_OF] == best.run_id
     assert query.read(run.run_id).tags["refit_run_id"] == refit.run_id
+
+
+def test_a_refit_that_fails_gives_no_model_and_says_why(
+    study: Study, monkeypatch: pytest.MonkeyPatch, screen: Screen
+) -> None:
+    shown, trial = screen(), TrialConfig()
+
+    def fail(trials: list[TrialConfig], *given: object) -> None:
+        with tracking.tracked_run(REFIT, tags={TRIAL_KEY: trials[0].key}):
+            tracking.tag_end_reason("the disk is full")
+
+    monkeypatch.setattr(runner, "run_trials", fail)
+    with tracking.tracked_run("grid") as run:
+        best = Finished(trial, run)
+        assert runner.refit(best, study.data, GridParameters(), run.as_parent()) is None
+    assert "Failed    the refit: the disk is full" in shown.getvalue()
