@@ -166,6 +166,11 @@ class TrialConfig(Parameters):
         trial._recipe = recipe
         return trial
 
+    @property
+    def on_all_images(self) -> Self:
+        """The same trial, trained on all training images, so that none are left for validation."""
+        return self.model_copy(update={"validation_fraction": 0.0})
+
     def image_size(self, epoch: int) -> int:
         """Height and width of the training images in an epoch, counted from 1, in pixels."""
         sizes = self.resolution.split("-")

@@ -169,16 +169,28 @@ class StudyOptions(TrainingOptions):
         """The registered model that the best trial becomes a version of; None registers nothing."""
         return None
 
+    @property
+    def refits(self) -> bool:
+        """Whether the best trial is trained again on all training images, and that model registered."""
+        return False
+
 
 class RegistryOptions(Parameters):
-    """Where the best trial of a study is registered."""
+    """Where the best trial of a study is registered, and whether it is trained on more images first."""
 
     model_name: Annotated[str, AfterValidator(_model_name)] = "cifar10-cnn"
     """name of the registered model"""
+    refit: Flag = False
+    """train the best trial again, on all training images, and register this model; it is judged by the
+    validation accuracy of the trial that was chosen"""
 
     @property
     def registers_as(self) -> str:
         return self.model_name
+
+    @property
+    def refits(self) -> bool:
+        return self.refit
 
 
 # Entry points ---------------------------------------------------------------------------------

@@ -107,6 +107,7 @@ def write_trial(
             ("val_accuracy", 0.1 + (reached - 0.1) * epoch / EPOCHS),
             ("val_loss", 2.3 - reached * epoch / EPOCHS),
         )
+        if name.startswith("train") or trial.validation_fraction
     ]
     if finished:
         once = {
@@ -118,7 +119,11 @@ def write_trial(
             "train_pflop": PFLOP[trial.architecture],
             "train_seconds": 60.0,
         }
-        metrics += [Metric(name, value, 0, 0) for name, value in once.items()]
+        metrics += [
+            Metric(name, value, 0, 0)
+            for name, value in once.items()
+            if "val" not in name or trial.validation_fraction
+        ]
     client.log_batch(run, metrics, params, [RunTag("model_uri", f"models:/m-{run}")])
     if finished:
         table = predictions(reached, trial.seed)

@@ -110,6 +110,15 @@ def test_a_wrong_value_is_named_with_what_is_allowed(values: dict[str, str], mes
     assert refusal(**values).startswith(message)
 
 
+def test_a_trial_on_all_images_is_another_trial_and_alike_in_the_rest() -> None:
+    trial = TrialConfig(optimizer="adam", seed=1).among(["seed"])
+    spelled = TrialConfig.model_validate(
+        {"optimizer": "adam", "seed": "1", "validation_fraction": "0"}
+    )
+    assert trial.on_all_images.key == spelled.key != trial.key
+    assert trial.on_all_images.name == "seed=1-relu-32-adam-deep-validation_fraction=0.0"
+
+
 def test_images_grow_in_equal_shares_of_the_epochs() -> None:
     trial = TrialConfig(architecture="airbench93", resolution="20-24-24-32", epochs=8)
     sizes = [trial.image_size(epoch) for epoch in range(1, 9)]

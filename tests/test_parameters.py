@@ -120,6 +120,13 @@ def test_only_what_has_a_registered_model_registers() -> None:
     assert ArchitecturesParameters().registers_as is None
 
 
+def test_only_a_grid_that_is_asked_to_trains_its_best_trial_again() -> None:
+    assert grid(refit="true").refits
+    assert not grid().refits
+    assert not ArchitecturesParameters().refits
+    assert ReproduceParameters(refit=True).grid("deep").refits
+
+
 def test_a_reproduction_hands_its_options_to_its_parts() -> None:
     whole = ReproduceParameters.model_validate(
         {"epochs": "2", "seed": "0,1", "model_name": "mine", "workers": "3", "resume": "0" * 32}

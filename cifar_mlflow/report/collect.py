@@ -11,7 +11,7 @@ from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import ArchitecturesParameters, GridParameters, StudyOptions, expand
 from cifar_mlflow.store import query, registry
-from cifar_mlflow.store.runs import DATA_DIGEST, MODEL_URI, TrackedRun
+from cifar_mlflow.store.runs import DATA_DIGEST, MODEL_URI, REFIT_OF, TrackedRun
 from cifar_mlflow.study import results
 
 STUDIES: dict[str, type[StudyOptions]] = {
@@ -176,10 +176,12 @@ def _read_study(run: TrackedRun) -> Study:
     options = STUDIES[run.kind]
     factors = (name for name in TrialConfig.model_fields if name in run.parameters)
     given = {name: run.parameters[name] for name in factors}
+    trials = expand(options.model_validate(given))
     newest = query.latest(query.children(run.as_parent()))
+    newest = {trial.key: newest[trial.key] for trial in trials if trial.key in newest}
     return Study(
         run=run,
-        trials=expand(options.model_validate(given)),
+        trials=trials,
         runs=newest,
         histories={
             key: query.metric_histories(child.run_id, HISTORY) for key, child in newest.items()
@@ -219,5 +221,7 @@ def _read_champion(grid: Study, best: list[TrackedRun]) -> str:
     version = f"{name} version {champion.version}"
     if best and champion.run_id == best[0].run_id:
         return f"It is now the champion: {version}."
+    if best and champion.tags.get(REFIT_OF) == best[0].run_id:
+        return f"The champion is now this configuration, trained again on all images: {version}."
     trial = champion.tags.get("trial", "trial unknown")
     return f"The champion is now another model: {version} ({trial})."

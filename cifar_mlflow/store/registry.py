@@ -17,7 +17,7 @@ from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
 from cifar_mlflow.formatting import markdown_table, number, percent
 from cifar_mlflow.store import query
 from cifar_mlflow.store.query import UNKNOWN
-from cifar_mlflow.store.runs import DATA_DIGEST, TrackedRun
+from cifar_mlflow.store.runs import DATA_DIGEST, REFIT_OF, TrackedRun
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 VALIDATION_FRACTION = "validation_fraction"
@@ -41,20 +41,33 @@ class Promotion:
 
 def judge(new: dict[str, str], champion: dict[str, str] | None) -> tuple[str, str]:
     """The alias for a version with the tags ``new``, given the present champion's tags, and why."""
+    validated = validation(new)
+    remark = f"; {validated}" if REFIT_OF in new else ""
     if champion is None:
-        return CHAMPION, "there was no champion"
+        return CHAMPION, f"there was no champion{remark}"
     for condition, name in ((DATA_DIGEST, "data"), (VALIDATION_FRACTION, "validation images")):
         if champion.get(condition) != new[condition]:
-            return CHALLENGER, f"the champion was measured on other {name}: not comparable"
+            return CHALLENGER, f"the champion was measured on other {name}: not comparable{remark}"
     reached, to_beat = (_kept_val_accuracy(tags) for tags in (new, champion))
     if reached is None or to_beat is None:
-        return CHALLENGER, "no validation accuracy to compare with the champion's"
+        return CHALLENGER, f"{validated} to compare with the champion's"
     if reached > to_beat:
-        return CHAMPION, f"validation accuracy {reached:.4f} beats the champion's {to_beat:.4f}"
-    return (
-        CHALLENGER,
-        f"validation accuracy {reached:.4f} does not beat the champion's {to_beat:.4f}",
-    )
+        return CHAMPION, f"{validated} beats the champion's {to_beat:.4f}"
+    # Such as that of the champion itself.
+    if reached == to_beat and REFIT_OF in new and REFIT_OF not in champion:
+        return CHAMPION, f"{validated} equals the champion's, which saw fewer images"
+    return CHALLENGER, f"{validated} does not beat the champion's {to_beat:.4f}"
+
+
+def validation(tags: dict[str, str]) -> str:
+    """The validation accuracy of a version with these tags in words, and of a refit whose it is."""
+    accuracy = _kept_val_accuracy(tags)
+    if accuracy is None:
+        return "no validation accuracy"
+    text = f"validation accuracy {accuracy:.4f}"
+    if twin := tags.get(REFIT_OF):
+        text += f" (of its twin, run {twin}, which was trained without the validation images)"
+    return text
 
 
 def _kept_val_accuracy(tags: dict[str, str]) -> float | None:
@@ -73,25 +86,41 @@ def champion(name: str) -> ModelVersion | None:
         raise
 
 
-def register(name: str, run: TrackedRun, config: TrialConfig, data: Cifar10) -> Promotion:
+def register(
+    name: str,
+    run: TrackedRun,
+    config: TrialConfig,
+    data: Cifar10,
+    twin: TrackedRun | None = None,
+) -> Promotion:
     """Register a trial's model as a new version of ``name``; move the alias if it is better.
 
     If several processes do so at once, the best model becomes champion, however their calls interleave
     (`_agree`). A model that an interrupted study has already registered gets no second version.
+
+    Args:
+        twin: of a refit, which has no validation accuracy, the trial that it trained again. Its validation
+            accuracy stands for the refit's.
     """
     client = mlflow.MlflowClient()
     versions = _versions(name)
     registered = next((each for each in versions if each.run_id == run.run_id), None)
     if registered is None:
-        measured = (KEPT_VAL_ACCURACY, "test_accuracy", "test_loss")
+        judged = twin or run
+        held_out = twin.parameters[VALIDATION_FRACTION] if twin else config.validation_fraction
         tags = {
             DATA_DIGEST: data.digest,
-            VALIDATION_FRACTION: str(config.validation_fraction),
-            **{name: str(run.metrics[name]) for name in measured if name in run.metrics},
+            VALIDATION_FRACTION: str(held_out),
+            "test_accuracy": str(run.metrics["test_accuracy"]),
+            "test_loss": str(run.metrics["test_loss"]),
             "trial": run.name,
             "classes": ", ".join(CLASSES),
             JUDGED_WITH: str(_round(versions)),
         }
+        if KEPT_VAL_ACCURACY in judged.metrics:
+            tags[KEPT_VAL_ACCURACY] = str(judged.metrics[KEPT_VAL_ACCURACY])
+        if twin:
+            tags[REFIT_OF] = twin.run_id
         _, reason = judge(tags, _tags(champion(name)))
         # MLflow prints the new version to stderr, at every log level; `Promotion` is said instead.
         with contextlib.redirect_stderr(io.StringIO()):
@@ -104,7 +133,8 @@ def register(name: str, run: TrackedRun, config: TrialConfig, data: Cifar10) -> 
     alias, reason = _agree(name, registered)
     version = str(registered.version)
     predictions = query.read_table(run.run_id, "predictions.parquet")
-    text = describe(name, version, run, config, data, predictions, reason)
+    validated = validation(registered.tags)
+    text = describe(name, version, run, config, data, predictions, validated, reason)
     client.update_model_version(name, version, text)
     client.update_registered_model(name, ABOUT)
     if alias == CHALLENGER:
@@ -177,6 +207,7 @@ def describe(
     config: TrialConfig,
     data: Cifar10,
     predictions: pd.DataFrame,
+    validated: str,
     reason: str,
 ) -> str:
     """The description of a version, as Markdown, for readers who have nothing but the registry.
@@ -184,6 +215,7 @@ def describe(
     Args:
         run: the trial that trained the model.
         predictions: its `metrics.prediction_table` of the test set.
+        validated: its `validation`.
         reason: why the version got its alias.
     """
     result = metrics.evaluate(predictions)
@@ -205,9 +237,6 @@ def describe(
         for true, predicted, _, share in confused.itertuples(index=False, name=None)
     )
     trained_on = "CIFAR-10" if data.official else "a stand-in for CIFAR-10"
-    validated = "No validation accuracy"
-    if KEPT_VAL_ACCURACY in run.metrics:
-        validated = f"Validation accuracy {number(run.metrics[KEPT_VAL_ACCURACY], 4)}"
     settings = ", ".join(f"{field} {value}" for field, value in config.model_dump().items())
     return f"""Classifies colour images of 32 x 32 pixels into the 10 classes of CIFAR-10.
 
@@ -229,7 +258,7 @@ or `mlflow models serve -m models:/{name}/{version} --env-manager local`, then P
 
 {quality}
 
-{validated}, by which champions are judged.
+{validated.capitalize()}, by which champions are judged.
 
 **Limits**
 

@@ -12,7 +12,8 @@ from cifar_mlflow.processes import Process
 from cifar_mlflow.training.origin import OF_A_CHECKPOINT, Origin
 
 # Tags.
-KIND = "kind"  # the name of the run's entry point, or "trial"
+KIND = "kind"  # the name of the run's entry point, or one of these two
+TRIAL, REFIT = "trial", "refit"  # a refit is a study's best trial, trained again on all images
 TRIAL_KEY = "trial_key"  # TrialConfig.key
 PLAN_KEY = "plan_key"  # of what a command computes: its trials and its data
 DATA_DIGEST = "data_digest"
@@ -20,6 +21,7 @@ MODEL_URI = "model_uri"
 END_REASON = "end_reason"  # why a run did not finish, as text
 FAILURE = "failure"  # errors.Failure
 BEST = "best"  # on one child of a study
+REFIT_OF = "refit_of"  # on a refit, and a version of its model: the id of the best trial's run
 CHECKPOINT = "checkpoint"  # the newest one's file, epoch and SHA-256, as JSON
 RESUMED_FROM = "resumed_from"  # the id of the run that this one resumed
 CHECKPOINT_LOST = "checkpoint_lost"  # why a trial had to start over

@@ -403,6 +403,12 @@ def tag_best(best: TrackedRun, config: TrialConfig) -> None:
     mlflow.log_metrics({f"best_trial_{name}": value for name, value in known.items()})
 
 
+def tag_refit(refit: TrackedRun, best: TrackedRun) -> None:
+    """Say on a refit which trial it trained again, and on the active run which one its refit is."""
+    mlflow.MlflowClient().set_tag(refit.run_id, runs.REFIT_OF, best.run_id)
+    mlflow.set_tag("refit_run_id", refit.run_id)
+
+
 def mark_outdated(run: TrackedRun, how: str) -> None:
     """Tag a finished trial with how its origin differs from the present one; empty if it does not."""
     if how != run.outdated:

@@ -21,6 +21,8 @@ def plan_or_run(parameters: StudyOptions) -> int:
         for trial in trials:
             console.terminal.print(f"{trial.key}  {trial.name}", highlight=False)
         plan = outline(trials, *share_cores(len(trials), parameters))
+        if parameters.refits:
+            plan += "; then the best one again, on all training images"
         console.terminal.print(plan, highlight=False, soft_wrap=True)
         return DONE
 

@@ -5,12 +5,13 @@ Dask and ray come with requirements-cluster.txt and are imported only when selec
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import joblib
+from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from cifar_mlflow.errors import UsageError, WorkerDied
@@ -65,6 +66,8 @@ def _loky(options: StudyOptions, trials: int) -> Iterator[Engine]:
             raise WorkerDied from error
 
     yield Engine(workers, threads, run)
+    # TensorFlow cannot change its threads, so the next engine must not get these processes.
+    get_reusable_executor(reuse=True).shutdown()
 
 
 @contextmanager
@@ -98,7 +101,7 @@ def _dask(options: StudyOptions, trials: int) -> Iterator[Engine]:
     def tolerate(dask_scheduler: Any, deaths: int) -> None:
         dask_scheduler.allowed_failures = max(dask_scheduler.allowed_failures, deaths)
 
-    with client:
+    with client.cluster or nullcontext(), client:  # a cluster of its own ends with the engine
         # Dask restarts a trial whose worker died. It must not give up first, because joblib would wait
         # for ever; run_child counts the attempts itself.
         client.run_on_scheduler(tolerate, deaths=options.retries + 1)

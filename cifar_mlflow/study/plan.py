@@ -15,15 +15,26 @@ from cifar_mlflow.training.devices import gpus
 
 
 def check_choice(trials: Sequence[TrialConfig], options: StudyOptions) -> None:
-    """Refuse a plan whose best trial could not be chosen.
+    """Refuse a plan whose best trial could not be chosen, or not be trained again on all images.
 
     Raises:
-        UsageError: it is chosen by validation, and a trial is trained without.
+        UsageError: it is chosen by validation, and a trial is trained without; or a refit is asked for
+            of trials that need validation, or that are trained on all images already.
     """
     if options.select_by == "validation" and not all(t.validation_fraction for t in trials):
         raise UsageError(
             "validation_fraction=0: this leaves no image to choose the best trial by; input should be "
             "greater than 0, or select_by=test"
+        )
+    if options.refits and any(trial.keep == "best" for trial in trials):
+        raise UsageError(
+            "refit=true: on all training images there is no validation to find the best epoch by; "
+            "keep should be last"
+        )
+    if options.refits and not all(trial.validation_fraction for trial in trials):
+        raise UsageError(
+            "refit=true: with validation_fraction=0 the trials are trained on all images already; "
+            "input should be false, or validation_fraction greater than 0"
         )
 
 

@@ -84,8 +84,8 @@ class Watch(AbstractContextManager["Watch"]):
         Args:
             first: before this command starts a trial, so that all epochs are an interrupted study's.
         """
-        running = query.children(self.parent, query.RUNNING)
-        ended = query.children(self.parent, f"attributes.end_time >= {self.newest_end}")
+        running = self._runs(query.RUNNING)
+        ended = self._runs(f"attributes.end_time >= {self.newest_end}")
         for run in (*ended, *running):
             self._count(run, first)
         for run in ended:
@@ -102,6 +102,9 @@ class Watch(AbstractContextManager["Watch"]):
             each = (f"{r.name} {r.epochs}/{self.epochs[r.key]} {_note(r)}".strip() for r in running)
             self._line("; ".join([duration(self.last_line - self.began), *each, left]).rstrip("; "))
         self.progress.refresh()
+
+    def _runs(self, where: str) -> list[TrackedRun]:
+        return [run for run in query.children(self.parent, where) if run.key in self.epochs]
 
     def _count(self, run: TrackedRun, first: bool) -> None:
         if not run.epochs:

@@ -1,7 +1,7 @@
-"""Run many trials: on every core or machine, resuming interrupted ones, then summarise them."""
+"""Run many trials: on every core or machine, resuming interrupted ones; then choose the best model."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import joblib
 
@@ -13,11 +13,19 @@ from cifar_mlflow.errors import Failure, WorkerDied
 from cifar_mlflow.formatting import counted, duration
 from cifar_mlflow.parameters import StudyOptions
 from cifar_mlflow.store import claims, query, resume, tracking
-from cifar_mlflow.store.runs import CHECKPOINT_LOST, Parent, Status, TrackedRun
+from cifar_mlflow.store.runs import (
+    CHECKPOINT_LOST,
+    KIND,
+    REFIT,
+    TRIAL,
+    Parent,
+    Status,
+    TrackedRun,
+)
 from cifar_mlflow.study import engines, timing
 from cifar_mlflow.study.plan import outline, remainder
 from cifar_mlflow.study.progress import Watch
-from cifar_mlflow.study.summary import summarise_study
+from cifar_mlflow.study.summary import Finished, end_study, summarise_study
 from cifar_mlflow.study.trial import (
     Train,
     TrialOptions,
@@ -33,10 +41,10 @@ RETRIED_ALONE = "a worker running this trial or a concurrent one died; the trial
 
 
 def run_study(trials: Sequence[TrialConfig], options: StudyOptions) -> bool:
-    """Run every trial under one parent run, and summarise them.
+    """Run every trial under one parent run, choose the best, refit it if asked to, and register it.
 
     Returns:
-        Whether all trials finished.
+        Whether all trials finished, and the refit.
 
     Raises:
         UsageError: the data, the engine or the precision is not available, a validation fraction leaves
@@ -54,32 +62,71 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions) -> bool:
     with (
         tracking.tracked_run(options.kind) as run,
         claims.claim(run, key, options.resume) as previous,
-        engines.started(options, len(trials), run.as_parent().tracking_uri) as engine,
     ):
         parent = run.as_parent()
-        say("Study", outline(trials, engine.workers, engine.threads))
-        tracking.log_parameters(options)
-        tracking.log_environment(engine.threads)
-        tracking.log_dataset(data, "training")
-        if previous:
-            take_over(previous, trials, options, engine, parent)
-        if options.address == "local":
-            say_expected_time(trials, data, engine, parent)
-        try:
-            with Watch(parent, trials):
-                repeated = train_all(trials, data, engine, options, parent)
-        finally:
-            # Trials of an interrupted study, and of workers that it lost the connection to.
-            for trial in query.children(parent, query.RUNNING):
-                tracking.end_run(trial.run_id, "the study was interrupted")
-        for trial in query.children(parent, f"tags.{CHECKPOINT_LOST} != ''"):
-            say("Retrained", f"{trial.name}; the checkpoint is lost: {trial.checkpoint_lost}")
-        if repeated:
-            say("Stopped", f"{options.max_same_failures} trials failed alike: {repeated}")
-        finished = summarise_study(trials, data, options, parent)
+        with engines.started(options, len(trials), parent.tracking_uri) as engine:
+            say("Study", outline(trials, engine.workers, engine.threads))
+            tracking.log_parameters(options)
+            tracking.log_environment(engine.threads)
+            tracking.log_dataset(data, "training")
+            if previous:
+                take_over(previous, trials, options, engine, parent)
+            if options.address == "local":
+                say_expected_time(trials, data, engine, parent)
+            repeated = run_trials(trials, data, engine, options, parent)
+        summary = summarise_study(trials, data, options, parent)
+        model = summary.best
+        if model and options.refits:
+            model = None if repeated else refit(model, data, options, parent)
+        end_study(summary, model, data, options, parent.tracking_uri)
+        finished = summary.complete and model is not None
         if not finished:
-            tracking.tag_end_reason(repeated or "not every trial finished")
+            missing = "the refit did not finish" if summary.complete else "not every trial finished"
+            tracking.tag_end_reason(repeated or missing)
         return finished
+
+
+def refit(best: Finished, data: Cifar10, options: StudyOptions, parent: Parent) -> Finished | None:
+    """Train the best trial again, on all training images, with all cores; None if it does not finish.
+
+    A study that was interrupted meanwhile goes on with the refit's checkpoint, or keeps what is finished.
+    """
+    trial = best.trial.on_all_images
+    begun = query.latest(query.children(parent)).get(trial.key)
+    with engines.started(options, 1, parent.tracking_uri) as engine:
+        left = remainder([trial], {trial.key: timing.epochs_done(begun)})
+        threads = counted(engine.threads, "thread")
+        say("Refit", f"the best trial, on all training images, {threads}; {left}")
+        run_trials([trial], data, engine, options, parent, REFIT)
+    run = query.latest(query.children(parent)).get(trial.key)
+    if run is None or run.status != Status.FINISHED:
+        say("Failed", f"the refit: {run.end_reason if run else 'not run'}")
+        return None
+    tracking.tag_refit(run, best.run)
+    return Finished(trial, run)
+
+
+def run_trials(
+    trials: Sequence[TrialConfig],
+    data: Cifar10,
+    engine: engines.Engine,
+    options: StudyOptions,
+    parent: Parent,
+    kind: str = TRIAL,
+) -> str | None:
+    """`train_all`, shown while it goes on; no trial is left running, and what went wrong is said."""
+    try:
+        with Watch(parent, trials):
+            repeated = train_all(trials, data, engine, options, parent, kind=kind)
+    finally:
+        # Trials of an interrupted study, and of workers that it lost the connection to.
+        for trial in query.children(parent, query.RUNNING):
+            tracking.end_run(trial.run_id, "the study was interrupted")
+    for trial in query.children(parent, f"tags.{KIND} = '{kind}' and tags.{CHECKPOINT_LOST} != ''"):
+        say("Retrained", f"{trial.name}; the checkpoint is lost: {trial.checkpoint_lost}")
+    if repeated:
+        say("Stopped", f"{options.max_same_failures} trials failed alike: {repeated}")
+    return repeated
 
 
 def take_over(
@@ -92,18 +139,21 @@ def take_over(
     """Take over the trials of interrupted runs of the study, and say how many there are.
 
     Finished trials of another network or other versions are marked; or they stay where they are, and
-    are retrained here.
+    are retrained here. A refit is taken over like a trial, if this study refits too.
     """
-    earlier = resume.previous_trials(previous, parent)
+    refits = [trial.on_all_images for trial in trials] if options.refits else []
+    planned = {trial.key: trial for trial in (*trials, *refits)}
+    earlier = [run for run in resume.previous_trials(previous, parent) if run.key in planned]
     finished = [run for run in earlier if run.status == Status.FINISHED]
-    outdated = find_outdated(finished, trials, engine)
+    outdated = find_outdated(finished, planned, engine)
     keep = options.outdated == "keep"
     adopted = [run for run in earlier if keep or run.run_id not in outdated]
     for run in adopted:
         tracking.mark_outdated(run, outdated.get(run.run_id, ""))
     resume.adopt_trials(adopted, previous, parent)
-    done = {run.key for run in adopted if run.status == Status.FINISHED}
-    part_done = {run.key: run.epochs for run in adopted if run.checkpoint and run.key not in done}
+    own = [run for run in adopted if run.kind != REFIT]
+    done = {run.key for run in own if run.status == Status.FINISHED}
+    part_done = {run.key: run.epochs for run in own if run.checkpoint and run.key not in done}
     left = remainder([trial for trial in trials if trial.key not in done], part_done)
     studies = " and ".join(study.run_id for study in previous)
     say(
@@ -118,16 +168,18 @@ def take_over(
 
 
 def find_outdated(
-    finished: Sequence[TrackedRun], trials: Sequence[TrialConfig], engine: engines.Engine
+    finished: Sequence[TrackedRun], planned: Mapping[str, TrialConfig], engine: engines.Engine
 ) -> dict[str, str]:
     """How the origins of finished trials differ from the workers' present ones, by run id.
 
     Trials of the same network and versions are left out.
+
+    Args:
+        planned: the trials by their keys.
     """
     if not finished:
         return {}
-    by_key = {trial.key: trial for trial in trials}
-    configurations = [by_key[run.key].configuration for run in finished]
+    configurations = [planned[run.key].configuration for run in finished]
     distinct = list(dict.fromkeys(configurations))
     (present,) = engine.run([joblib.delayed(origins)(distinct, engine.threads)])
     now = dict(zip(distinct, present, strict=True))
@@ -155,6 +207,7 @@ def train_all(
     options: StudyOptions,
     parent: Parent,
     train: Train = train_and_log,
+    kind: str = TRIAL,
 ) -> str | None:
     """Run the trials that are not finished in the store, round by round, while one is worth trying.
 
@@ -162,6 +215,7 @@ def train_all(
 
     Args:
         train: see `run_child`.
+        kind: of the runs.
 
     Returns:
         The reason that so many trials failed for, one after another, that the study stopped; None if
@@ -172,7 +226,7 @@ def train_all(
         WorkerDied: a worker died while no trial was running.
     """
     each = TrialOptions(
-        engine.threads, options.tensorboard, options.retries, options.max_same_failures
+        engine.threads, options.tensorboard, options.retries, options.max_same_failures, kind
     )
     failures: Counter[str] = Counter()
     alone: set[str] = set()  # keys of trials that ran when a worker died: each is retried alone

@@ -1,6 +1,7 @@
 """What ends a study: results, figures and the best model, from the runs in the tracking store."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -11,7 +12,7 @@ from cifar_mlflow.analysis import figures
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import Lines
 from cifar_mlflow.data.cifar10 import Cifar10
-from cifar_mlflow.formatting import markdown_table
+from cifar_mlflow.formatting import markdown_table, number
 from cifar_mlflow.parameters import StudyOptions
 from cifar_mlflow.store import query, registry, tracking
 from cifar_mlflow.store.runs import Parent, Status, TrackedRun
@@ -24,15 +25,30 @@ FAILURES_LISTED = 5
 REASON_LENGTH = 200  # characters
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A trial that finished, and its run."""
+
+    trial: TrialConfig
+    run: TrackedRun
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a study's trials came to."""
+
+    complete: bool  # all trials finished
+    best: Finished | None  # None if no trial finished
+    text: str  # the results as Markdown
+    layers: list[str]  # of the networks that it compares, as Markdown
+
+
 def summarise_study(
     trials: Sequence[TrialConfig], data: Cifar10, options: StudyOptions, parent: Parent
-) -> bool:
-    """Log the results, figures and the best trial on the active run, and say them.
+) -> Summary:
+    """Choose the best trial; log it, the results and the figures on the active run, and say them.
 
-    A grid registers its best model. A comparison of networks names the best one and logs their layers.
-
-    Returns:
-        Whether all trials finished.
+    A comparison of networks names the best one and logs their layers.
     """
     runs = query.latest(query.children(parent))
     table = results.tabulate(trials, runs, options.select_by, data.official)
@@ -47,22 +63,17 @@ def summarise_study(
     headings, rows = results.cells(summary)
     show(headings, rows)
     account = failures(table) + results.reading(summary, options.select_by)
+    best = None
     if table["best"].any():
         trial = trials[int(table["best"].argmax())]
-        account += choose(trial, runs[trial.key], summary, data, options, parent.tracking_uri)
-    else:
-        account += [("Best", "none, because no trial finished")]
+        best = Finished(trial, runs[trial.key])
+        tracking.tag_best(best.run, trial)
+    account.append(("Best", explain_choice(best, summary, options)))
     console.say_lines(account)
-    tracking.describe(
-        "\n\n".join(
-            [
-                markdown_table(headings, rows),
-                console.lines_markdown(account),
-                *results.layer_markdown(layers),
-            ]
-        )
-    )
-    return bool(table["status"].eq(Status.FINISHED).all())
+    text = f"{markdown_table(headings, rows)}\n\n{console.lines_markdown(account)}"
+    tracking.describe(text)
+    complete = bool(table["status"].eq(Status.FINISHED).all())
+    return Summary(complete, best, text, results.layer_markdown(layers))
 
 
 def draw(
@@ -161,18 +172,13 @@ def failures(table: pd.DataFrame) -> Lines:
     return account
 
 
-def choose(
-    trial: TrialConfig,
-    run: TrackedRun,
-    summary: pd.DataFrame,
-    data: Cifar10,
-    options: StudyOptions,
-    tracking_uri: str,
-) -> Lines:
-    """Tag the best trial and, for a grid, register its model; gives the lines that say so."""
-    tracking.tag_best(run, trial)
+def explain_choice(best: Finished | None, summary: pd.DataFrame, options: StudyOptions) -> str:
+    """Which trial is the best, and what it was chosen by."""
+    if best is None:
+        return "none, because no trial finished"
+    trial = best.trial
     seeds = summary["n"].to_dict()[trial.configuration.name]
-    text = f"{run.name}, chosen by {options.select_by} accuracy"
+    text = f"{best.run.name}, chosen by {options.select_by} accuracy"
     if seeds > 1:
         text = (
             f"{trial.configuration.name}, chosen by the mean {options.select_by} accuracy of its {seeds} "
@@ -182,17 +188,43 @@ def choose(
         text = f"the {trial.architecture} network: {text}"
     if options.select_by == "test":
         text += ", which leaks the test set into the choice"
+    return text
+
+
+def end_study(
+    summary: Summary,
+    model: Finished | None,
+    data: Cifar10,
+    options: StudyOptions,
+    tracking_uri: str,
+) -> None:
+    """Register the model that a study came to, and say how to look at its results and use the model.
+
+    Args:
+        model: the best trial, or its refit; None if there is none, so that nothing is registered.
+    """
     look = ("Look", f"mlflow ui --backend-store-uri {tracking_uri}")
-    if options.registers_as is None:
-        return [("Best", text), look]
-    promoted, use = promote(trial, run, data, options.registers_as)
-    return [("Best", text), promoted, look, use]
+    lines = [look] if summary.best else []
+    if model and summary.best and options.registers_as:
+        twin = None if model is summary.best else summary.best.run
+        promoted, use = promote(model, twin, data, options.registers_as)
+        lines = [promoted, look, use]
+        if twin:
+            accuracy = number(model.run.metrics["test_accuracy"], 4)
+            lines.insert(0, ("Refit", f"run {model.run.run_id}, test accuracy {accuracy}"))
+    console.say_lines(lines)
+    text = [summary.text, console.lines_markdown(lines), *summary.layers]
+    tracking.describe("\n\n".join(text))
 
 
-def promote(trial: TrialConfig, run: TrackedRun, data: Cifar10, name: str) -> Lines:
-    """Register the best trial's model; gives its version and alias, and how to load it."""
+def promote(model: Finished, twin: TrackedRun | None, data: Cifar10, name: str) -> Lines:
+    """Register a model; gives its version and alias, and how to load it.
+
+    Args:
+        twin: of a refit the trial that it trained again, by which it is judged.
+    """
     before = registry.champion(name)
-    promotion = registry.register(name, run, trial, data)
+    promotion = registry.register(name, model.run, model.trial, data, twin)
     was = f"; before it was version {before.version}" if before else ""
     return [
         (

@@ -8,7 +8,7 @@ import pandas as pd
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.store import query
-from cifar_mlflow.store.runs import DATA_DIGEST, HOST, KIND, Status, TrackedRun
+from cifar_mlflow.store.runs import DATA_DIGEST, HOST, KIND, TRIAL, Status, TrackedRun
 
 NEWEST = 200  # finished trials that are looked at
 
@@ -16,7 +16,7 @@ NEWEST = 200  # finished trials that are looked at
 def comparable_trials(experiment_id: str, data: Cifar10, threads: int) -> list[TrackedRun]:
     """The newest finished trials on this host, on the same data with as many threads."""
     conditions = {
-        f"tags.{KIND}": "trial",
+        f"tags.{KIND}": TRIAL,
         f"tags.{HOST}": platform.node(),
         f"tags.{DATA_DIGEST}": data.digest,
         "tags.threads": threads,
@@ -40,7 +40,7 @@ def expected_seconds(
     Args:
         runs: the run that counts for each trial that has one, by key.
     """
-    left = {trial: trial.epochs - _epochs_done(runs.get(trial.key)) for trial in trials}
+    left = {trial: trial.epochs - epochs_done(runs.get(trial.key)) for trial in trials}
     timed = pd.DataFrame(
         [
             (
@@ -66,6 +66,6 @@ def expected_seconds(
     return max(sum(seconds) / workers, max(seconds, default=0.0))
 
 
-def _epochs_done(run: TrackedRun | None) -> int:
+def epochs_done(run: TrackedRun | None) -> int:
     """The epochs that need not be trained again."""
     return run.epochs if run and (run.status == Status.FINISHED or run.checkpoint) else 0

@@ -19,7 +19,7 @@ from cifar_mlflow.data.cifar10 import Cifar10, Splits
 from cifar_mlflow.data.load import on_this_host
 from cifar_mlflow.errors import DataError, Failure, Superseded, UsageError, WorkerDied
 from cifar_mlflow.store import claims, query, resume, tracking
-from cifar_mlflow.store.runs import TRIAL_KEY, Parent, Status, TrackedRun
+from cifar_mlflow.store.runs import TRIAL, TRIAL_KEY, Parent, Status, TrackedRun
 from cifar_mlflow.training.checkpoint import Checkpoint, best
 from cifar_mlflow.training.devices import check_precision
 from cifar_mlflow.training.origin import Origin
@@ -36,6 +36,7 @@ class TrialOptions:
     tensorboard: bool = False
     retries: int = 0
     max_same_failures: int = 3
+    kind: str = TRIAL  # of their runs
 
 
 Say = Callable[[str, str], None]  # a topic, and a line of text about it
@@ -220,20 +221,22 @@ def run_child(
             deaths = sum(earlier.failure is Failure.WORKER_DIED for earlier in attempts)
             if deaths >= options.retries:
                 return
-    with suppress(Superseded), trial_run(config, parent) as run:
+    with suppress(Superseded), trial_run(config, parent, options.kind) as run:
         train(config, _local(data), options, attempts, lambda topic, text: None)
     _clean_up(run)
 
 
 @contextmanager
-def trial_run(config: TrialConfig, parent: Parent | None = None) -> Iterator[TrackedRun]:
+def trial_run(
+    config: TrialConfig, parent: Parent | None = None, kind: str = TRIAL
+) -> Iterator[TrackedRun]:
     """A trial's run. A failure ends the run FAILED and goes no further: the store has its cause.
 
     Raises:
         UsageError, Superseded, KeyboardInterrupt: as the block does.
         MlflowException, OSError: the store cannot be written, not even to end the run.
     """
-    run = tracking.start_run("trial", config.name, parent, {TRIAL_KEY: config.key})
+    run = tracking.start_run(kind, config.name, parent, {TRIAL_KEY: config.key})
     try:
         yield run
     except BaseException as error:

@@ -114,11 +114,16 @@ class User:
         """The runs of trials that have finished an epoch."""
         return self.runs("metrics.val_accuracy >= 0")
 
-    def held_after(self, epoch: int) -> "User":
-        """The same user, whose trainings wait after an epoch until `open_gate` is called."""
+    def held_after(self, epoch: int, name: str = "") -> "User":
+        """The same user, whose trainings wait after an epoch until `open_gate` is called.
+
+        Args:
+            name: only trials wait whose name contains it.
+        """
         gate = {
             "GATE": str(self.folder / "gate"),
             "GATE_EPOCH": str(epoch),
+            "GATE_NAME": name,
             "PYTHONPATH": f"{GATE}{os.pathsep}{self.environment['PYTHONPATH']}",
         }
         return replace(self, environment=self.environment | gate)

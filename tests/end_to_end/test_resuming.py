@@ -207,3 +207,23 @@ def test_an_interrupted_training_is_resumed_and_ends_as_if_it_was_left_alone(
     assert (first.info.status, second.info.status) == ("KILLED", "FINISHED")
     assert first.data.tags["superseded_by"] == second.info.run_id
     assert outcome(second) == alone(TrialConfig.model_validate(parameters))
+
+
+def test_a_study_that_is_killed_in_its_refit_goes_on_with_it(user: User, alone: Alone) -> None:
+    given = GRID | {"batch_size": "32", "epochs": "2", "refit": "true"}
+    user = user.held_after(epoch=1, name="validation_fraction=0.0")  # in the refit only
+    refitting = "tags.kind = 'refit' and metrics.epoch >= 1"
+    grid = user.script("grid", given)
+    process = user.start(grid, lambda: bool(user.runs(refitting)))
+    process.kill()
+    process.communicate()
+    user.open_gate()
+    done = user.finish(grid)
+    assert done.returncode == 0, done.stdout
+    assert "1 of 1 finished, 0 part-done; nothing left to train" in done.stdout
+    assert "1 trial, 1 epoch left" in done.stdout
+    begun, refit = user.runs("tags.kind = 'refit'")
+    assert (begun.info.status, refit.info.status) == ("KILLED", "FINISHED")
+    assert refit.data.tags["resumed_from"] == begun.info.run_id
+    (trial,) = expand(GridParameters.model_validate(given))
+    assert outcome(refit) == alone(trial.on_all_images)

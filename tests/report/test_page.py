@@ -291,6 +291,37 @@ def test_a_trial_is_shown_beside_the_grid_whatever_trained_it(store: Store) -> N
     assert "recipe" not in page.text
 
 
+def test_a_refit_is_shown_beside_the_grid_and_is_no_trial_of_it(store: Store) -> None:
+    experiment = store.experiment("refit")
+    given = {"activation": "relu", "batch_size": "32", "optimizer": "adam"}
+    grid = stores.write_study(store.client, experiment, "grid", given)
+    (trial,) = expand(GridParameters.model_validate(given))
+    again = trial.on_all_images
+    tags = {"kind": "refit", "trial_key": again.key, "data_digest": CIFAR10_DIGEST}
+    tags["mlflow.parentRunId"] = grid
+    run = store.client.create_run(experiment, run_name=again.name, tags=tags).info.run_id
+    stores.write_trial(store.client, run, again, 0.9, finished=True)
+    store.client.set_terminated(run, "FINISHED")
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert "1 of 1 trials finished" in page.text
+    assert "of training in 1 trials" in page.text
+    assert page.rows("Table E.")[-1][1:2] == [again.name]
+    assert "Of 2 trials" in page.text
+
+
+def test_a_study_without_validation_can_be_reported(store: Store) -> None:
+    experiment = store.experiment("all images")
+    given = {"activation": "relu", "batch_size": "32,64", "validation_fraction": "0"}
+    stores.write_study(store.client, experiment, "grid", given | {"select_by": "test"})
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert "4 of 4 trials finished" in page.text
+    assert "No trial has a validation accuracy." in page.text
+    assert "chosen by test accuracy: validation –" in page.text
+    assert "nan" not in page.text.lower().split()
+
+
 def test_outdated_trials_are_marked(store: Store) -> None:
     experiment = store.experiment("outdated")
     given = {"activation": "relu", "batch_size": "32"}

@@ -69,6 +69,41 @@ def test_a_champion_without_the_tags_is_not_beaten_blindly() -> None:
     assert judge(TAGS, {})[0] == CHALLENGER
 
 
+def test_a_refit_of_the_champion_takes_its_place_but_only_once() -> None:
+    refit = TAGS | {"refit_of": "1234"}
+    alias, reason = judge(refit, TAGS)
+    assert alias == CHAMPION
+    assert reason.endswith("equals the champion's, which saw fewer images")
+    assert judge(refit, refit)[0] == judge(TAGS, refit)[0] == CHALLENGER
+
+
+TWIN = "(of its twin, run 1234, which was trained without the validation images)"
+
+
+def test_a_refit_is_judged_by_its_twin_and_says_so() -> None:
+    refit = TAGS | {"kept_val_accuracy": "0.7654321", "refit_of": "1234"}
+    assert judge(refit, None) == (
+        CHAMPION,
+        f"there was no champion; validation accuracy 0.7654 {TWIN}",
+    )
+    assert judge(refit, TAGS) == (
+        CHAMPION,
+        f"validation accuracy 0.7654 {TWIN} beats the champion's 0.7000",
+    )
+    alias, reason = judge(TAGS, refit)
+    assert alias == CHALLENGER
+    assert reason.endswith("does not beat the champion's 0.7654")
+    assert judge(refit, TAGS | {"data_digest": "xyz"})[1].endswith(TWIN)
+
+
+def test_a_version_without_validation_accuracy_beats_none_and_is_not_beaten_blindly() -> None:
+    all_images = {"data_digest": "abc", "validation_fraction": "0.0", "test_accuracy": "0.99"}
+    assert judge(all_images, None) == (CHAMPION, "there was no champion")
+    for new, champion in ((all_images, TAGS), (TAGS, all_images), (all_images, all_images)):
+        assert judge(new, champion)[0] == CHALLENGER
+    assert judge(all_images, all_images)[1].startswith("no validation accuracy to compare")
+
+
 def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
     small_cifar10: Cifar10,
 ) -> None:
@@ -77,8 +112,10 @@ def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
     probabilities = random.dirichlet(np.ones(10), len(labels)).astype(np.float32)
     predictions = metrics.prediction_table(probabilities, labels)
     config = TrialConfig(optimizer="adam")
-    run = tracked("1234", config.name, metrics={"kept_val_accuracy": 0.7654321})
-    text = describe("mine", "3", run, config, small_cifar10, predictions, "it was the best")
+    run = tracked("1234", config.name)
+    text = describe(
+        "mine", "3", run, config, small_cifar10, predictions, "its accuracy", "it was the best"
+    )
     bounds = metrics.intervals(predictions)
     for name, value, low, high in bounds.itertuples(name=None):
         row = f"| {name.replace('_', ' ')}&ensp; | {value:.4f} ({low:.4f} to {high:.4f}) |"
@@ -89,10 +126,10 @@ def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
         "mlflow models serve -m models:/mine/3",
         "uint8 (N, 32, 32, 3), RGB 0..255, to float32 (N, 10)",
         "on 40 test images, with 95 % intervals",
-        "Validation accuracy 0.7654",
+        "Its accuracy, by which champions are judged",
         f"a stand-in for CIFAR-10, SHA-256 {small_cifar10.digest}",
         "run 1234 (relu-32-adam-deep)",
-        "optimizer adam, learning_rate auto, epochs 20",
+        "optimizer adam, learning_rate auto, schedule constant",
         "it was the best",
     ):
         assert told in text
@@ -188,6 +225,36 @@ def test_of_two_studies_that_end_at_once_the_better_model_is_the_champion(
         assert made.reason == "validation accuracy 0.7000 does not beat the champion's 0.7200"
         assert aliases()[CHALLENGER] == int(made.version)
     assert promotion(int(made.version)) == made.reason
+
+
+def test_a_refits_version_has_its_own_model_and_its_twins_validation(
+    candidate: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described: list[str] = []
+
+    def keep(*given: str) -> str:
+        described.append(given[-2])
+        return ""
+
+    twin, own = candidate(0.7), candidate(0.99)
+    monkeypatch.setattr(registry, "describe", keep)
+    mlflow.MlflowClient().log_param(twin.run.run_id, "validation_fraction", "0.2")
+    twin_run = query.read(twin.run.run_id)
+    config = own.config.on_all_images
+    made = [register("mine", own.run, config, own.data, twin_run) for _ in range(2)]
+    assert made[0] == made[1]  # a second time makes no second version
+    (version,) = mlflow.MlflowClient().search_model_versions("name = 'mine'")
+    assert version.run_id == own.run.run_id
+    expected = {
+        "kept_val_accuracy": "0.7",
+        "validation_fraction": "0.2",
+        "refit_of": twin_run.run_id,
+        "promotion": made[0].reason,
+    }
+    assert expected.items() <= version.tags.items()
+    assert f"of its twin, run {twin_run.run_id}, which" in made[0].reason
+    assert described[0] == registry.validation(version.tags)
+    assert candidate(0.8).register().alias == CHAMPION
 
 
 def test_a_rollback_by_hand_stays_for_the_versions_that_follow(candidate: Make) -> None:

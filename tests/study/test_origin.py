@@ -13,7 +13,7 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store import claims, query, resume, tracking
-from cifar_mlflow.store.runs import OUTDATED, PARENT, PLAN_KEY, TRIAL_KEY, TrackedRun
+from cifar_mlflow.store.runs import OUTDATED, PARENT, PLAN_KEY, REFIT, TRIAL_KEY, TrackedRun
 from cifar_mlflow.study import engines, runner, trial
 from cifar_mlflow.training import fit, origin
 from cifar_mlflow.training.checkpoint import Checkpoint
@@ -255,3 +255,17 @@ def test_outdated_trials_are_retrained_on_request(
     run = mlflow.get_run(before.runs[SGD])
     assert run.info.status == "FINISHED"
     assert run.data.tags[PARENT] == before.study
+
+
+@pytest.mark.parametrize(("option", "kept"), [("true", True), ("false", False)])
+def test_a_refit_is_taken_over_if_the_study_refits_and_counts_as_no_trial(
+    left: Callable[..., Left], option: str, kept: bool
+) -> None:
+    before, config = left(), TRIALS[0].on_all_images
+    parent = query.read(before.study).as_parent()
+    with tracking.tracked_run(REFIT, config.name, parent, {TRIAL_KEY: config.key}):
+        tracking.log_environment(1, fit.origin(config))
+    children, lines = before.resumed(refit=option)
+    assert children.keys() == {SGD, ADAM} | ({config.name} if kept else set())
+    assert len(lines) == 1
+    assert lines[0].endswith("2 of 2 finished, 0 part-done; nothing left to train")

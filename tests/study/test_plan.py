@@ -66,3 +66,15 @@ def test_a_plan_is_refused_if_there_is_nothing_to_choose_by(fractions: str) -> N
     with pytest.raises(UsageError, match=r"^validation_fraction=0: .* or select_by=test$"):
         plan.check_choice(expand(by_validation), by_validation)
     plan.check_choice(expand(by_test), by_test)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [({"keep": "last,best"}, "keep"), ({"validation_fraction": "0"}, "validation_fraction=0")],
+)
+def test_a_refit_is_refused_of_trials_that_it_would_not_train_alike(
+    given: dict[str, str], named: str
+) -> None:
+    options = GridParameters.model_validate(given | {"refit": "true", "select_by": "test"})
+    with pytest.raises(UsageError, match=f"^refit=true: .*{named}"):
+        plan.check_choice(expand(options), options)

@@ -229,3 +229,11 @@ def test_slow_polls_become_rarer() -> None:
     assert progress.poll_pause(0.001) == progress.POLL_SECONDS
     assert progress.poll_pause(0.1) == pytest.approx(10)
     assert progress.poll_pause(100) == progress.MAX_POLL_SECONDS
+
+
+def test_only_the_trials_watched_are_shown(store: Store, screen: Screen) -> None:
+    shown = screen()
+    store.write("0", 0, 20, "FINISHED")
+    store.write("1", 1, 20)
+    progress.Watch(Parent("", "0", "study"), TRIALS[2:]).poll()
+    assert shown.getvalue() == ""

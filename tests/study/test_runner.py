@@ -12,9 +12,11 @@ from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.errors import Diverged, Superseded, WorkerDied
 from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store import claims, query, resume, tracking
-from cifar_mlflow.store.runs import TRIAL_KEY, Parent, Status, TrackedRun
+from cifar_mlflow.store.runs import REFIT, REFIT_OF, TRIAL_KEY, Parent, Status, TrackedRun
 from cifar_mlflow.study import runner
 from cifar_mlflow.study.engines import Engine, Jobs
+from cifar_mlflow.study.summary import Finished
+from tests.conftest import Screen
 
 pytestmark = pytest.mark.usefixtures("store")
 RATES = [1.0, 2.0, 3.0, 4.0, 5.0]
@@ -225,3 +227,39 @@ def test_a_study_that_another_process_resumed_ends_without_further_trials(study:
         study.run({2.0: superseded})
     assert study.tried == RATES[:2]
     assert query.search("0", "tags.kind = 'grid'")[0].status == Status.KILLED
+
+
+# The refit ------------------------------------------------------------------------------------
+
+
+def test_a_finished_refit_is_not_trained_again(study: Study) -> None:
+    trial = TrialConfig()
+    with tracking.tracked_run("grid") as run:
+        parent = run.as_parent()
+        with tracking.tracked_run("trial", trial.name, parent, {TRIAL_KEY: trial.key}) as best:
+            pass
+        again = trial.on_all_images
+        with tracking.tracked_run(REFIT, again.name, parent, {TRIAL_KEY: again.key}) as refit:
+            pass
+        found = runner.refit(Finished(trial, best), study.data, GridParameters(), parent)
+        assert found
+        assert (found.trial, found.run.run_id) == (again, refit.run_id)
+        assert len(query.children(parent)) == 2
+    assert query.read(refit.run_id).tags[REFIT_OF] == best.run_id
+    assert query.read(run.run_id).tags["refit_run_id"] == refit.run_id
+
+
+def test_a_refit_that_fails_gives_no_model_and_says_why(
+    study: Study, monkeypatch: pytest.MonkeyPatch, screen: Screen
+) -> None:
+    shown, trial = screen(), TrialConfig()
+
+    def fail(trials: list[TrialConfig], *given: object) -> None:
+        with tracking.tracked_run(REFIT, tags={TRIAL_KEY: trials[0].key}):
+            tracking.tag_end_reason("the disk is full")
+
+    monkeypatch.setattr(runner, "run_trials", fail)
+    with tracking.tracked_run("grid") as run:
+        best = Finished(trial, run)
+        assert runner.refit(best, study.data, GridParameters(), run.as_parent()) is None
+    assert "Failed    the refit: the disk is full" in shown.getvalue()

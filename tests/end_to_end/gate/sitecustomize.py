@@ -1,5 +1,7 @@
 """A gate for trainings: after the epoch GATE_EPOCH they wait until the file GATE exists.
 
+Only trials wait whose name contains GATE_NAME.
+
 Python imports this module when it starts, if this folder is on its PYTHONPATH; so do workers.
 """
 
@@ -39,14 +41,18 @@ class Finder(MetaPathFinder):
 
 
 def gated(train: Callable[..., object]) -> Callable[..., object]:
-    def train_to_the_gate(*given: Any, on_epoch: Callable[[Any], None], **named: Any) -> object:
+    def train_to_the_gate(
+        config: Any, *given: Any, on_epoch: Callable[[Any], None], **named: Any
+    ) -> object:
+        waits = os.environ["GATE_NAME"] in config.name
+
         def wait_after(checkpoint: Any) -> None:
             on_epoch(checkpoint)
-            if len(checkpoint.history) == int(os.environ["GATE_EPOCH"]):
+            if waits and len(checkpoint.history) == int(os.environ["GATE_EPOCH"]):
                 while not os.path.exists(os.environ["GATE"]):
                     time.sleep(0.05)
 
-        return train(*given, on_epoch=wait_after, **named)
+        return train(config, *given, on_epoch=wait_after, **named)
 
     return train_to_the_gate
 
