@@ -163,7 +163,10 @@ def read_batches(names: Sequence[str]) -> Iterator[list[UserImage | Skipped]]:
     # The pool's threads are daemons: neither Ctrl-C nor the end of the process waits for them.
     with ThreadPool(joblib.cpu_count()) as pool:
         for start in range(0, len(names), BATCH):
-            yield pool.map(read, names[start : start + BATCH], chunksize=1)
+            images = pool.map_async(read, names[start : start + BATCH], chunksize=1)
+            while not images.ready():  # a wait without end may miss a Ctrl-C that comes as it begins
+                images.wait(timeout=1)
+            yield images.get()
 
 
 def read(name: str) -> UserImage | Skipped:
