@@ -57,7 +57,7 @@ class Trainer:
         pixels = random.integers(0, 256, (count, *IMAGE_SHAPE), np.uint8)
         labels = random.integers(0, 10, count, np.uint8)
         self.images, self.labels = batches.tensors(Examples(pixels, labels))
-        self.network = fit.prepare(self.config, count)
+        self.network = fit.prepare(self.config, pixels)
 
     def fit(self, count: int) -> float:
         """An epoch of the first images, as `fit.train` runs it; gives its mean loss."""

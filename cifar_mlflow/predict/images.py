@@ -164,7 +164,9 @@ def read_batches(names: Sequence[str]) -> Iterator[list[UserImage | Skipped]]:
     with ThreadPool(joblib.cpu_count()) as pool:
         for start in range(0, len(names), BATCH):
             images = pool.map_async(read, names[start : start + BATCH], chunksize=1)
-            while not images.ready():  # a wait without end may miss a Ctrl-C that comes as it begins
+            while (
+                not images.ready()
+            ):  # a wait without end may miss a Ctrl-C that comes as it begins
                 images.wait(timeout=1)
             yield images.get()
 

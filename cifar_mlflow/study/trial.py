@@ -78,7 +78,7 @@ def _train(
     from cifar_mlflow.training import fit
 
     def check(checkpoint: Checkpoint) -> None:
-        fit.restore(config, checkpoint, len(splits.train.labels))
+        fit.restore(config, checkpoint, splits.train.images)
 
     def on_epoch(checkpoint: Checkpoint) -> None:
         tracking.raise_if_superseded()

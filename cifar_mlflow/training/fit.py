@@ -86,12 +86,9 @@ def train(
     """
     check_precision(config.precision)
     here = origin(config)
-    count = len(data.train.labels)
-    if start:
-        network = restore(config, start, count)
-    else:
-        network = prepare(config, count)
-        initialise(network, data.train.images)
+    network = (
+        restore(config, start, data.train.images) if start else prepare(config, data.train.images)
+    )
     optimizer = network.optimizer
     history = list(start.history) if start else []
     best_weights = start.best_weights if start else ()
@@ -128,7 +125,9 @@ def train(
             Checkpoint(tuple(history), weights, values(optimizer.variables), best_weights, here)
         )
 
-    flop = count * sum(training_flop(network, config.image_size(epoch.epoch)) for epoch in history)
+    flop = len(data.train.labels) * sum(
+        training_flop(network, config.image_size(epoch.epoch)) for epoch in history
+    )
     kept, weights = history[-1], network.get_weights()
     if config.keep == "best":
         kept, weights = best(history), best_weights
@@ -150,12 +149,17 @@ def validation_batches(config: TrialConfig, examples: Examples) -> tf.data.Datas
     return batches.for_evaluation(images, truth)
 
 
-def prepare(config: TrialConfig, count: int) -> keras.Sequential:
-    """The network with its random weights and its optimizer, for ``count`` training images."""
+def prepare(config: TrialConfig, images: npt.NDArray[np.uint8]) -> keras.Sequential:
+    """The network with its initial weights and its optimizer, ready for the first epoch.
+
+    Args:
+        images: the training images, uint8 (N, 32, 32, 3).
+    """
     keras.backend.clear_session()
     keras.utils.set_random_seed(config.seed)
     network = build(config)
-    compile_network(network, config, config.epochs * math.ceil(count / config.batch_size))
+    initialise(network, images)
+    compile_network(network, config, config.epochs * math.ceil(len(images) / config.batch_size))
     network.optimizer.build(network.trainable_variables)
     return network
 
@@ -202,15 +206,20 @@ def _fingerprint(config: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def restore(config: TrialConfig, start: Checkpoint, count: int) -> keras.Sequential:
-    """The network and its optimizer as they were at a checkpoint, for ``count`` training images.
+def restore(
+    config: TrialConfig, start: Checkpoint, images: npt.NDArray[np.uint8]
+) -> keras.Sequential:
+    """The network and its optimizer as they were at a checkpoint, ready for the next epoch.
+
+    Args:
+        images: the training images, uint8 (N, 32, 32, 3).
 
     Raises:
         CheckpointError: it has another origin, or its arrays do not fit.
     """
     if unlike := differences(start.origin, origin(config)):
         raise CheckpointError(f"it is of another origin: {unlike}")
-    network = prepare(config, count)
+    network = prepare(config, images)
     assign(network.variables, start.network)
     assign(network.optimizer.variables, start.optimizer)
     if config.keep == "best":

@@ -116,6 +116,15 @@ def test_a_training_resumed_after_any_epoch_ends_as_one_that_was_not_interrupted
         )
 
 
+def test_lookahead_goes_back_to_the_initial_weights_of_the_images(small_cifar10: Cifar10) -> None:
+    config = quick(architecture="airbench93", lookahead=5)
+    network = fit.prepare(config, small_cifar10.split(0.2).train.images)
+    slow = [each for each in network.optimizer.variables if "slow" in each.path]
+    assert len(slow) == len(network.trainable_variables)
+    for kept, weight in zip(slow, network.trainable_variables, strict=True):
+        np.testing.assert_array_equal(kept, weight)
+
+
 def test_a_checkpoint_of_another_network_is_refused(usual: Usual, small_cifar10: Cifar10) -> None:
     other = quick(activation="tanh")
     theirs, ours = (fit.origin(config)["network"] for config in (quick(), other))
@@ -124,12 +133,14 @@ def test_a_checkpoint_of_another_network_is_refused(usual: Usual, small_cifar10:
 
 
 @pytest.mark.parametrize("part", ["network", "optimizer", "best_weights"])
-def test_a_checkpoint_whose_arrays_do_not_fit_is_refused(usual: Usual, part: str) -> None:
+def test_a_checkpoint_whose_arrays_do_not_fit_is_refused(
+    usual: Usual, small_cifar10: Cifar10, part: str
+) -> None:
     config = quick(keep="best")
     arrays: dict[str, Any] = {part: [np.zeros(3, np.float32)]}
     unfit = dataclasses.replace(usual.checkpoints[0], **arrays)
     with pytest.raises(CheckpointError, match="do not have the shapes"):
-        fit.restore(config, unfit, count=80)
+        fit.restore(config, unfit, small_cifar10.split(0.2).train.images)
 
 
 def test_what_was_trained_before_does_not_change_the_origin() -> None:
