@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +29,16 @@ Activation = Literal[
 Optimizer = Literal[
     "sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad", "adadelta", "muon"
 ]
+FULL_SIZE = "32"  # pixels
 WITH_MOMENTUM = ("sgd", "rmsprop", "muon")
 
 
 def _resolution(value: str) -> str:
     sizes = value.split("-")
-    if not all(re.fullmatch("1[6-9]|2[0-9]|3[0-2]", size) for size in sizes) or sizes[-1] != "32":
+    if (
+        not all(re.fullmatch("1[6-9]|2[0-9]|3[0-2]", size) for size in sizes)
+        or sizes[-1] != FULL_SIZE
+    ):
         raise ValueError("input should be sizes of 16 to 32 pixels, the last 32, such as 20-24-32")
     return value
 
@@ -66,26 +71,28 @@ class TrialConfig(Parameters):
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
     """learning rate; auto is Keras' default for the optimizer"""
     schedule: Literal["constant", "linear", "cosine", "triangular"] = "constant"
-    """how the learning rate goes to zero by the last step: not at all, along a line or a cosine, or
-    along a line after it rose during the first fifth of the steps"""
+    """learning rate over the steps: constant; falling to zero along a line or a cosine; or triangular,
+    rising from zero for the first fifth and then falling to it"""
     momentum: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     """momentum of sgd (Nesterov's), rmsprop or muon; auto is the optimizer's default"""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
-    """share of each weight that is lost per step, times the learning rate; auto is the optimizer's default"""
+    """decoupled weight decay: each step takes this share of a weight, times the learning rate; auto is
+    the optimizer's default"""
     lookahead: int = Field(default=0, ge=0)
-    """after every so many steps, go back half of the way; 0 never goes back"""
+    """steps after which the weights go back half of the way, again and again; 0 never goes back"""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """share of each training label that is spread over all classes"""
     augment: Literal["none", "flip", "flip-crop", "flip-rotate"] = "none"
     """random changes of the training images: mirrored every other epoch; and shifted by up to 2 pixels,
     or rotated by up to 36 degrees"""
-    resolution: Annotated[str, AfterValidator(_resolution)] = "32"
-    """sizes that the training images grow through, in pixels, each for the same number of epochs, such
+    resolution: Annotated[str, AfterValidator(_resolution)] = FULL_SIZE
+    """sizes that the training images grow through, in pixels, each for an equal share of the epochs, such
     as 20-24-32"""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    """number format of the computations; mixed_bfloat16 needs a processor that has it"""
+    """number format of the training; mixed_bfloat16 needs a processor that has it"""
     tta: Literal["none", "flip", "flip-shift"] = "none"
-    """test-time augmentation, part of the model: the mean over the image, mirrored, and shifted by a pixel"""
+    """test-time augmentation, part of the model: it averages over the image and its mirror image, and
+    over both shifted by a pixel"""
     epochs: PositiveInt = 20
     """passes over the training images"""
     validation_fraction: float = Field(default=0.2, ge=0, lt=1)
@@ -108,9 +115,9 @@ class TrialConfig(Parameters):
     @classmethod
     def _takes_any_size(cls, value: str, info: ValidationInfo) -> str:
         architecture = info.data.get("architecture")
-        if value != "32" and architecture and architecture not in ANY_SIZE:
+        if value != FULL_SIZE and architecture and architecture not in ANY_SIZE:
             raise ValueError(
-                f"{architecture} takes only 32; {', '.join(sorted(ANY_SIZE))} take any size"
+                f"{architecture} takes only {FULL_SIZE}; {', '.join(sorted(ANY_SIZE))} take any size"
             )
         return value
 
@@ -172,9 +179,12 @@ class TrialConfig(Parameters):
         return self.model_copy(update={"validation_fraction": 0.0})
 
     def image_size(self, epoch: int) -> int:
-        """Height and width of the training images in an epoch, counted from 1, in pixels."""
+        """Height and width of the training images in an epoch, counted from 1, in pixels.
+
+        The last epoch has the last size, however few epochs there are.
+        """
         sizes = self.resolution.split("-")
-        return int(sizes[(epoch - 1) * len(sizes) // self.epochs])
+        return int(sizes[math.ceil(epoch * len(sizes) / self.epochs) - 1])
 
     @property
     def changes_for_use(self) -> bool:
@@ -182,8 +192,8 @@ class TrialConfig(Parameters):
         return self.tta != "none" or self.precision != "float32"
 
     @property
-    def network(self) -> "TrialConfig":
-        """The trial with all at its default that does not change its network while it is trained."""
+    def network_config(self) -> "TrialConfig":
+        """The trial with everything at its default that its network does not depend on in training."""
         names = ("architecture", "activation", "resolution", "precision")
         return TrialConfig(**self.model_dump(include=set(names)))
 

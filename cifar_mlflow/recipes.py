@@ -36,7 +36,7 @@ def read(recipe: str, several: bool, given: Collection[str] = ()) -> dict[str, A
         UsageError: there is no such recipe, or its file cannot be read, or a field is unknown or has a
             value that is not allowed; the line names the file and the field.
     """
-    path, shown = _find(recipe)
+    path, shown = _locate(recipe)
     try:
         with path.open("rb") as file:
             fields = tomllib.load(file)
@@ -77,7 +77,7 @@ def find(recipe: str) -> Recipe | None:
     return Recipe(printable(Path(recipe).stem), first.model_dump())
 
 
-def _find(recipe: str) -> tuple[Path, str]:
+def _locate(recipe: str) -> tuple[Path, str]:
     """The file of a recipe, and how a message names it."""
     if "/" not in recipe and not recipe.endswith(".toml"):
         if recipe not in names():

@@ -125,6 +125,16 @@ def test_images_grow_in_equal_shares_of_the_epochs() -> None:
     assert sizes == [20, 20, 24, 24, 24, 24, 32, 32]
 
 
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 7, 20])
+def test_however_few_the_epochs_images_never_shrink_and_the_last_ones_are_whole(
+    epochs: int,
+) -> None:
+    trial = TrialConfig(architecture="airbench93", resolution="20-24-28-32", epochs=epochs)
+    sizes = [trial.image_size(epoch) for epoch in range(1, epochs + 1)]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == 32
+
+
 @pytest.mark.parametrize("resolution", ["", "24", "33", "24-", "32-24", "8-32", "24-32px"])
 def test_a_resolution_ends_at_the_full_size(resolution: str) -> None:
     message = refusal(architecture="airbench93", resolution=resolution)

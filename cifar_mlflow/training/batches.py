@@ -57,13 +57,13 @@ def for_training(
     """
     random = np.random.default_rng([config.seed, epoch])
     order = random.permutation(len(labels))
-    each = [tf.constant(some) for some in changes(config, epoch, len(labels), random)]
+    drawn = [tf.constant(each) for each in changes(config, epoch, len(labels), random)]
     size = config.image_size(epoch)
 
     def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         pixels, truth = tf.gather(images, index), tf.gather(labels, index)
         if config.augment != "none":
-            mirrored, shifts, angles = (tf.gather(some, index) for some in each)
+            mirrored, shifts, angles = (tf.gather(each, index) for each in drawn)
             pixels = changed(pixels, mirrored, shifts)
             if config.augment == "flip-rotate":
                 pixels = rotated(pixels, angles)

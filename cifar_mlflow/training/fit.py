@@ -189,7 +189,7 @@ def origin(config: TrialConfig) -> Origin:
     bare = keras.Sequential()
     compile_network(bare, config, steps=1)
     return {
-        "network": network_fingerprint(config.network),
+        "network": network_fingerprint(config.network_config),
         "compile_config": _fingerprint(bare.get_compile_config()),
         **environment(),
     }

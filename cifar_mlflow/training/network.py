@@ -6,11 +6,9 @@ import pandas as pd
 
 from cifar_mlflow.architectures import ARCHITECTURES
 from cifar_mlflow.backend import keras, layers
-from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.config import FULL_SIZE, TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE
 from cifar_mlflow.training.checkpoint import Arrays
-
-FULL = f"{IMAGE_SHAPE[0]}"
 
 
 def build(config: TrialConfig, for_use: bool = False) -> keras.Sequential:
@@ -21,7 +19,7 @@ def build(config: TrialConfig, for_use: bool = False) -> keras.Sequential:
     float32, so that it runs anywhere.
     """
     precision = "float32" if for_use else config.precision
-    grows = config.resolution != FULL and not for_use
+    grows = config.resolution != FULL_SIZE and not for_use
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)
     try:

@@ -69,10 +69,11 @@ class Triangular(keras.optimizers.schedules.LearningRateSchedule):  # type: igno
 class Muon(keras.optimizers.Optimizer):  # type: ignore[misc]
     """Momentum, orthogonalised: each step of a convolution moves all directions equally far.
 
-    Keras' own Muon treats no convolution (keras PR 21885). This one treats only convolutions: each
-    filter is a row of the matrix that is orthogonalised, and the kernel is scaled back to filters of
-    norm 1 (root mean square) before each step. Biases and dense layers get Adam, with a learning rate
-    ``adam_share`` times as large. Jordan et al., "Muon", 2024; constants of cifar10-airbench.
+    Keras' own Muon gives no convolution this step (keras PR 21885). This one gives it to convolutions
+    only: each filter is a column of the matrix that is orthogonalised, and before each step the kernel
+    is scaled so that the root mean square of its filters' norms is 1. All other weights get Adam, with a
+    learning rate ``adam_share`` times as large. Jordan et al., "Muon", 2024, and its constants in
+    cifar10-airbench.
     """
 
     def __init__(
@@ -91,16 +92,16 @@ class Muon(keras.optimizers.Optimizer):  # type: ignore[misc]
         if not self.built:
             super().build(variables)
             self._momentums = self.add_optimizer_variables(variables, "momentum")
-            others = [variable for variable in variables if not _is_kernel(variable)]
+            others = [variable for variable in variables if not _is_convolution(variable)]
             squares = iter(self.add_optimizer_variables(others, "square"))
-            self._squares = [None if _is_kernel(each) else next(squares) for each in variables]
+            self._squares = [None if _is_convolution(each) else next(squares) for each in variables]
 
     def update_step(
         self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> None:
         index = self._get_variable_index(variable)
         momentum = self._momentums[index]
-        if _is_kernel(variable):
+        if _is_convolution(variable):
             self.assign(momentum, self.momentum * momentum + gradient)
             step = orthogonalised(gradient + self.momentum * momentum)
             norm = variable.shape[-1] ** 0.5 / tf.norm(variable)
@@ -129,7 +130,7 @@ class Muon(keras.optimizers.Optimizer):  # type: ignore[misc]
         return {**super().get_config(), **own}
 
 
-def _is_kernel(variable: keras.Variable) -> bool:
+def _is_convolution(variable: keras.Variable) -> bool:
     return len(variable.shape) == 4
 
 
