@@ -41,6 +41,9 @@ class Promotion:
 
 def judge(new: dict[str, str], champion: dict[str, str] | None) -> tuple[str, str]:
     """The alias for a version with the tags ``new``, given the present champion's tags, and why."""
+    reached = _kept_val_accuracy(new)
+    if reached is None:
+        return CHALLENGER, "no validation accuracy, by which champions are judged"
     validated = validation(new)
     remark = f"; {validated}" if REFIT_OF in new else ""
     if champion is None:
@@ -48,9 +51,9 @@ def judge(new: dict[str, str], champion: dict[str, str] | None) -> tuple[str, st
     for condition, name in ((DATA_DIGEST, "data"), (VALIDATION_FRACTION, "validation images")):
         if champion.get(condition) != new[condition]:
             return CHALLENGER, f"the champion was measured on other {name}: not comparable{remark}"
-    reached, to_beat = (_kept_val_accuracy(tags) for tags in (new, champion))
-    if reached is None or to_beat is None:
-        return CHALLENGER, f"{validated} to compare with the champion's"
+    to_beat = _kept_val_accuracy(champion)
+    if to_beat is None:  # someone moved the alias by hand
+        return CHALLENGER, f"the champion has no validation accuracy to compare with{remark}"
     if reached > to_beat:
         return CHAMPION, f"{validated} beats the champion's {to_beat:.4f}"
     # Such as that of the champion itself.

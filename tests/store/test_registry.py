@@ -96,12 +96,20 @@ def test_a_refit_is_judged_by_its_twin_and_says_so() -> None:
     assert judge(refit, TAGS | {"data_digest": "xyz"})[1].endswith(TWIN)
 
 
-def test_a_version_without_validation_accuracy_beats_none_and_is_not_beaten_blindly() -> None:
+def test_a_version_without_validation_accuracy_is_never_champion() -> None:
     all_images = {"data_digest": "abc", "validation_fraction": "0.0", "test_accuracy": "0.99"}
-    assert judge(all_images, None) == (CHAMPION, "there was no champion")
-    for new, champion in ((all_images, TAGS), (TAGS, all_images), (all_images, all_images)):
-        assert judge(new, champion)[0] == CHALLENGER
-    assert judge(all_images, all_images)[1].startswith("no validation accuracy to compare")
+    for champion in (None, TAGS, all_images):
+        assert judge(all_images, champion) == (
+            CHALLENGER,
+            "no validation accuracy, by which champions are judged",
+        )
+
+
+def test_a_champion_that_someone_set_by_hand_is_not_beaten_blindly() -> None:
+    by_hand = {"data_digest": "abc", "validation_fraction": TAGS["validation_fraction"]}
+    alias, reason = judge(TAGS, by_hand)
+    assert alias == CHALLENGER
+    assert reason == "the champion has no validation accuracy to compare with"
 
 
 def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
