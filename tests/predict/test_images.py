@@ -505,8 +505,10 @@ def test_a_download_has_a_time_limit_however_its_bytes_come(
 
 
 def test_an_interruption_does_not_wait_for_downloads(site: str) -> None:
+    # A shell's background job starts with SIGINT ignored, so the program sets it, as entry points do.
     program = f"""
-import os
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from cifar_mlflow.predict import images
 images.SILENCE_SECONDS = images.DOWNLOAD_SECONDS = 10 * {HANGS_AFTER}
 fetch = images._fetch
