@@ -62,7 +62,7 @@ VERSIONS = {
 
 ONNX_USAGE = """
 
-Without TensorFlow, as ONNX:
+Without TensorFlow, as ONNX (the file is beside this card, or in its folder `exported`):
 
 ```python
 import json
@@ -329,14 +329,13 @@ def _by_class(facts: Facts) -> str:
 
 
 def _choice(facts: Facts) -> str:
-    judged = registry.validation(facts.tags)
-    paragraphs = [
-        _chosen(facts),
-        f"{judged[0].upper()}{judged[1:]}, by which champions are judged.",
-    ]
-    if reason := facts.tags.get(PROMOTION):
-        paragraphs.append(f"When it was registered: {reason}.")
-    return "## How it was chosen\n\n" + "\n\n".join(paragraphs)
+    judged, reason = registry.validation(facts.tags), facts.tags.get(PROMOTION, "")
+    verdict = "; ".join(filter(None, [judged if judged not in reason else "", reason]))
+    return f"""## How it was chosen
+
+{_chosen(facts)}
+
+Champions are judged by validation accuracy. This model: {verdict}."""
 
 
 def _chosen(facts: Facts) -> str:

@@ -88,7 +88,11 @@ def _facts(
             f"{uri}: the store has no run that trained it and logged {PREDICTIONS}, which its card needs"
         )
     description = Model.load(run.model_uri)
-    classes = tuple((description.metadata or {})["classes"])
+    metadata = description.metadata or {}
+    classes = tuple(metadata["classes"])
+    digest = run.tags.get(DATA_DIGEST, UNKNOWN)
+    # A model without a name for its data was logged when there was only CIFAR-10.
+    unnamed = "CIFAR-10" if digest == CIFAR10_DIGEST else "a stand-in for CIFAR-10"
     twin = query.find_run(run.tags[REFIT_OF]) if REFIT_OF in run.tags else None
     study = query.find_run(run.tags[PARENT]) if PARENT in run.tags else None
     trials = query.latest(query.children(study.as_parent())).values() if study else ()
@@ -102,19 +106,11 @@ def _facts(
         twin=twin,
         study=study,
         candidates=sum(t.kind == TRIAL and t.status == Status.FINISHED for t in trials),
-        data_set=_data_set(run),
-        digest=run.tags.get(DATA_DIGEST, UNKNOWN),
+        data_set=metadata.get("data", unnamed),
+        digest=digest,
         classes=classes,
         image_shape=description.signature.inputs.inputs[0].shape[1:],
         result=metrics.evaluate(predictions),
         intervals=metrics.intervals(predictions),
         confidence=float(predictions[list(classes)].max(axis=1).mean()),
     )
-
-
-def _data_set(run: TrackedRun) -> str:
-    name = run.data_set or UNKNOWN
-    stand_in = run.tags.get(DATA_DIGEST) != CIFAR10_DIGEST
-    if name not in ("cifar10", "CIFAR-10"):
-        return name
-    return "a stand-in for CIFAR-10" if stand_in else "CIFAR-10"

@@ -132,12 +132,6 @@ class TrackedRun:
         return self.failure not in (None, Failure.INTERRUPTED)
 
     @property
-    def data_set(self) -> str | None:
-        """The name of the data set that it used; None if it logged none."""
-        used = self.entity.inputs.dataset_inputs if self.entity.inputs else []
-        return str(used[0].dataset.name) if used else None
-
-    @property
     def model_uri(self) -> str | None:
         return self._tag(MODEL_URI) or None
 

@@ -13,8 +13,6 @@ import pandas as pd
 import pytest
 import yaml
 from markdown_it import MarkdownIt
-from mlflow.data.http_dataset_source import HTTPDatasetSource
-from mlflow.data.meta_dataset import MetaDataset
 from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
 
@@ -161,8 +159,7 @@ def test_a_card_tells_all_that_a_reader_needs_who_has_only_the_card() -> None:
         "learning_rate auto schedule constant",
         "On 300 test images.",
         "Grid run 5678 chose it by validation accuracy, from 2 finished trials.",
-        "Validation accuracy 0.7123, by which champions are judged.",
-        "When it was registered: there was no champion.",
+        "This model: validation accuracy 0.7123; there was no champion.",
         "the mean for the predicted class is 0.46",
         "Weights: MIT",
     ):
@@ -253,8 +250,8 @@ def test_a_refit_names_its_twin_and_the_images_that_it_was_trained_on() -> None:
             "This is the same trial, trained again on all training images."
         ),
         (
-            "Validation accuracy 0.7123 (of its twin, run 1234, which was trained without the validation "
-            "images), by which champions are judged."
+            "This model: validation accuracy 0.7123 (of its twin, run 1234, which was trained without the "
+            "validation images)."
         ),
     ):
         assert told in text
@@ -263,7 +260,7 @@ def test_a_refit_names_its_twin_and_the_images_that_it_was_trained_on() -> None:
 def test_a_model_without_validation_accuracy_says_so() -> None:
     run = tracked("1234", metrics={"train_images": 50_000})
     text = one_line(model_card(made(run=run, study=None, tags={})))
-    assert "No validation accuracy, by which champions are judged." in text
+    assert "This model: no validation accuracy." in text
     assert "validation 0 to compare" in text
     assert "It was trained by itself, not chosen from others." in text
 
@@ -273,6 +270,13 @@ def test_what_earlier_runs_did_not_log_is_left_open() -> None:
     assert "training – to train validation – to compare" in text
     assert "weights – epochs, seed –, – time – compute – PFLOP" in text
     assert "machine threads –, cores –, – software – code commit –" in text
+
+
+def test_why_a_version_was_promoted_is_said_once() -> None:
+    reason = "validation accuracy 0.7123 beats the champion's 0.7000"
+    text = model_card(made(tags={"kept_val_accuracy": "0.7123", "promotion": reason}))
+    assert f"This model: {reason}." in text
+    assert text.count("0.7123") == 1
 
 
 def test_a_trial_that_its_study_did_not_choose_says_so() -> None:
@@ -298,14 +302,13 @@ def train(config: TrialConfig, kind: str = "trial", **tags: str) -> TrackedRun:
     client = mlflow.MlflowClient()
     with tracking.tracked_run(kind, config.name, tags={TRIAL_KEY: config.key}) as run:
         tracking.log_trial(config)
-        source = HTTPDatasetSource("http://example.org")
-        mlflow.log_input(MetaDataset(source, "flowers", "0" * 36), "training")  # type: ignore[abstract]
         mlflow.set_tags({"data_digest": "0" * 64, **tags})
         mlflow.log_metrics(REACHED if config.validation_fraction else {"train_images": 50_000})
         tracking.log_files(tables={"predictions.parquet": PREDICTIONS})
         logged = client.create_logged_model(run.experiment_id, "model", run.run_id)
         pixels = Schema([TensorSpec(np.dtype(np.uint8), (-1, 24, 28, 3))])
-        Model(signature=ModelSignature(pixels), metadata={"classes": list(CLASSES)}).save("MLmodel")
+        metadata = {"classes": list(CLASSES), "data": "flowers"}
+        Model(signature=ModelSignature(pixels), metadata=metadata).save("MLmodel")
         client.log_model_artifact(logged.model_id, "MLmodel")
         client.finalize_logged_model(logged.model_id, "READY")
         mlflow.set_tag(MODEL_URI, logged.model_uri)
