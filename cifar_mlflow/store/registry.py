@@ -19,10 +19,10 @@ VALIDATION_FRACTION = "validation_fraction"
 KEPT_VAL_ACCURACY = "kept_val_accuracy"
 PROMOTION = "promotion"  # why a version got its alias
 JUDGED_WITH = "judged_with"  # the first version of its round, while the alias is set
-ABOUT = """Image classifiers: pixels to probabilities.
+ABOUT = """Image classifiers for CIFAR-10: uint8 images (N, 32, 32, 3) to probabilities of 10 classes.
 
 The alias `champion` is on the version with the best validation accuracy, `challenger` on the newest one
-that did not beat it. Each version's description says what it classifies, how good it is and how to use it."""
+that did not beat it. Each version's description says how good it is and how to call it."""
 
 
 @dataclass(frozen=True)

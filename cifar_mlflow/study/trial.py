@@ -15,7 +15,7 @@ from cifar_mlflow.analysis import figures, metrics
 from cifar_mlflow.analysis.artifacts import model_artifacts
 from cifar_mlflow.config import Parameters, TrialConfig
 from cifar_mlflow.console import say
-from cifar_mlflow.data.cifar10 import Cifar10, Examples, Splits
+from cifar_mlflow.data.cifar10 import Cifar10, Splits
 from cifar_mlflow.data.load import on_this_host
 from cifar_mlflow.errors import DataError, Failure, Superseded, UsageError, WorkerDied
 from cifar_mlflow.store import claims, query, resume, tracking
@@ -120,7 +120,7 @@ def _log_model(
         data,
         metrics={
             **result.metrics("test"),
-            **_validation_metrics(trained, splits.validation),
+            **_validation_metrics(trained, len(splits.validation.labels)),
             "train_images": len(splits.train.labels),
             "kept_epoch": trained.kept.epoch,
             "parameters": trained.model.count_params(),
@@ -142,7 +142,7 @@ def _log_model(
     )
 
 
-def _validation_metrics(trained: "Trained", images: Examples) -> dict[str, float]:
+def _validation_metrics(trained: "Trained", images: int) -> dict[str, float]:
     """The metrics that need validation images; empty without any."""
     best_epoch = best(trained.history)
     named = {
@@ -151,8 +151,8 @@ def _validation_metrics(trained: "Trained", images: Examples) -> dict[str, float
         "kept_val_loss": trained.val_loss,
     }
     known = {name: value for name, value in named.items() if value is not None}
-    counts = {"best_epoch": best_epoch.epoch, "validation_images": len(images.labels)}
-    return {**counts, **known} if known else {}
+    numbers = {"best_epoch": best_epoch.epoch, "validation_images": images, **known}
+    return numbers if known else {}
 
 
 # The run of a trial ---------------------------------------------------------------------------
