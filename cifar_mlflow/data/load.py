@@ -27,7 +27,7 @@ from cifar_mlflow.data.sources import (
     from_site,
     read_path,
 )
-from cifar_mlflow.errors import DataError
+from cifar_mlflow.errors import DataError, UsageError
 from cifar_mlflow.paths import user_path
 
 UNKNOWN = "unknown"  # in place of a SHA-256 that is not known yet
@@ -35,7 +35,9 @@ UNKNOWN = "unknown"  # in place of a SHA-256 that is not known yet
 PARTIAL, DOWNLOAD = "partial-", "download-"
 
 
-def load(data_dir: str = "auto", digest: str | None = None) -> DataSet:
+def load(
+    data_dir: str = "auto", image_size: int = cifar10.IMAGE_SHAPE[0], digest: str | None = None
+) -> DataSet:
     """Find CIFAR-10 in ``data_dir``, CIFAR10_DIR or the cache, or download it; then verify it.
 
     The environment variable CIFAR10_DIGEST, or ``digest``, names the SHA-256 to expect instead of the
@@ -50,6 +52,11 @@ def load(data_dir: str = "auto", digest: str | None = None) -> DataSet:
         raise DataError(
             f"CIFAR10_DIGEST={expected!r}: input should be a SHA-256, 64 digits from 0 to 9 and a to "
             f"f, or {UNKNOWN!r}"
+        )
+    if image_size != cifar10.IMAGE_SHAPE[0]:
+        raise UsageError(
+            f"image_size={image_size}: the images of CIFAR-10 have {cifar10.IMAGE_SHAPE[0]} x "
+            f"{cifar10.IMAGE_SHAPE[1]} pixels; other sizes need images of your own, data_dir=FOLDER"
         )
     given = data_dir if data_dir != "auto" else os.environ.get("CIFAR10_DIR", "")
     try:
