@@ -19,7 +19,8 @@ from benchmarks.step_setting import (
 )
 from cifar_mlflow.backend import keras, layers, tf
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import IMAGE_SHAPE, Examples
+from cifar_mlflow.data.cifar10 import IMAGE_SHAPE
+from cifar_mlflow.data.dataset import Examples
 from cifar_mlflow.training import batches, fit
 
 KINDS = {

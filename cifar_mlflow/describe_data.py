@@ -2,7 +2,6 @@
 
 from cifar_mlflow.analysis import figures
 from cifar_mlflow.console import say
-from cifar_mlflow.data.cifar10 import class_counts
 from cifar_mlflow.data.load import load
 from cifar_mlflow.parameters import DataParameters
 from cifar_mlflow.store import tracking
@@ -21,5 +20,5 @@ def describe_data(parameters: DataParameters) -> None:
         tracking.log_dataset(data, "source")
         tracking.log_files(
             figures={"class_examples.png": figures.class_examples(data.examples("train"))},
-            tables={"class_counts.csv": class_counts(data)},
+            tables={"class_counts.csv": data.class_counts()},
         )

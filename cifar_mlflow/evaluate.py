@@ -15,7 +15,8 @@ from cifar_mlflow.analysis.artifacts import model_artifacts
 from cifar_mlflow.analysis.statistics import INTERVAL
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import Lines, lines_markdown, say, say_lines
-from cifar_mlflow.data.cifar10 import CLASSES, Cifar10, Examples
+from cifar_mlflow.data.cifar10 import CLASSES
+from cifar_mlflow.data.dataset import DataSet, Examples
 from cifar_mlflow.data.load import load
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import markdown_table, number, percent
@@ -60,7 +61,7 @@ class EvaluationSet:
 
     name: str  # test or validation
     examples: Examples
-    data: Cifar10
+    data: DataSet
     remark: str  # which images they are, and what a reader must know about them
 
     def __str__(self) -> str:
@@ -126,7 +127,7 @@ def find_model(model: str) -> EvaluatedModel:
     return EvaluatedModel(loaded, models.lineage(loaded.model_id))
 
 
-def choose_images(part: str, data: Cifar10, evaluated: Sequence[EvaluatedModel]) -> EvaluationSet:
+def choose_images(part: str, data: DataSet, evaluated: Sequence[EvaluatedModel]) -> EvaluationSet:
     """The test set, or the images that every model's training held out for validation.
 
     Raises:

@@ -4,7 +4,8 @@ import pytest
 
 from cifar_mlflow import evaluate
 from cifar_mlflow.analysis import artifacts, metrics
-from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
+from cifar_mlflow.data.cifar10 import CLASSES
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.evaluate import EvaluatedModel, choose_images
 from cifar_mlflow.store import models
@@ -33,13 +34,13 @@ def test_metrics_are_linked_only_to_a_model_that_the_store_knows() -> None:
     assert model(known=False).tags == {"model_uri": "a/folder"}
 
 
-def test_the_test_part_is_the_test_set(small_cifar10: Cifar10) -> None:
+def test_the_test_part_is_the_test_set(small_cifar10: DataSet) -> None:
     images = choose_images("test", small_cifar10, [model()])
     np.testing.assert_array_equal(images.examples.labels, small_cifar10.examples("test").labels)
     assert f"{images}{images.remark}" == "40 test images"
 
 
-def test_the_validation_part_is_what_every_training_held_out(small_cifar10: Cifar10) -> None:
+def test_the_validation_part_is_what_every_training_held_out(small_cifar10: DataSet) -> None:
     images = choose_images("validation", small_cifar10, [model(0.1), model(0.25)])
     expected = small_cifar10.split(0.1).validation.labels
     np.testing.assert_array_equal(images.examples.labels, expected)
@@ -47,7 +48,7 @@ def test_the_validation_part_is_what_every_training_held_out(small_cifar10: Cifa
     assert images.remark == ", the last 10 % of the training images"
 
 
-def test_an_unknown_split_is_replaced_by_the_default_one_and_said(small_cifar10: Cifar10) -> None:
+def test_an_unknown_split_is_replaced_by_the_default_one_and_said(small_cifar10: DataSet) -> None:
     for unknown in (model(fraction=None), model(known=False)):
         images = choose_images("validation", small_cifar10, [unknown])
         assert len(images.examples.labels) == 40
@@ -55,7 +56,7 @@ def test_an_unknown_split_is_replaced_by_the_default_one_and_said(small_cifar10:
 
 
 def test_a_model_that_was_trained_on_all_images_has_no_validation_part(
-    small_cifar10: Cifar10,
+    small_cifar10: DataSet,
 ) -> None:
     refusal = (
         r"^part=validation: relu-32-sgd-deep was trained on all training images; use part=test$"
@@ -65,7 +66,7 @@ def test_a_model_that_was_trained_on_all_images_has_no_validation_part(
     assert len(choose_images("test", small_cifar10, [model(0.0)]).examples.labels) == 40
 
 
-def test_it_is_said_if_a_model_was_trained_on_other_data(small_cifar10: Cifar10) -> None:
+def test_it_is_said_if_a_model_was_trained_on_other_data(small_cifar10: DataSet) -> None:
     other = choose_images("test", small_cifar10, [model(digest="abc")])
     assert "trained on other data" in other.remark
     same = choose_images("test", small_cifar10, [model(digest=small_cifar10.digest)])
@@ -128,7 +129,7 @@ def test_the_main_results_name_the_worst_mistakes_and_classes() -> None:
     assert lines["Classes"] == "best automobile (F1 1.000), worst airplane (F1 0.500)"
 
 
-def test_a_description_says_what_it_is_about(small_cifar10: Cifar10) -> None:
+def test_a_description_says_what_it_is_about(small_cifar10: DataSet) -> None:
     images = choose_images("test", small_cifar10, [model()])
     text = evaluate.description([("Compared", "a is better")], images)
     assert text.startswith("40 test images. Intervals are percentile bootstraps")

@@ -24,7 +24,8 @@ from matplotlib.ticker import (
 )
 
 from cifar_mlflow.analysis.statistics import INTERVAL
-from cifar_mlflow.data.cifar10 import CLASSES, Examples
+from cifar_mlflow.data.cifar10 import CLASSES
+from cifar_mlflow.data.dataset import Examples
 from cifar_mlflow.formatting import number, significant
 
 # By class: x, y, and the area under the curve.

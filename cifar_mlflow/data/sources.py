@@ -18,7 +18,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cifar_mlflow import console
 from cifar_mlflow.data import batch_pickle
-from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST, CLASSES, IMAGE_SHAPE, Arrays, Examples
+from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST, CLASSES, IMAGE_SHAPE
+from cifar_mlflow.data.dataset import Arrays, Examples
 from cifar_mlflow.errors import DataError
 
 ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"

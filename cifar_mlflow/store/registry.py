@@ -13,7 +13,8 @@ from mlflow.exceptions import MlflowException
 from cifar_mlflow.analysis import metrics
 from cifar_mlflow.analysis.statistics import INTERVAL
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
+from cifar_mlflow.data.cifar10 import CLASSES
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.formatting import markdown_table, number, percent
 from cifar_mlflow.store import query
 from cifar_mlflow.store.query import UNKNOWN
@@ -93,7 +94,7 @@ def register(
     name: str,
     run: TrackedRun,
     config: TrialConfig,
-    data: Cifar10,
+    data: DataSet,
     twin: TrackedRun | None = None,
 ) -> Promotion:
     """Register a trial's model as a new version of ``name``; move the alias if it is better.
@@ -208,7 +209,7 @@ def describe(
     version: str,
     run: TrackedRun,
     config: TrialConfig,
-    data: Cifar10,
+    data: DataSet,
     predictions: pd.DataFrame,
     validated: str,
     reason: str,

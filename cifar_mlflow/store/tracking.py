@@ -29,7 +29,8 @@ from mlflow.types.schema import Schema, TensorSpec
 from mlflow.utils import name_utils
 
 from cifar_mlflow.config import Parameters, TrialConfig
-from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE, URL, Cifar10
+from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE, URL
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import Failure, Superseded, UsageError
 from cifar_mlflow.formatting import as_text, printable
 from cifar_mlflow.processes import Process, this_process
@@ -259,13 +260,13 @@ def log_environment(threads: int, origin: Origin | None = None) -> None:
     )
 
 
-def log_dataset(data: Cifar10, context: str) -> None:
+def log_dataset(data: DataSet, context: str) -> None:
     """The data set as an input of the run."""
     mlflow.log_input(_dataset(data), context=context)
     mlflow.set_tag(runs.DATA_DIGEST, data.digest)
 
 
-def _dataset(data: Cifar10) -> MetaDataset:
+def _dataset(data: DataSet) -> MetaDataset:
     """By name, source and digest (MLflow stores 36 digits)."""
     schema = Schema(
         [
@@ -294,7 +295,7 @@ def log_epochs(epochs: Sequence[Epoch], tags: Mapping[str, str] | None = None) -
 
 
 def log_metrics(
-    metrics: Mapping[str, float], data: Cifar10 | None = None, model_id: str | None = None
+    metrics: Mapping[str, float], data: DataSet | None = None, model_id: str | None = None
 ) -> None:
     """Log metrics; with ``model_id`` also on that logged model's page, as measured on ``data``."""
     mlflow.log_metrics(dict(metrics), model_id=model_id, dataset=_dataset(data) if data else None)
@@ -337,7 +338,7 @@ class _Keras:
 
 
 def log_model(
-    model: object, data: Cifar10, metrics: Mapping[str, float], parameters: Mapping[str, object]
+    model: object, data: DataSet, metrics: Mapping[str, float], parameters: Mapping[str, object]
 ) -> None:
     """Log a Keras model, uint8 pixels in and probabilities out, with its metrics and parameters.
 

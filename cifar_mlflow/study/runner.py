@@ -7,7 +7,7 @@ import joblib
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import say
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.data.load import load
 from cifar_mlflow.errors import Failure, WorkerDied
 from cifar_mlflow.formatting import counted, duration
@@ -86,7 +86,7 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions) -> bool:
         return finished
 
 
-def refit(best: Finished, data: Cifar10, options: StudyOptions, parent: Parent) -> Finished | None:
+def refit(best: Finished, data: DataSet, options: StudyOptions, parent: Parent) -> Finished | None:
     """Train the best trial again, on all training images, with all cores; None if it does not finish.
 
     A study that was interrupted meanwhile goes on with the refit's checkpoint, or keeps what is finished.
@@ -108,7 +108,7 @@ def refit(best: Finished, data: Cifar10, options: StudyOptions, parent: Parent) 
 
 def run_trials(
     trials: Sequence[TrialConfig],
-    data: Cifar10,
+    data: DataSet,
     engine: engines.Engine,
     options: StudyOptions,
     parent: Parent,
@@ -191,7 +191,7 @@ def find_outdated(
 
 
 def say_expected_time(
-    trials: Sequence[TrialConfig], data: Cifar10, engine: engines.Engine, parent: Parent
+    trials: Sequence[TrialConfig], data: DataSet, engine: engines.Engine, parent: Parent
 ) -> None:
     """Say how long the trials will train, if earlier ones on this host show it."""
     runs = query.latest(query.children(parent))
@@ -202,7 +202,7 @@ def say_expected_time(
 
 def train_all(
     trials: Sequence[TrialConfig],
-    data: Cifar10,
+    data: DataSet,
     engine: engines.Engine,
     options: StudyOptions,
     parent: Parent,

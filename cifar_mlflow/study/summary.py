@@ -11,7 +11,7 @@ from cifar_mlflow import console
 from cifar_mlflow.analysis import figures
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import Lines
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.formatting import markdown_table, number
 from cifar_mlflow.parameters import StudyOptions
 from cifar_mlflow.store import query, registry, tracking
@@ -44,7 +44,7 @@ class Summary:
 
 
 def summarise_study(
-    trials: Sequence[TrialConfig], data: Cifar10, options: StudyOptions, parent: Parent
+    trials: Sequence[TrialConfig], data: DataSet, options: StudyOptions, parent: Parent
 ) -> Summary:
     """Choose the best trial; log it, the results and the figures on the active run, and say them.
 
@@ -194,7 +194,7 @@ def explain_choice(best: Finished | None, summary: pd.DataFrame, options: StudyO
 def end_study(
     summary: Summary,
     model: Finished | None,
-    data: Cifar10,
+    data: DataSet,
     options: StudyOptions,
     tracking_uri: str,
 ) -> None:
@@ -217,7 +217,7 @@ def end_study(
     tracking.describe("\n\n".join(text))
 
 
-def promote(model: Finished, twin: TrackedRun | None, data: Cifar10, name: str) -> Lines:
+def promote(model: Finished, twin: TrackedRun | None, data: DataSet, name: str) -> Lines:
     """Register a model; gives its version and alias, and how to load it.
 
     Args:

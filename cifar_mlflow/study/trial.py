@@ -15,7 +15,7 @@ from cifar_mlflow.analysis import figures, metrics
 from cifar_mlflow.analysis.artifacts import model_artifacts
 from cifar_mlflow.config import Parameters, TrialConfig
 from cifar_mlflow.console import say
-from cifar_mlflow.data.cifar10 import Cifar10, Splits
+from cifar_mlflow.data.dataset import DataSet, Splits
 from cifar_mlflow.data.load import on_this_host
 from cifar_mlflow.errors import DataError, Failure, Superseded, UsageError, WorkerDied
 from cifar_mlflow.store import claims, query, resume, tracking
@@ -40,7 +40,7 @@ class TrialOptions:
 
 
 Say = Callable[[str, str], None]  # a topic, and a line of text about it
-Train = Callable[[TrialConfig, Cifar10, TrialOptions, Sequence[TrackedRun], Say], None]
+Train = Callable[[TrialConfig, DataSet, TrialOptions, Sequence[TrackedRun], Say], None]
 
 
 # Train, evaluate, log -------------------------------------------------------------------------
@@ -48,7 +48,7 @@ Train = Callable[[TrialConfig, Cifar10, TrialOptions, Sequence[TrackedRun], Say]
 
 def train_and_log(
     config: TrialConfig,
-    data: Cifar10,
+    data: DataSet,
     options: TrialOptions,
     attempts: Sequence[TrackedRun],
     say: Say,
@@ -103,7 +103,7 @@ def _train(
 
 
 def _log_model(
-    config: TrialConfig, data: Cifar10, trained: "Trained", predictions: pd.DataFrame
+    config: TrialConfig, data: DataSet, trained: "Trained", predictions: pd.DataFrame
 ) -> None:
     """Log the model with its metrics, and the figures and tables of its results.
 
@@ -158,7 +158,7 @@ def _validation_metrics(trained: "Trained") -> dict[str, float]:
 
 def run_trial(
     config: TrialConfig,
-    data: Cifar10,
+    data: DataSet,
     options: TrialOptions,
     resume_option: str,
     command: Parameters | None = None,
@@ -189,7 +189,7 @@ def run_trial(
 
 def run_child(
     config: TrialConfig,
-    data: Cifar10,
+    data: DataSet,
     options: TrialOptions,
     parent: Parent,
     train: Train = train_and_log,
@@ -273,7 +273,7 @@ def origins(trials: Sequence[TrialConfig], threads: int) -> list[Origin]:
     return [fit.origin(trial) for trial in trials]
 
 
-def _local(data: Cifar10) -> Cifar10:
+def _local(data: DataSet) -> DataSet:
     try:
         return on_this_host(data)
     except DataError as error:

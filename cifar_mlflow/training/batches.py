@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from cifar_mlflow.backend import keras, tf
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE, Examples
+from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE
+from cifar_mlflow.data.dataset import Examples
 
 EVALUATION_BATCH = 500
 TENSOR_ALIGNMENT = 64  # bytes

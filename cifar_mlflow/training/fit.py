@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from cifar_mlflow.backend import keras, tf
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Examples, Splits
+from cifar_mlflow.data.dataset import Examples, Splits
 from cifar_mlflow.errors import CheckpointError, Diverged
 from cifar_mlflow.training import batches
 from cifar_mlflow.training.checkpoint import Arrays, Checkpoint, Epoch, best

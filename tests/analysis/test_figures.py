@@ -8,7 +8,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from cifar_mlflow.analysis import figures, metrics
-from cifar_mlflow.data.cifar10 import CLASSES, Examples
+from cifar_mlflow.data.cifar10 import CLASSES
+from cifar_mlflow.data.dataset import Examples
 from tests import standin
 
 HISTORY = pd.DataFrame(

@@ -21,7 +21,7 @@ from PIL import Image
 from platformdirs import user_cache_path
 
 from cifar_mlflow import errors
-from cifar_mlflow.data import cifar10, load, sources
+from cifar_mlflow.data import dataset, load, sources
 from cifar_mlflow.errors import UsageError
 from tests import standin
 from tests.conftest import PROJECT, StandIn
@@ -245,7 +245,7 @@ def test_a_damaged_cache_is_made_again(
         path.write_bytes(damage(content))
     again = load.load(str(files.folder))
     assert "was damaged" in capsys.readouterr().out
-    assert cifar10.content_digest(again.arrays()) == files.digest
+    assert dataset.content_digest(again.arrays()) == files.digest
 
 
 @pytest.mark.usefixtures("no_network")
@@ -321,7 +321,7 @@ def test_a_command_that_waits_for_another_says_so_once(
     assert lines == [f"Waiting for another command, which is storing data in {cache}"]
 
 
-def test_arrays_are_mapped_from_the_cache_not_read(small_cifar10: cifar10.Cifar10) -> None:
+def test_arrays_are_mapped_from_the_cache_not_read(small_cifar10: dataset.DataSet) -> None:
     splits = small_cifar10.split(0.2)
     for images in (splits.train.images, splits.validation.images, splits.test.images):
         base: object = images
@@ -358,7 +358,7 @@ def test_processes_that_load_at_once_do_not_spoil_each_other(
 
 
 def test_the_validation_part_is_the_last_of_the_training_images(
-    small_cifar10: cifar10.Cifar10,
+    small_cifar10: dataset.DataSet,
 ) -> None:
     splits = small_cifar10.split(0.2)
     whole = small_cifar10.examples("train")
@@ -369,7 +369,7 @@ def test_the_validation_part_is_the_last_of_the_training_images(
 
 @pytest.mark.parametrize("fraction", [1e-17, 0.9999])
 def test_a_fraction_that_leaves_a_part_empty_is_refused(
-    small_cifar10: cifar10.Cifar10, fraction: float
+    small_cifar10: dataset.DataSet, fraction: float
 ) -> None:
     with pytest.raises(UsageError, match=f"validation_fraction={fraction}"):
         small_cifar10.split(fraction)

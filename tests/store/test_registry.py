@@ -17,7 +17,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from cifar_mlflow.analysis import metrics
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
+from cifar_mlflow.data.cifar10 import CLASSES
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.store import query, registry, tracking
 from cifar_mlflow.store.models import Lineage, lineage, load_model
@@ -113,7 +114,7 @@ def test_a_champion_that_someone_set_by_hand_is_not_beaten_blindly() -> None:
 
 
 def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
-    small_cifar10: Cifar10,
+    small_cifar10: DataSet,
 ) -> None:
     labels = small_cifar10.examples("test").labels
     random = np.random.default_rng(0)
@@ -153,7 +154,7 @@ class Candidate:
 
     run: TrackedRun
     config: TrialConfig
-    data: Cifar10
+    data: DataSet
 
     def register(self) -> Promotion:
         return register("mine", self.run, self.config, self.data)
@@ -161,7 +162,7 @@ class Candidate:
 
 @pytest.fixture
 def candidate(
-    small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch
+    small_cifar10: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[float], Candidate]:
     monkeypatch.setattr(registry, "describe", lambda *_: "")
 
@@ -370,7 +371,7 @@ class Registry:
 
 @pytest.mark.parametrize("seed", range(100))
 def test_the_best_is_the_champion_however_the_calls_of_several_studies_interleave(
-    seed: int, small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch
+    seed: int, small_cifar10: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order, store = random.Random(seed), Registry()
     fake = SimpleNamespace(MlflowClient=lambda: store, register_model=store.register_model)
@@ -472,7 +473,7 @@ def test_a_logged_model_is_found_under_every_uri_that_leads_to_it(
 
 
 def test_a_trials_model_is_found_by_its_run_and_carries_an_example_and_its_origin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_cifar10: Cifar10
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_cifar10: DataSet
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = TrialConfig(validation_fraction=0.25)

@@ -10,7 +10,7 @@ import mlflow
 import pytest
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store import claims, query, resume, tracking
 from cifar_mlflow.store.runs import OUTDATED, PARENT, PLAN_KEY, REFIT, TRIAL_KEY, TrackedRun
@@ -78,7 +78,7 @@ def test_onednn_is_off_where_the_user_has_switched_it_off() -> None:
 
 
 @pytest.fixture(scope="module")
-def first_epoch(tensorflow: None, shared_cifar10: Cifar10) -> Checkpoint:
+def first_epoch(tensorflow: None, shared_cifar10: DataSet) -> Checkpoint:
     checkpoints: list[Checkpoint] = []
     config = CONFIG.model_copy(update={"epochs": 1})
     fit.train(config, shared_cifar10.split(0.2), checkpoints.append)
@@ -93,7 +93,7 @@ Resume = Callable[[Checkpoint], tuple[TrackedRun, list[str], Checkpoint | None]]
 
 
 @pytest.fixture
-def resume_trial(small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch, screen: Screen) -> Resume:
+def resume_trial(small_cifar10: DataSet, monkeypatch: pytest.MonkeyPatch, screen: Screen) -> Resume:
     """Runs a trial that finds a checkpoint: gives its run, what it says, and where it starts."""
     started: list[Checkpoint | None] = []
 

@@ -3,7 +3,7 @@ import numpy.typing as npt
 import pytest
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10, Examples
+from cifar_mlflow.data.dataset import DataSet, Examples
 from cifar_mlflow.training import batches
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -142,7 +142,7 @@ def test_images_that_lie_at_any_address_can_be_trained_on() -> None:
         assert [batch.shape[0] for batch, _ in data] == [10]
 
 
-def test_images_are_not_copied_into_the_process(small_cifar10: Cifar10) -> None:
+def test_images_are_not_copied_into_the_process(small_cifar10: DataSet) -> None:
     train = small_cifar10.split(0.2).train
     tensor, _ = batches.tensors(train)
     train.images[0, 0, 0, 0] += 1  # copy-on-write: changes this mapping, not the file

@@ -12,7 +12,7 @@ import pytest
 from cifar_mlflow import errors
 from cifar_mlflow.architectures import ARCHITECTURES, small
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10, Splits
+from cifar_mlflow.data.dataset import DataSet, Splits
 from cifar_mlflow.errors import CheckpointError
 from cifar_mlflow.training import fit
 from cifar_mlflow.training.checkpoint import Checkpoint, Epoch, best
@@ -48,14 +48,14 @@ class Usual:
 
 
 @pytest.fixture(scope="module")
-def usual(tensorflow: None, shared_cifar10: Cifar10) -> Usual:
+def usual(tensorflow: None, shared_cifar10: DataSet) -> Usual:
     checkpoints: list[Checkpoint] = []
     trained = fit.train(quick(), shared_cifar10.split(0.2), checkpoints.append)
     return Usual(trained, checkpoints)
 
 
 def test_the_same_seed_gives_the_same_weights_and_history(
-    usual: Usual, small_cifar10: Cifar10
+    usual: Usual, small_cifar10: DataSet
 ) -> None:
     again = run(quick(), small_cifar10.split(0.2))
     for one, other in zip(weights(usual.trained), weights(again), strict=True):
@@ -93,7 +93,7 @@ ALL_CHOICES = {
     ],
 )
 def test_a_training_resumed_after_any_epoch_ends_as_one_that_was_not_interrupted(
-    small_cifar10: Cifar10, choices: dict[str, object]
+    small_cifar10: DataSet, choices: dict[str, object]
 ) -> None:
     config = quick(**choices)
     data = small_cifar10.split(config.validation_fraction)
@@ -116,7 +116,7 @@ def test_a_training_resumed_after_any_epoch_ends_as_one_that_was_not_interrupted
         )
 
 
-def test_lookahead_goes_back_to_the_initial_weights_of_the_images(small_cifar10: Cifar10) -> None:
+def test_lookahead_goes_back_to_the_initial_weights_of_the_images(small_cifar10: DataSet) -> None:
     config = quick(architecture="airbench93", lookahead=5)
     network = fit.prepare(config, small_cifar10.split(0.2).train.images)
     slow = [each for each in network.optimizer.variables if "slow" in each.path]
@@ -125,7 +125,7 @@ def test_lookahead_goes_back_to_the_initial_weights_of_the_images(small_cifar10:
         np.testing.assert_array_equal(kept, weight)
 
 
-def test_a_checkpoint_of_another_network_is_refused(usual: Usual, small_cifar10: Cifar10) -> None:
+def test_a_checkpoint_of_another_network_is_refused(usual: Usual, small_cifar10: DataSet) -> None:
     other = quick(activation="tanh")
     theirs, ours = (fit.origin(config)["network"] for config in (quick(), other))
     with pytest.raises(CheckpointError, match=f"network {theirs}, now {ours}$"):
@@ -134,7 +134,7 @@ def test_a_checkpoint_of_another_network_is_refused(usual: Usual, small_cifar10:
 
 @pytest.mark.parametrize("part", ["network", "optimizer", "best_weights"])
 def test_a_checkpoint_whose_arrays_do_not_fit_is_refused(
-    usual: Usual, small_cifar10: Cifar10, part: str
+    usual: Usual, small_cifar10: DataSet, part: str
 ) -> None:
     config = quick(keep="best")
     arrays: dict[str, Any] = {part: [np.zeros(3, np.float32)]}
@@ -175,12 +175,12 @@ def differing(one: Origin, other: Origin) -> set[str]:
     return {part for part in one if one[part] != other[part]}
 
 
-def test_another_seed_gives_other_weights(usual: Usual, small_cifar10: Cifar10) -> None:
+def test_another_seed_gives_other_weights(usual: Usual, small_cifar10: DataSet) -> None:
     other = run(quick(seed=1), small_cifar10.split(0.2))
     assert not np.array_equal(weights(usual.trained)[0], weights(other)[0])
 
 
-def test_training_learns_the_classes(small_cifar10: Cifar10) -> None:
+def test_training_learns_the_classes(small_cifar10: DataSet) -> None:
     data = small_cifar10.split(0.2)
     trained = run(quick(epochs=15, batch_size=16), data)
     assert trained.history[-1].train_loss < trained.history[0].train_loss
@@ -200,14 +200,14 @@ def validated(trained: fit.Trained, data: Splits) -> float:
     return float((predicted == data.validation.labels).mean())
 
 
-def test_the_weights_are_those_of_the_last_epoch(usual: Usual, small_cifar10: Cifar10) -> None:
+def test_the_weights_are_those_of_the_last_epoch(usual: Usual, small_cifar10: DataSet) -> None:
     last = usual.trained.history[-1]
     assert usual.trained.kept == last
     assert validated(usual.trained, small_cifar10.split(0.2)) == pytest.approx(last.val_accuracy)
 
 
 def test_the_weights_are_those_of_the_best_epoch_where_that_is_asked_for(
-    small_cifar10: Cifar10,
+    small_cifar10: DataSet,
 ) -> None:
     data = small_cifar10.split(0.2)
     # A high learning rate makes the last epoch differ from the best one.
@@ -223,12 +223,12 @@ def test_of_equally_good_epochs_the_first_is_the_best() -> None:
     assert best(history).epoch == 2
 
 
-def test_a_loss_that_is_not_finite_stops_the_training(small_cifar10: Cifar10) -> None:
+def test_a_loss_that_is_not_finite_stops_the_training(small_cifar10: DataSet) -> None:
     with pytest.raises(errors.Diverged, match="training loss is nan in epoch 1"):
         run(quick(learning_rate=1e20), small_cifar10.split(0.2))
 
 
-def test_weights_that_the_last_step_spoils_stop_the_training(small_cifar10: Cifar10) -> None:
+def test_weights_that_the_last_step_spoils_stop_the_training(small_cifar10: DataSet) -> None:
     # One step: the training loss is from before it.
     config = quick(architecture="deep", optimizer="sgd", batch_size=160, learning_rate=1e30)
     with pytest.raises(errors.Diverged, match="validation loss is nan in epoch 1"):
@@ -243,7 +243,7 @@ def test_a_weight_that_is_not_finite_is_found_where_the_losses_are() -> None:
 
 
 def test_tensorboard_gets_scalars_and_a_histogram_of_each_weight(
-    small_cifar10: Cifar10, tmp_path: Path
+    small_cifar10: DataSet, tmp_path: Path
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -259,7 +259,7 @@ def test_tensorboard_gets_scalars_and_a_histogram_of_each_weight(
 # Trained on all training images
 
 
-def test_without_validation_all_training_images_train(small_cifar10: Cifar10) -> None:
+def test_without_validation_all_training_images_train(small_cifar10: DataSet) -> None:
     config = quick(validation_fraction=0, label_smoothing=0.1, tta="flip", epochs=1)
     data = small_cifar10.split(config.validation_fraction)
     assert (len(data.train.labels), len(data.validation.labels)) == (200, 0)
@@ -272,7 +272,7 @@ def test_without_validation_all_training_images_train(small_cifar10: Cifar10) ->
 
 
 def test_tensorboard_gets_no_validation_where_there_is_none(
-    small_cifar10: Cifar10, tmp_path: Path
+    small_cifar10: DataSet, tmp_path: Path
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

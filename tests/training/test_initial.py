@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.training.initial import initialise, whitening, with_identity
 from cifar_mlflow.training.network import build
 
@@ -31,7 +31,7 @@ def test_the_first_filters_copy_their_inputs() -> None:
     assert np.ptp(outputs[..., 4:]) > 0
 
 
-def test_networks_of_the_paper_keep_their_random_weights(small_cifar10: Cifar10) -> None:
+def test_networks_of_the_paper_keep_their_random_weights(small_cifar10: DataSet) -> None:
     network = build(TrialConfig())
     before = network.get_weights()
     initialise(network, small_cifar10.split(0.2).train.images)
