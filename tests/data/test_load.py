@@ -280,7 +280,7 @@ def test_a_cache_that_cannot_be_written_can_be_read(
     def read_only(path: Path) -> NoReturn:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr(load, "FileLock", read_only)
+    monkeypatch.setattr("cifar_mlflow.data.cache.FileLock", read_only)
     assert load.load().source == "cache"
     assert load.load(str(files.folder)).source == str(files.folder)
 
@@ -312,7 +312,7 @@ def test_a_command_that_waits_for_another_says_so_once(
         lines.append(f"{topic} {line}")
         said.set()
 
-    monkeypatch.setattr(load, "say", note)
+    monkeypatch.setattr("cifar_mlflow.data.cache.say", note)
     other = threading.Thread(target=other_command)
     other.start()
     held.wait()
