@@ -28,6 +28,11 @@ CLASSES = "classes.json"  # a list of names, beside the arrays of the user's own
 PARTIAL, DOWNLOAD = "partial-", "download-"
 
 
+def root() -> Path:
+    """The cache's folder, which may not exist yet."""
+    return user_cache_path("cifar_mlflow")
+
+
 def cached(find: Callable[[Path], R | None], make: Callable[[Path], R]) -> R:
     """Return what ``find`` finds in the cache; ``make`` stores it there first if needed.
 
@@ -40,7 +45,7 @@ def cached(find: Callable[[Path], R | None], make: Callable[[Path], R]) -> R:
     Raises:
         DataError: the cache cannot be written.
     """
-    cache = user_cache_path("cifar_mlflow")
+    cache = root()
     if (found := find(cache)) is not None:
         return found
     with _locked(cache):

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from io import BufferedReader
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from threading import Lock
@@ -96,7 +97,7 @@ def on_all_cores(function: Callable[[T], R], items: Iterable[T]) -> Iterator[lis
             yield results.get()
 
 
-def open_file(name: str) -> BinaryIO:
+def open_file(name: str) -> BufferedReader:
     path = Path(name)
     if path.exists() and not path.is_file():
         raise UsageError("not a regular file")  # a pipe or a device may never end
@@ -111,8 +112,7 @@ def read_square(file: BinaryIO) -> Image.Image:
     """
     with _decode(file) as image:
         ImageOps.exif_transpose(image, in_place=True)
-        square = crop(image)
-        return square.reduce(max(1, square.width // LARGE))
+        return crop(image)
 
 
 @contextmanager
@@ -143,7 +143,12 @@ def _decode(file: BinaryIO) -> Iterator[Image.Image]:
 
 
 def crop(image: Image.Image) -> Image.Image:
-    """The largest square around the centre, as RGB on white; of most modes a large one is reduced."""
+    """The largest square around the centre, as RGB on white, reduced to at most 511 x 511 pixels."""
+    square = _crop(image)
+    return square.reduce(max(1, square.width // LARGE))
+
+
+def _crop(image: Image.Image) -> Image.Image:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)

@@ -18,40 +18,35 @@ from cifar_mlflow.data.sources import (
     difference,
     from_npm,
     from_site,
+    is_cifar10,
     read_path,
 )
-from cifar_mlflow.errors import DataError
+from cifar_mlflow.data.user_data import find_again, read_user_data
+from cifar_mlflow.errors import DataError, UsageError
 from cifar_mlflow.paths import user_path
 
 UNKNOWN = "unknown"  # in place of a SHA-256 that is not known yet
 
 
-def load(data_dir: str = "auto", digest: str | None = None) -> DataSet:
-    """Find CIFAR-10 in ``data_dir``, CIFAR10_DIR or the cache, or download it; then verify it.
+def load(
+    data_dir: str = "auto", image_size: int = cifar10.IMAGE_SHAPE[0], digest: str | None = None
+) -> DataSet:
+    """Read the images in ``data_dir``; or find CIFAR-10 there, in CIFAR10_DIR or the cache, or download it.
 
-    The environment variable CIFAR10_DIGEST, or ``digest``, names the SHA-256 to expect instead of the
+    Images of the user's own become ``image_size`` pixels wide and high. CIFAR-10 is verified. The
+    environment variable CIFAR10_DIGEST, or ``digest``, names the SHA-256 to expect instead of the
     official one: for stand-in data in the same file format, such as a subset. With the word ``unknown``
     the data is refused, and the message gives its SHA-256.
 
     Raises:
-        DataError: no source has the expected arrays; the message names the file, or every source.
+        DataError: the images make no data set, or no source has the expected arrays; the message names
+            the file, or every source.
+        UsageError: CIFAR-10 has another image size.
     """
-    expected = digest or os.environ.get("CIFAR10_DIGEST") or CIFAR10_DIGEST
-    if not re.fullmatch(f"[0-9a-f]{{64}}|{UNKNOWN}", expected):
-        raise DataError(
-            f"CIFAR10_DIGEST={expected!r}: input should be a SHA-256, 64 digits from 0 to 9 and a to "
-            f"f, or {UNKNOWN!r}"
-        )
-    given = data_dir if data_dir != "auto" else os.environ.get("CIFAR10_DIR", "")
     try:
-        if given:
-            return _load_path(user_path(given), expected)
-        if expected == UNKNOWN:
-            raise DataError(
-                f"CIFAR10_DIGEST={UNKNOWN} asks for the SHA-256 of your data; give data_dir=FOLDER, "
-                "or set CIFAR10_DIR"
-            )
-        return _cached(expected, lambda root: _fetch(root, expected))
+        if data_dir != "auto" and not is_cifar10(path := user_path(data_dir)):
+            return read_user_data(path, image_size)
+        return _load_cifar10(data_dir, image_size, digest)
     except MemoryError as error:
         raise DataError("the data cannot be read: this process is out of memory") from error
 
@@ -62,7 +57,33 @@ def on_this_host(data: DataSet) -> DataSet:
     Raises:
         DataError: no source on this machine has it.
     """
-    return data if data.folder.exists() else load(digest=data.digest)
+    if data.folder.exists():
+        return data
+    return load(digest=data.digest) if data.name == cifar10.NAME else find_again(data)
+
+
+def _load_cifar10(data_dir: str, image_size: int, digest: str | None) -> DataSet:
+    size = cifar10.IMAGE_SHAPE[0]
+    if image_size != size:
+        raise UsageError(
+            f"image_size={image_size}: the images of CIFAR-10 have {size} x {size} pixels; other sizes "
+            "need images of your own, data_dir=FOLDER"
+        )
+    expected = digest or os.environ.get("CIFAR10_DIGEST") or CIFAR10_DIGEST
+    if not re.fullmatch(f"[0-9a-f]{{64}}|{UNKNOWN}", expected):
+        raise DataError(
+            f"CIFAR10_DIGEST={expected!r}: input should be a SHA-256, 64 digits from 0 to 9 and a to "
+            f"f, or {UNKNOWN!r}"
+        )
+    given = data_dir if data_dir != "auto" else os.environ.get("CIFAR10_DIR", "")
+    if given:
+        return _load_path(user_path(given), expected)
+    if expected == UNKNOWN:
+        raise DataError(
+            f"CIFAR10_DIGEST={UNKNOWN} asks for the SHA-256 of your data; give data_dir=FOLDER, "
+            "or set CIFAR10_DIR"
+        )
+    return _cached(expected, lambda root: _fetch(root, expected))
 
 
 def _load_path(path: Path, expected: str) -> DataSet:

@@ -378,9 +378,11 @@ def test_a_fraction_that_leaves_a_part_empty_is_refused(
 # Files that are not what they should be
 
 
-def test_a_place_without_cifar10_is_named(tmp_path: Path) -> None:
-    assert f"{tmp_path}: no CIFAR-10 here" in refusal(tmp_path)
-    assert "/nowhere: no CIFAR-10 here" in refusal("/nowhere")
+def test_a_place_without_cifar10_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "files of CIFAR-10" in refusal(tmp_path)
+    assert "/nowhere: cannot be read" in refusal("/nowhere")
+    monkeypatch.setenv("CIFAR10_DIR", str(tmp_path))
+    assert f"{tmp_path}: no CIFAR-10 here" in refusal("auto")
 
 
 def test_a_missing_file_is_named(files: StandIn) -> None:
