@@ -80,6 +80,13 @@ def _read_batches(read: Callable[[str], Examples]) -> Arrays:
     }
 
 
+def is_cifar10(path: Path) -> bool:
+    """Whether `read_path` is to read this, and not a reader of the user's own images."""
+    if path.is_file():
+        return path.suffix.lower() != ".npz"
+    return any((folder / TRAIN_FILES[0]).exists() for folder in (path, path / FOLDER))
+
+
 def read_path(path: Path) -> Arrays:
     """Read the four arrays from an extracted folder, its parent, or the official archive.
 

@@ -280,7 +280,7 @@ def test_a_cache_that_cannot_be_written_can_be_read(
     def read_only(path: Path) -> NoReturn:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr(load, "FileLock", read_only)
+    monkeypatch.setattr("cifar_mlflow.data.cache.FileLock", read_only)
     assert load.load().source == "cache"
     assert load.load(str(files.folder)).source == str(files.folder)
 
@@ -312,7 +312,7 @@ def test_a_command_that_waits_for_another_says_so_once(
         lines.append(f"{topic} {line}")
         said.set()
 
-    monkeypatch.setattr(load, "say", note)
+    monkeypatch.setattr("cifar_mlflow.data.cache.say", note)
     other = threading.Thread(target=other_command)
     other.start()
     held.wait()
@@ -378,9 +378,11 @@ def test_a_fraction_that_leaves_a_part_empty_is_refused(
 # Files that are not what they should be
 
 
-def test_a_place_without_cifar10_is_named(tmp_path: Path) -> None:
-    assert f"{tmp_path}: no CIFAR-10 here" in refusal(tmp_path)
-    assert "/nowhere: no CIFAR-10 here" in refusal("/nowhere")
+def test_a_place_without_cifar10_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "files of CIFAR-10" in refusal(tmp_path)
+    assert "/nowhere: cannot be read" in refusal("/nowhere")
+    monkeypatch.setenv("CIFAR10_DIR", str(tmp_path))
+    assert f"{tmp_path}: no CIFAR-10 here" in refusal("auto")
 
 
 def test_a_missing_file_is_named(files: StandIn) -> None:

@@ -12,10 +12,10 @@ import pytest
 from mlflow.entities import Run
 from PIL import Image
 
+from cifar_mlflow.data.images import Skipped
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import PredictParameters
 from cifar_mlflow.predict import classify, images
-from cifar_mlflow.predict.images import Skipped
 from cifar_mlflow.predict.outputs import Predictions
 from cifar_mlflow.store import models
 from cifar_mlflow.store.models import LoadedModel

@@ -18,8 +18,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from cifar_mlflow.data import images as decoding
+from cifar_mlflow.data.images import Skipped
 from cifar_mlflow.predict import images
-from cifar_mlflow.predict.images import Skipped, UserImage
+from cifar_mlflow.predict.images import UserImage
 from tests.conftest import PROJECT
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -257,33 +259,33 @@ def test_a_photo_of_a_hundred_megapixels_is_read(
 ) -> None:
     name = put(tmp_path / "a.jpg", Image.new("L", (11_600, 8_700), 200), quality=50)
     assert read(name).pixels.min() == 200
-    monkeypatch.setattr(images, "JPEG_PIXELS", 100_000_000)
+    monkeypatch.setattr(decoding, "JPEG_PIXELS", 100_000_000)
     assert reason(name) == "100,920,000 pixels; at most 100,000,000 can be read"
 
 
 def test_a_progressive_jpeg_counts_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "PIXELS", 300_000)
+    monkeypatch.setattr(decoding, "PIXELS", 300_000)
     image = Image.new("RGB", (2000, 2000), "red")
     read(put(tmp_path / "baseline.jpg", image))
     assert "4,000,000 pixels" in reason(put(tmp_path / "a.jpg", image, progressive=True))
 
 
-@pytest.mark.parametrize(("limit", "alone"), [(0, True), (images.BIG, False)])
+@pytest.mark.parametrize(("limit", "alone"), [(0, True), (decoding.BIG, False)])
 def test_big_images_are_in_memory_one_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, alone: bool
 ) -> None:
-    crop = images._crop
+    crop = decoding.crop
 
     def watched(image: Image.Image) -> Image.Image:
-        assert images._one_big.locked() == alone
+        assert decoding._one_big.locked() == alone
         return crop(image)
 
-    monkeypatch.setattr(images, "_crop", watched)
-    monkeypatch.setattr(images, "BIG", limit)
+    monkeypatch.setattr(decoding, "crop", watched)
+    monkeypatch.setattr(decoding, "BIG", limit)
     read(put(tmp_path / "a.png", Image.fromarray(PIXELS)))
-    assert not images._one_big.locked()
+    assert not decoding._one_big.locked()
 
 
 def test_pixels_without_a_known_white_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""Which images train, validate and test: by a hash of their content, never by their names or order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from cifar_mlflow.data.collection import PARTS, TEST, TRAIN, VALIDATION, Collection
+from cifar_mlflow.errors import DataError
+from cifar_mlflow.formatting import counted
+
+TEST_SHARE = 0.2
+
+Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Division:
+    """Rows of the images by part, in an order that only their content decides."""
+
+    train: Rows  # those that validate among them
+    positions: Floats  # (len(train),), ascending; see `DataSet`
+    test: Rows
+    left_out: Rows  # copies of images in an earlier part
+    contradicting: Rows  # copies of images of another class
+    similar: int  # images that look like one of an earlier part
+
+
+def divide(images: pd.DataFrame, collection: Collection) -> Division:
+    """Divide images into training, validation and test images.
+
+    A part that is not given is taken from the training images, by two numbers in 0..1 that an image's
+    content has. It tests if the one is below 0.2; the other is its position. So it keeps its part when
+    others are added. Copies share the numbers of one of them. To give each class an image in each part,
+    the image with the lowest number always tests, and the lowest and highest position are 0 and 1.
+
+    Args:
+        images: a row for each image of the collection that could be read, with the columns label, part,
+            content, same and look (see `Picture`).
+
+    Raises:
+        DataError: a class has too few images.
+    """
+    path, classes, given = collection.path, collection.classes, collection.given
+    label, part = images["label"].to_numpy(), images["part"].to_numpy().copy()
+    hashes = np.frombuffer(b"".join(images["content"]), ">u8").reshape(-1, 4)
+    numbers = pd.DataFrame(hashes[:, :2] / 2.0**64).groupby(images["same"].to_numpy())
+    number, position = numbers.transform("min").to_numpy().T.copy()
+    taken = [missing for missing in (VALIDATION, TEST) if missing not in given]
+    for index, name in enumerate(classes):
+        rows = np.flatnonzero((label == index) & (part == TRAIN))
+        different = np.unique(number[rows])
+        if len(different) < 1 + len(taken):
+            raise DataError(f"{path}: the class {name!r} {_too_few(len(different), taken)}")
+        if TEST in taken:
+            below = min(TEST_SHARE, different[-len(taken)])
+            part[rows[(number[rows] < below) | (number[rows] == different[0])]] = TEST
+            rows = rows[part[rows] == TRAIN]
+        if VALIDATION in taken:
+            found = position[rows]
+            position[rows[found == found.max()]] = 1
+            position[rows[found == found.min()]] = 0
+    if VALIDATION in given:
+        position = (part == VALIDATION).astype(np.float64)
+
+    kept = ~_in_earlier_part(images["same"], part)
+    for missing in (*sorted(given), TEST):
+        counts = np.bincount(label[kept & (part == missing)], minlength=len(classes))
+        if not counts.all():
+            name = classes[int(np.argmin(counts))]
+            raise DataError(f"{path}: the class {name!r} has no image to {VERBS[missing]}")
+    order = np.lexsort((label, hashes[:, 2], position, part == TEST))
+    train, test = (order[(kept & side)[order]] for side in (part != TEST, part == TEST))
+    structured = images["look"] != bytes(16)
+    similar = _in_earlier_part(images["look"], part) & kept & structured
+    labels_of_copies = images.groupby("same")["label"].transform("nunique").to_numpy()
+    return Division(
+        train=train,
+        positions=position[train],
+        test=test,
+        left_out=np.flatnonzero(~kept),
+        contradicting=np.flatnonzero(labels_of_copies > 1),
+        similar=int(similar.sum()),
+    )
+
+
+VERBS = ("train", "validate", "test")  # what images of PARTS do
+
+
+def _too_few(count: int, taken: Sequence[int]) -> str:
+    if not taken:
+        return "has no image to train"
+    parts = " and ".join(PARTS[part] for part in taken)
+    return (
+        f"has {counted(count, 'different training image')}; it needs {1 + len(taken)}, because {parts} "
+        "images are taken from them"
+    )
+
+
+def _in_earlier_part(keys: pd.Series, part: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether an image with the same key is in a part before its own."""
+    earliest = pd.Series(part).groupby(keys.to_numpy()).transform("min")
+    return part > earliest.to_numpy()
