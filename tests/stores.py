@@ -68,6 +68,7 @@ def write_study(
     parameters = STUDIES[kind].model_validate(given)
     environment = {
         "data_digest": digest,
+        "registered_model": "cifar10-cnn",
         "mlflow.source.git.commit": "c0ffee" * 6 + "c0ff",
         "python_version": "3.11.7",
         "keras_version": "3.15.1",

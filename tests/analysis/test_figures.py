@@ -181,9 +181,9 @@ def test_a_ranking_draws_each_interval_at_its_height() -> None:
 
 
 def test_every_count_of_the_confusion_matrix_can_be_read() -> None:
-    confusion = metrics.confusion_table(
-        pd.DataFrame({"true": list(CLASSES), "predicted": ["dog"] * 10})
-    )
+    dogs = np.eye(10, dtype=np.float32)[[CLASSES.index("dog")] * 10]
+    labels = np.arange(10, dtype=np.uint8)
+    confusion = metrics.confusion_table(metrics.prediction_table(dogs, labels, CLASSES))
     confusion.iloc[0, 1] = 1234
     figure = figures.confusion_matrix(confusion, "title")
     axis = figure.axes[0]
