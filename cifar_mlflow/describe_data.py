@@ -13,12 +13,14 @@ def describe_data(parameters: DataParameters) -> None:
     Raises:
         DataError: the data cannot be found, downloaded or verified.
     """
-    data = load(parameters.data_dir)
+    data = load(parameters.data_dir, parameters.image_size)
     say("Data", str(data))
     with tracking.tracked_run("data"):
         tracking.log_parameters(parameters)
         tracking.log_dataset(data, "source")
         tracking.log_files(
-            figures={"class_examples.png": figures.class_examples(data.examples("train"))},
+            figures={
+                "class_examples.png": figures.class_examples(data.examples("train"), data.classes)
+            },
             tables={"class_counts.csv": data.class_counts()},
         )

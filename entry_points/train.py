@@ -16,7 +16,7 @@ def train(parameters: TrainParameters) -> int:
     from cifar_mlflow.study.plan import share_threads
     from cifar_mlflow.study.trial import TrialOptions, run_trial
 
-    data = load(parameters.data_dir)
+    data = load(parameters.data_dir, parameters.image_size)
     threads = share_threads(1, parameters)
     say("Data", str(data))
     epochs, on = counted(parameters.epochs, "epoch"), counted(threads, "thread")

@@ -5,7 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_mlflow.data import dataset, sources
+from cifar_mlflow.data import cifar10, dataset, sources
+from cifar_mlflow.data.dataset import DataSet
+
+# CIFAR-10 without its images, for what depends on its shape and classes alone.
+EMPTY = DataSet(Path(), "", "", cifar10.NAME, cifar10.CLASSES, cifar10.IMAGE_SHAPE)
 
 
 def batch(images_per_class: int, seed: int) -> dataset.Examples:

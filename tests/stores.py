@@ -147,7 +147,7 @@ def predictions(reached: float, seed: int) -> pd.DataFrame:
     taken = np.where(right, labels, (labels + random.integers(1, 10, IMAGES)) % 10)
     scores = random.random((IMAGES, 10)) + 3 * np.eye(10)[taken]
     probabilities = scores / scores.sum(axis=1, keepdims=True)
-    return metrics.prediction_table(probabilities.astype(np.float32), labels)
+    return metrics.prediction_table(probabilities.astype(np.float32), labels, CLASSES)
 
 
 def write_data(client: MlflowClient, experiment: str, digest: str = CIFAR10_DIGEST) -> str:
@@ -164,5 +164,5 @@ def write_data(client: MlflowClient, experiment: str, digest: str = CIFAR10_DIGE
 def gallery_png() -> bytes:
     """A gallery, small, as PNG."""
     drawn = io.BytesIO()
-    figures.class_examples(standin.batch(1, seed=0)).savefig(drawn, dpi=30)
+    figures.class_examples(standin.batch(1, seed=0), CLASSES).savefig(drawn, dpi=30)
     return drawn.getvalue()

@@ -121,7 +121,7 @@ def test_a_trial_on_all_images_is_another_trial_and_alike_in_the_rest() -> None:
 
 def test_images_grow_in_equal_shares_of_the_epochs() -> None:
     trial = TrialConfig(architecture="airbench93", resolution="20-24-24-32", epochs=8)
-    sizes = [trial.image_size(epoch) for epoch in range(1, 9)]
+    sizes = [trial.image_size(epoch, 32) for epoch in range(1, 9)]
     assert sizes == [20, 20, 24, 24, 24, 24, 32, 32]
 
 
@@ -130,7 +130,7 @@ def test_however_few_the_epochs_images_never_shrink_and_the_last_ones_are_whole(
     epochs: int,
 ) -> None:
     trial = TrialConfig(architecture="airbench93", resolution="20-24-28-32", epochs=epochs)
-    sizes = [trial.image_size(epoch) for epoch in range(1, epochs + 1)]
+    sizes = [trial.image_size(epoch, 32) for epoch in range(1, epochs + 1)]
     assert sizes == sorted(sizes)
     assert sizes[-1] == 32
 

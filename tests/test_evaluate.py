@@ -73,20 +73,22 @@ def test_it_is_said_if_a_model_was_trained_on_other_data(small_cifar10: DataSet)
     assert same.remark == ""
 
 
-def test_a_model_of_other_classes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_other_classes_is_refused(
+    small_cifar10: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def load(uri: str) -> LoadedModel:
         return LoadedModel(uri, None, None, None, ("cat", "dog"), model=None)
 
     monkeypatch.setattr(models, "load_model", load)
     with pytest.raises(UsageError, match=r"^models:/m-1: its classes are cat, dog, not CIFAR-10's"):
-        evaluate.find_model("models:/m-1")
+        evaluate.find_model("models:/m-1", small_cifar10)
 
 
 def predictions() -> pd.DataFrame:
     examples = standin.batch(3, seed=0)
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.ones(10), len(examples.labels)).astype(np.float32)
-    return metrics.prediction_table(probabilities, examples.labels)
+    return metrics.prediction_table(probabilities, examples.labels, CLASSES)
 
 
 def test_a_models_figures_and_tables_have_the_file_names_of_a_run() -> None:
@@ -106,7 +108,7 @@ def test_every_headline_is_a_metric_with_its_bounds() -> None:
     table = predictions()
     bounds = metrics.intervals(table, resamples=100)
     logged = evaluate.with_bounds(metrics.evaluate(table), bounds, "validation")
-    for name in metrics.HEADLINES:
+    for name in metrics.headlines(10):
         assert logged[f"validation_{name}"] == pytest.approx(bounds["value"][name])
         assert logged[f"validation_{name}_low"] == bounds["low"][name]
         assert logged[f"validation_{name}_high"] == bounds["high"][name]
@@ -117,7 +119,7 @@ def test_the_main_results_name_the_worst_mistakes_and_classes() -> None:
     labels = np.repeat(np.arange(10, dtype=np.uint8), 3)
     predicted = labels.copy()
     predicted[:2] = CLASSES.index("ship")
-    table = metrics.prediction_table(np.eye(10, dtype=np.float32)[predicted], labels)
+    table = metrics.prediction_table(np.eye(10, dtype=np.float32)[predicted], labels, CLASSES)
     result = metrics.evaluate(table)
     pairs = metrics.most_confused(result.confusion)
     lines = dict(
@@ -145,5 +147,7 @@ def test_two_models_are_shown_side_by_side() -> None:
     text = evaluate.side_by_side(models)
     rows = [line.strip("| ").split("&ensp; | ") for line in text.splitlines()]
     assert rows[0] == ["metric", "relu-32-sgd-deep", "folder"]
-    assert [row[0] for row in rows[2:]] == [name.replace("_", " ") for name in metrics.HEADLINES]
+    assert [row[0] for row in rows[2:]] == [
+        name.replace("_", " ") for name in metrics.headlines(10)
+    ]
     assert all(row[1] == row[2] for row in rows[2:])

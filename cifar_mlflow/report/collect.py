@@ -11,7 +11,13 @@ from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import ArchitecturesParameters, GridParameters, StudyOptions, expand
 from cifar_mlflow.store import query, registry
-from cifar_mlflow.store.runs import DATA_DIGEST, MODEL_URI, REFIT_OF, TrackedRun
+from cifar_mlflow.store.runs import (
+    DATA_DIGEST,
+    MODEL_URI,
+    REFIT_OF,
+    REGISTERED_MODEL,
+    TrackedRun,
+)
 from cifar_mlflow.study import results
 
 STUDIES: dict[str, type[StudyOptions]] = {
@@ -214,7 +220,8 @@ def _read_classifier(run: TrackedRun) -> Classifier:
 
 
 def _read_champion(grid: Study, best: list[TrackedRun]) -> str:
-    name = grid.run.parameters.get("model_name", "")
+    # Grids of earlier versions have the name as a parameter alone.
+    name = grid.run.tags.get(REGISTERED_MODEL) or grid.run.parameters.get("model_name", "")
     champion = registry.champion(name) if name else None
     if champion is None:
         return "The registry now has no champion of its name."

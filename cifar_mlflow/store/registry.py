@@ -13,7 +13,6 @@ from mlflow.exceptions import MlflowException
 from cifar_mlflow.analysis import metrics
 from cifar_mlflow.analysis.statistics import INTERVAL
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import CLASSES
 from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.formatting import markdown_table, number, percent
 from cifar_mlflow.store import query
@@ -25,10 +24,7 @@ VALIDATION_FRACTION = "validation_fraction"
 KEPT_VAL_ACCURACY = "kept_val_accuracy"
 PROMOTION = "promotion"  # why a version got its alias
 JUDGED_WITH = "judged_with"  # the first version of its round, while the alias is set
-ABOUT = """Image classifiers for CIFAR-10: uint8 images (N, 32, 32, 3) to probabilities of 10 classes.
-
-The alias `champion` is on the version with the best validation accuracy, `challenger` on the newest one
-that did not beat it. Each version's description says how good it is and how to call it."""
+LISTED = 1000  # characters of a list of classes; MLflow keeps 5,000 of a description or a tag
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,7 @@ def register(
             "test_accuracy": str(run.metrics["test_accuracy"]),
             "test_loss": str(run.metrics["test_loss"]),
             "trial": run.name,
-            "classes": ", ".join(CLASSES),
+            "classes": _listed(data.classes),
             JUDGED_WITH: str(_round(versions)),
         }
         if KEPT_VAL_ACCURACY in judged.metrics:
@@ -140,7 +136,7 @@ def register(
     validated = validation(registered.tags)
     text = describe(name, version, run, config, data, predictions, validated, reason)
     client.update_model_version(name, version, text)
-    client.update_registered_model(name, ABOUT)
+    client.update_registered_model(name, _about(data))
     if alias == CHALLENGER:
         client.set_registered_model_alias(name, CHALLENGER, version)
     client.set_model_version_tag(name, version, PROMOTION, reason)
@@ -204,6 +200,25 @@ def _tags(version: ModelVersion | None) -> dict[str, str] | None:
     return dict(version.tags) if version else None
 
 
+def _about(data: DataSet) -> str:
+    """The description of a registered model."""
+    height, width, _ = data.image_shape
+    return f"""Image classifiers for {data.name}: uint8 images (N, {height}, {width}, 3) to probabilities of \
+{len(data.classes)} classes.
+
+The alias `champion` is on the version with the best validation accuracy, `challenger` on the newest one
+that did not beat it. Each version's description says how good it is and how to call it."""
+
+
+def _listed(classes: Sequence[str]) -> str:
+    """The classes with commas; where they are long, the first of them and their number."""
+    text = ", ".join(classes)
+    if len(text) <= LISTED:
+        return text
+    whole = text[:LISTED].rpartition(",")[0]
+    return f"{whole}, … ({len(classes)} in all; the model's metadata has them)"
+
+
 def describe(
     name: str,
     version: str,
@@ -233,24 +248,25 @@ def describe(
             for metric, value, low, high in metrics.intervals(predictions).itertuples(name=None)
         ],
     )
-    confidence = predictions[list(CLASSES)].max(axis=1).mean()
+    confidence = metrics.confidences(predictions).mean()
     recall = result.report["recall"]
     confused = metrics.most_confused(result.confusion).head(3)
     mistakes = ", ".join(
         f"{true} for {predicted} ({percent(share, 0)})"
         for true, predicted, _, share in confused.itertuples(index=False, name=None)
     )
-    trained_on = "CIFAR-10" if data.official else "a stand-in for CIFAR-10"
+    height, width, _ = data.image_shape
+    classes = len(data.classes)
     settings = ", ".join(f"{field} {value}" for field, value in config.model_dump().items())
-    return f"""Classifies colour images of 32 x 32 pixels into the 10 classes of CIFAR-10.
+    return f"""Classifies colour images of {height} x {width} pixels into the {classes} classes of {data.name}.
 
-**Classes**, in the order of the outputs: {", ".join(CLASSES)}.
+**Classes**, in the order of the outputs: {_listed(data.classes)}.
 
 **How to call it**
 
 ```python
 model = mlflow.pyfunc.load_model("models:/{name}/{version}")
-probabilities = model.predict(images)  # uint8 (N, 32, 32, 3), RGB 0..255, to float32 (N, 10)
+probabilities = model.predict(images)  # uint8 (N, {height}, {width}, 3), RGB 0..255, to float32 (N, {classes})
 classes = model.metadata.metadata["classes"]
 ```
 
@@ -266,7 +282,7 @@ or `mlflow models serve -m models:/{name}/{version} --env-manager local`, then P
 
 **Limits**
 
-- Every image gets one of the ten classes, whatever it shows.
+- Every image gets one of the {classes} classes, whatever it shows.
 - Best recall: {recall.idxmax()} ({number(recall.max(), 2)}); worst: {recall.idxmin()} ({number(recall.min(), 2)}). \
 Most often it mistakes {mistakes or "nothing for anything else"}.
 - Its probabilities are not frequencies: their mean is {number(confidence, 2)} at an accuracy of {number(result.accuracy, 2)}.
@@ -274,7 +290,7 @@ Most often it mistakes {mistakes or "nothing for anything else"}.
 - Pixels scaled to 0..1 are wrong: `mlflow.pyfunc` refuses them, but MLflow's server and Keras round \
 them down without an error, and the model sees black.
 
-**Trained by** run {run.run_id} ({run.name}) on {trained_on}, SHA-256 {data.digest}: {settings}.
+**Trained by** run {run.run_id} ({run.name}) on {data.title}, SHA-256 {data.digest}: {settings}.
 
 **Promotion** {reason}
 """

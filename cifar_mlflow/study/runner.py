@@ -48,10 +48,12 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions) -> bool:
 
     Raises:
         UsageError: the data, the engine or the precision is not available, a validation fraction leaves
-            no image, or nothing can be resumed as requested.
+            no image, a network takes larger images, or nothing can be resumed as requested.
         Superseded: another command has resumed this study.
     """
-    data = load(options.data_dir)
+    data = load(options.data_dir, options.image_size)
+    for trial in trials:
+        trial.check_size(data.image_shape[0])
     for fraction in {trial.validation_fraction for trial in trials}:
         data.split(fraction)
     if options.address == "local":
@@ -70,7 +72,7 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions) -> bool:
             tracking.log_environment(engine.threads)
             tracking.log_dataset(data, "training")
             if previous:
-                take_over(previous, trials, options, engine, parent)
+                take_over(previous, trials, data, options, engine, parent)
             if options.address == "local":
                 say_expected_time(trials, data, engine, parent)
             repeated = run_trials(trials, data, engine, options, parent)
@@ -132,6 +134,7 @@ def run_trials(
 def take_over(
     previous: Sequence[claims.UnfinishedRun],
     trials: Sequence[TrialConfig],
+    data: DataSet,
     options: StudyOptions,
     engine: engines.Engine,
     parent: Parent,
@@ -145,7 +148,7 @@ def take_over(
     planned = {trial.key: trial for trial in (*trials, *refits)}
     earlier = [run for run in resume.previous_trials(previous, parent) if run.key in planned]
     finished = [run for run in earlier if run.status == Status.FINISHED]
-    outdated = find_outdated(finished, planned, engine)
+    outdated = find_outdated(finished, planned, data, engine)
     keep = options.outdated == "keep"
     adopted = [run for run in earlier if keep or run.run_id not in outdated]
     for run in adopted:
@@ -168,7 +171,10 @@ def take_over(
 
 
 def find_outdated(
-    finished: Sequence[TrackedRun], planned: Mapping[str, TrialConfig], engine: engines.Engine
+    finished: Sequence[TrackedRun],
+    planned: Mapping[str, TrialConfig],
+    data: DataSet,
+    engine: engines.Engine,
 ) -> dict[str, str]:
     """How the origins of finished trials differ from the workers' present ones, by run id.
 
@@ -181,7 +187,7 @@ def find_outdated(
         return {}
     configurations = [planned[run.key].configuration for run in finished]
     distinct = list(dict.fromkeys(configurations))
-    (present,) = engine.run([joblib.delayed(origins)(distinct, engine.threads)])
+    (present,) = engine.run([joblib.delayed(origins)(distinct, data, engine.threads)])
     now = dict(zip(distinct, present, strict=True))
     how = {
         run.run_id: differences(run.origin, now[configuration], OF_A_RESULT)

@@ -13,7 +13,7 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import Lines
 from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.formatting import markdown_table, number
-from cifar_mlflow.parameters import StudyOptions
+from cifar_mlflow.parameters import AUTO, StudyOptions
 from cifar_mlflow.store import query, registry, tracking
 from cifar_mlflow.store.runs import Parent, Status, TrackedRun
 from cifar_mlflow.study import results
@@ -205,9 +205,9 @@ def end_study(
     """
     look = ("Look", f"mlflow ui --backend-store-uri {tracking_uri}")
     lines = [look] if summary.best else []
-    if model and summary.best and options.registers_as:
+    if model and summary.best and (name := options.registers_as):
         twin = None if model is summary.best else summary.best.run
-        promoted, use = promote(model, twin, data, options.registers_as)
+        promoted, use = promote(model, twin, data, data.model_name if name == AUTO else name)
         lines = [promoted, look, use]
         if twin:
             accuracy = number(model.run.metrics["test_accuracy"], 4)
@@ -225,6 +225,7 @@ def promote(model: Finished, twin: TrackedRun | None, data: DataSet, name: str) 
     """
     before = registry.champion(name)
     promotion = registry.register(name, model.run, model.trial, data, twin)
+    tracking.tag_registered(name)
     was = f"; before it was version {before.version}" if before else ""
     return [
         (

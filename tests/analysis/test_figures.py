@@ -31,7 +31,7 @@ def texts(figure: Figure) -> list[str]:
 
 def test_class_examples_title_an_image_of_each_class() -> None:
     examples = standin.batch(3, seed=1)
-    figure = figures.class_examples(examples)
+    figure = figures.class_examples(examples, CLASSES)
     assert [axis.get_title() for axis in figure.axes] == list(CLASSES)
     for index, axis in enumerate(figure.axes):
         first = examples.images[int(np.argmax(examples.labels == index))]
@@ -41,7 +41,7 @@ def test_class_examples_title_an_image_of_each_class() -> None:
 def test_a_class_without_an_image_has_an_empty_cell_that_says_so() -> None:
     whole = standin.batch(3, seed=1)
     others = whole.labels != CLASSES.index("cat")
-    figure = figures.class_examples(Examples(whole.images[others], whole.labels[others]))
+    figure = figures.class_examples(Examples(whole.images[others], whole.labels[others]), CLASSES)
     shown = {axis.get_title(): [text.get_text() for text in axis.texts] for axis in figure.axes}
     assert shown == {name: ["no image"] if name == "cat" else [] for name in CLASSES}
     pictured = [axis.get_title() for axis in figure.axes if axis.images]
@@ -66,7 +66,7 @@ def test_a_model_without_mistakes_gives_an_empty_gallery() -> None:
 def test_occlusion_maps_are_drawn_below_their_images_right_ones_first() -> None:
     probabilities = np.full((4, 10), 0.05, np.float32)
     probabilities[range(4), [3, 5, 3, 8]] = 0.55
-    shown = metrics.prediction_table(probabilities, np.array([3, 5, 4, 8], np.uint8))
+    shown = metrics.prediction_table(probabilities, np.array([3, 5, 4, 8], np.uint8), CLASSES)
     images, maps = standin.batch(1, seed=1).images[:4], np.arange(4 * 64.0).reshape(4, 8, 8)
     figure = figures.occlusion(images, shown, maps, "a title")
     pictured = [axis for axis in figure.axes if axis.images]
@@ -80,7 +80,9 @@ def test_occlusion_maps_are_drawn_below_their_images_right_ones_first() -> None:
 
 
 def test_occlusion_says_that_no_image_is_wrong() -> None:
-    shown = metrics.prediction_table(np.eye(10, dtype=np.float32)[:1], np.zeros(1, np.uint8))
+    shown = metrics.prediction_table(
+        np.eye(10, dtype=np.float32)[:1], np.zeros(1, np.uint8), CLASSES
+    )
     figure = figures.occlusion(standin.batch(1, seed=1).images[:1], shown, np.zeros((1, 8, 8)), "")
     assert "Classified wrong: none" in texts(figure)
 
@@ -209,7 +211,7 @@ def test_a_reliability_diagram_shows_accuracy_and_images_of_each_bin() -> None:
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.ones(10), 50).astype(np.float32)
     labels = random.integers(0, 10, 50).astype(np.uint8)
-    table = metrics.calibration_table(metrics.prediction_table(probabilities, labels))
+    table = metrics.calibration_table(metrics.prediction_table(probabilities, labels, CLASSES))
     figure = figures.reliability(table, "expected calibration error 0.1")
     diagram, counts = figure.axes
     heights = [bar.get_height() for bar in diagram.patches if isinstance(bar, Rectangle)]

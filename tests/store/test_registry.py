@@ -119,7 +119,7 @@ def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
     labels = small_cifar10.examples("test").labels
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.ones(10), len(labels)).astype(np.float32)
-    predictions = metrics.prediction_table(probabilities, labels)
+    predictions = metrics.prediction_table(probabilities, labels, CLASSES)
     config = TrialConfig(optimizer="adam")
     run = tracked("1234", config.name)
     text = describe(

@@ -28,7 +28,7 @@ def epoch_of(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
     """The images and labels of an epoch, in the order of the labels."""
     config = TrialConfig.model_validate(changes)
-    data = batches.for_training(*batches.tensors(examples), config, number)
+    data = batches.for_training(*batches.tensors(examples), 10, config, number)
     images, labels = (np.concatenate(part) for part in zip(*data.as_numpy_iterator()))
     if labels.ndim == 2:
         return images, labels
@@ -38,7 +38,7 @@ def epoch_of(
 def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
     orders = []
     for epoch in (1, 2):
-        data = batches.for_training(*batches.tensors(numbered()), TrialConfig(), epoch)
+        data = batches.for_training(*batches.tensors(numbered()), 10, TrialConfig(), epoch)
         seen = list(data.as_numpy_iterator())
         assert [len(labels) for _, labels in seen] == [32, 32, 32, 11]
         orders.append(np.concatenate([labels for _, labels in seen]))

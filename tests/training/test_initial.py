@@ -32,7 +32,7 @@ def test_the_first_filters_copy_their_inputs() -> None:
 
 
 def test_networks_of_the_paper_keep_their_random_weights(small_cifar10: DataSet) -> None:
-    network = build(TrialConfig())
+    network = build(TrialConfig(), (32, 32, 3), 10)
     before = network.get_weights()
     initialise(network, small_cifar10.split(0.2).train.images)
     for one, other in zip(before, network.get_weights(), strict=True):
@@ -40,6 +40,6 @@ def test_networks_of_the_paper_keep_their_random_weights(small_cifar10: DataSet)
 
 
 def test_the_whitening_is_not_trained() -> None:
-    network = build(TrialConfig(architecture="airbench93"))
+    network = build(TrialConfig(architecture="airbench93"), (32, 32, 3), 10)
     assert all("whitening" not in weight.path for weight in network.trainable_weights)
     assert sum("whitening" in weight.path for weight in network.weights) == 2

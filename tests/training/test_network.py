@@ -6,9 +6,20 @@ import pytest
 
 from cifar_mlflow.architectures import ARCHITECTURES, Architecture
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.training.network import build, classifier, layer_table, training_flop
+from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE
+from cifar_mlflow.training import network as networks
+from cifar_mlflow.training.checkpoint import Arrays
+from cifar_mlflow.training.network import layer_table, training_flop
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
+
+
+def build(config: TrialConfig) -> keras.Sequential:
+    return networks.build(config, IMAGE_SHAPE, len(CLASSES))
+
+
+def classifier(config: TrialConfig, weights: Arrays) -> keras.Model:
+    return networks.classifier(config, IMAGE_SHAPE, len(CLASSES), weights)
 
 
 # Parameters of each layer that has any, in order; the paper prints those of small and deep.
