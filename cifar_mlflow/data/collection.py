@@ -27,25 +27,19 @@ PART_NAMES = {"train": TRAIN, "test": TEST} | dict.fromkeys(
 
 
 class Picture(NamedTuple):
-    """An image as a network sees it, and three hashes: of its content, its pixels and its look."""
+    """An image as a network sees it, and by what it is compared with others."""
 
     pixels: npt.NDArray[np.uint8]  # (size, size, 3), RGB 0..255
     content: bytes  # SHA-256 of the file or of the array's row, 32 bytes
     same: bytes  # 16 bytes, equal for equal pixels
-    look: bytes  # 16 bytes, equal for images that look alike; zeros for one without any structure
+    look: bytes  # reduced to 8 x 8 pixels, grey
 
     @classmethod
     def of(cls, square: Image.Image, size: int, content: bytes) -> Self:
         pixels = resize(square, size)
         same = hashlib.blake2b(pixels.tobytes(), digest_size=16).digest()
-        return cls(pixels, content, same, difference_hash(pixels))
-
-
-def difference_hash(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """Which of 8 x 8 grey cells are darker than the next to the right, and than the next below: 16 bytes."""
-    cells = np.asarray(Image.fromarray(pixels).convert("L").resize((9, 9), Image.Resampling.BOX))
-    corner = cells[:-1, :-1]
-    return np.packbits([corner < cells[:-1, 1:], corner < cells[1:, :-1]]).tobytes()
+        look = Image.fromarray(pixels).convert("L").resize((8, 8), Image.Resampling.BOX)
+        return cls(pixels, content, same, look.tobytes())
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Which images train, validate and test: by a hash of their content, never by their names or order."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from cifar_mlflow.errors import DataError
 from cifar_mlflow.formatting import counted
 
 TEST_SHARE = 0.2
+# Root mean square of the differences in `Picture.look`, of 255, below which two images count as similar. A
+# JPEG copy differs by 1 or 2; see docs/data.md.
+SIMILAR = 4.0
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -74,8 +78,11 @@ def divide(images: pd.DataFrame, collection: Collection) -> Division:
             raise DataError(f"{path}: the class {name!r} has no image to {VERBS[missing]}")
     order = np.lexsort((label, hashes[:, 2], position, part == TEST))
     train, test = (order[(kept & side)[order]] for side in (part != TEST, part == TEST))
-    structured = images["look"] != bytes(16)
-    similar = _in_earlier_part(images["look"], part) & kept & structured
+    looks = np.frombuffer(b"".join(images["look"]), np.uint8).reshape(len(images), -1)
+    similar = sum(
+        _count_similar(looks[kept & (part == later)], looks[kept & (part < later)])
+        for later in (VALIDATION, TEST)
+    )
     labels_of_copies = images.groupby("same")["label"].transform("nunique").to_numpy()
     return Division(
         train=train,
@@ -83,7 +90,7 @@ def divide(images: pd.DataFrame, collection: Collection) -> Division:
         test=test,
         left_out=np.flatnonzero(~kept),
         contradicting=np.flatnonzero(labels_of_copies > 1),
-        similar=int(similar.sum()),
+        similar=similar,
     )
 
 
@@ -104,3 +111,15 @@ def _in_earlier_part(keys: pd.Series, part: npt.NDArray[np.int64]) -> npt.NDArra
     """Whether an image with the same key is in a part before its own."""
     earliest = pd.Series(part).groupby(keys.to_numpy()).transform("min")
     return part > earliest.to_numpy()
+
+
+def _count_similar(looks: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8]) -> int:
+    """How many images look like one of the others."""
+    if not len(looks) or not len(others):
+        return 0
+    from sklearn.metrics import pairwise_distances_argmin_min  # takes a second
+
+    _, distances = pairwise_distances_argmin_min(
+        looks.astype(np.float32), others.astype(np.float32)
+    )
+    return int((distances < SIMILAR * math.sqrt(looks.shape[1])).sum())

@@ -41,6 +41,7 @@ def read_user_data(path: Path, image_size: int) -> DataSet:
     Raises:
         DataError: they make no data set, or cannot be read; the message says what is allowed.
     """
+    path = path.absolute()
     collection = npz.find(path) if path.is_file() else folders.find(path)
     entry = _entry(collection, image_size)
     folder, lines = cache.cached(
