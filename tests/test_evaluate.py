@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,6 +83,18 @@ def test_a_model_of_other_classes_is_refused(
 
     monkeypatch.setattr(models, "load_model", load)
     with pytest.raises(UsageError, match=r"^models:/m-1: its classes are cat, dog, not CIFAR-10's"):
+        evaluate.find_model("models:/m-1", small_cifar10)
+
+
+def test_a_model_of_another_image_size_is_refused(
+    small_cifar10: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(uri: str) -> LoadedModel:
+        larger = SimpleNamespace(input_shape=(None, 64, 64, 3))
+        return LoadedModel(uri, None, None, None, CLASSES, model=larger)
+
+    monkeypatch.setattr(models, "load_model", load)
+    with pytest.raises(UsageError, match="it takes images of 64 x 64 pixels; give image_size=64"):
         evaluate.find_model("models:/m-1", small_cifar10)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import (
@@ -73,7 +73,7 @@ def misclassified(images: npt.NDArray[np.uint8], wrong: pd.DataFrame) -> Figure:
     ``wrong`` is part of a prediction table, whose index counts the ``images`` (N, size, size, 3).
     """
     titles = [
-        f"predicted {_name(predicted)}\ntrue {_name(true)}"
+        f"predicted {_name(predicted, 13)}\ntrue {_name(true, 18)}"
         for predicted, true in zip(wrong["predicted"], wrong["true"])
     ]
     return _gallery(list(images[wrong.index.to_numpy()]), titles)
@@ -129,12 +129,14 @@ def occlusion(
 
 
 def _gallery(images: Sequence[npt.NDArray[np.uint8] | None], titles: Sequence[str]) -> Figure:
-    """Images under their titles, None as an empty cell: up to ten 2 x 5, more in rows of ten."""
-    columns, width, dpi, fontsize = (5, 2.0, 200, 11) if len(images) <= 10 else (10, 1.5, 150, 8)
-    rows = max(2, math.ceil(len(images) / columns))
+    """Images under their titles, None as an empty cell: ten in rows of five, more in rows of ten."""
+    columns, width, dpi, fontsize = (10, 1.5, 150, 8)
+    if len(images) <= 10:
+        columns, width, dpi, fontsize = (min(5, max(2, len(images))), 2.0, 200, 11)
+    rows = max(1, math.ceil(len(images) / columns))
     size = (columns * width, rows * 1.2 * width)
     figure = Figure(figsize=size, dpi=dpi, layout="constrained")  # crisp on any screen
-    axes = figure.subplots(rows, columns)
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles):
@@ -352,7 +354,7 @@ def intervals(table: pd.DataFrame, label: str) -> Figure:
 def confusion_matrix(confusion: pd.DataFrame, title: str) -> Figure:
     """Counts (classes, classes), rows true, columns predicted; shaded by their share of the row.
 
-    Of more than 20 classes the counts are left out.
+    Of more than 20 classes the counts are left out, and small shares are shaded more.
     """
     classes = [_name(name) for name in confusion.index]
     numbered = len(classes) <= MOST_NUMBERED
@@ -360,7 +362,8 @@ def confusion_matrix(confusion: pd.DataFrame, title: str) -> Figure:
     figure = Figure(figsize=(side, side - 1), dpi=100 if numbered else 150, layout="constrained")
     axis = figure.subplots()
     shares = confusion.div(confusion.sum(axis=1).clip(lower=1), axis=0)
-    image = _heatmap(axis, shares, confusion.map("{:,}".format) if numbered else None)
+    text = confusion.map("{:,}".format) if numbered else None
+    image = _heatmap(axis, shares, text, gamma=1 if numbered else 0.5)
     labelled = range(0, len(classes), math.ceil(len(classes) / MOST_LABELLED))
     names = [classes[place] for place in labelled]
     fontsize = 10 if numbered else min(10, 600 / len(names))
@@ -474,13 +477,17 @@ def grid_heatmap(
 
 
 def _name(name: str, width: int = NAME_WIDTH) -> str:
-    """A class name as a label: cut after a number of characters, and never read as a formula."""
-    cut = name if len(name) <= width else f"{name[: width - 1]}…"
+    """A class name as a label: a long one without its middle, and never read as a formula."""
+    cut = name
+    if len(name) > width:
+        cut = f"{name[: width // 2]}…{name[len(name) - (width - 1) // 2 :]}"
     return cut.replace("$", r"\$")
 
 
-def _heatmap(axis: Axes, shades: pd.DataFrame, text: pd.DataFrame | None) -> AxesImage:
-    image = axis.imshow(shades, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+def _heatmap(
+    axis: Axes, shades: pd.DataFrame, text: pd.DataFrame | None, gamma: float = 1
+) -> AxesImage:
+    image = axis.imshow(shades, cmap="Blues", norm=PowerNorm(gamma, 0, 1), aspect="auto")
     axis.set_xticks(range(shades.shape[1]), [str(name) for name in shades.columns])
     axis.set_yticks(range(shades.shape[0]), [str(name) for name in shades.index])
     if shades.shape[1] > 6:

@@ -4,6 +4,7 @@ Krizhevsky, Nair, Hinton: "Learning Multiple Layers of Features from Tiny Images
 """
 
 NAME = "CIFAR-10"
+STAND_IN = f"a stand-in for {NAME}"  # other data in its format
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGE_SHAPE = (32, 32, 3)
 # SHA-256 of the four arrays, as `dataset.content_digest` computes it; the files' own sums are published at URL.

@@ -76,7 +76,7 @@ class DataSet:
     def title(self) -> str:
         """The name, or "a stand-in for CIFAR-10" for other data in its format."""
         stand_in = self.name == cifar10.NAME and not self.official
-        return f"a stand-in for {self.name}" if stand_in else self.name
+        return cifar10.STAND_IN if stand_in else self.name
 
     @property
     def slug(self) -> str:
@@ -90,7 +90,7 @@ class DataSet:
         return f"{self.slug}-cnn"
 
     def __str__(self) -> str:
-        stand_in = self.title != self.name
+        stand_in = self.title == cifar10.STAND_IN
         name = "stand-in data (expected by CIFAR10_DIGEST):" if stand_in else self.name
         train, test = (len(self.examples(part).labels) for part in ("train", "test"))
         return f"{name} {train:,} + {test:,} images, SHA-256 {self.digest[:8]}… ({self.source})"

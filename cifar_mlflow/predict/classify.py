@@ -65,7 +65,7 @@ def predict(parameters: PredictParameters) -> None:
             console=terminal, disable=not terminal.is_terminal, transient=True
         ) as progress:
             batches = progress.track(
-                images.read_batches(names),
+                images.read_batches(names, model.model.input_shape[1]),
                 total=math.ceil(len(names) / BATCH),
                 description="  Classifying",
             )

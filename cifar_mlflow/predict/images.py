@@ -12,6 +12,7 @@ import re
 import socket
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +24,6 @@ from PIL import Image
 from urllib3.exceptions import ProtocolError, ReadTimeoutError
 from urllib3.util import parse_url
 
-from cifar_mlflow.data.cifar10 import IMAGE_SHAPE
 from cifar_mlflow.data.images import (
     Skipped,
     files_below,
@@ -39,7 +39,6 @@ from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import printable
 from cifar_mlflow.paths import user_path
 
-SIDE = IMAGE_SHAPE[0]
 THUMBNAIL = 128  # pixels, the side of a square on the contact sheet
 DOWNLOAD_BYTES = 50_000_000
 SILENCE_SECONDS = 10  # without a byte
@@ -51,7 +50,7 @@ class UserImage:
     """An image as the model takes it and as the contact sheet shows it."""
 
     file: str  # or URL, printable
-    pixels: npt.NDArray[np.uint8]  # (32, 32, 3), RGB 0..255
+    pixels: npt.NDArray[np.uint8]  # (size, size, 3), RGB 0..255
     thumbnail: Image.Image  # RGB, the same square, at most 128 x 128 pixels
 
 
@@ -135,17 +134,21 @@ def _images_below(folder: Path) -> Iterator[str | Skipped]:
 # Read -----------------------------------------------------------------------------------------
 
 
-def read_batches(names: Sequence[str]) -> Iterator[list[UserImage | Skipped]]:
-    """Read files and URLs on all cores, in order, at most 64 at a time."""
-    return on_all_cores(read, names)
+def read_batches(names: Sequence[str], size: int) -> Iterator[list[UserImage | Skipped]]:
+    """Read files and URLs on all cores, in order, at most 64 at a time.
+
+    Args:
+        size: the height and width that the model takes, in pixels.
+    """
+    return on_all_cores(partial(read, size=size), names)
 
 
-def read(name: str) -> UserImage | Skipped:
+def read(name: str, size: int) -> UserImage | Skipped:
     """Read the image in a file or at a URL."""
     try:
         with _open(name) as file:
             square = read_square(file)
-        return UserImage(printable(name), resize(square, SIDE), _thumbnail(square))
+        return UserImage(printable(name), resize(square, size), _thumbnail(square))
     except Exception as error:  # noqa: BLE001, damaged bytes can raise anything
         return skip(name, _reason(error))
 

@@ -1,4 +1,5 @@
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -181,9 +182,9 @@ def test_a_ranking_draws_each_interval_at_its_height() -> None:
 
 
 def test_every_count_of_the_confusion_matrix_can_be_read() -> None:
-    confusion = metrics.confusion_table(
-        pd.DataFrame({"true": list(CLASSES), "predicted": ["dog"] * 10})
-    )
+    dogs = np.eye(10, dtype=np.float32)[[CLASSES.index("dog")] * 10]
+    labels = np.arange(10, dtype=np.uint8)
+    confusion = metrics.confusion_table(metrics.prediction_table(dogs, labels, CLASSES))
     confusion.iloc[0, 1] = 1234
     figure = figures.confusion_matrix(confusion, "title")
     axis = figure.axes[0]
@@ -191,6 +192,52 @@ def test_every_count_of_the_confusion_matrix_can_be_read() -> None:
     assert len(axis.texts) == 100
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted class", "true class")
     assert [label.get_text() for label in axis.get_yticklabels()] == list(CLASSES)
+
+
+def confusion_of(classes: Sequence[str]) -> pd.DataFrame:
+    labels = np.arange(len(classes), dtype=np.uint8)
+    right = np.eye(len(classes), dtype=np.float32)
+    return metrics.confusion_table(metrics.prediction_table(right, labels, classes))
+
+
+@pytest.mark.parametrize(
+    ("classes", "numbers", "labels"), [(2, 4, 2), (20, 400, 20), (47, 0, 47), (256, 0, 86)]
+)
+def test_a_confusion_matrix_of_any_number_of_classes_is_legible_and_bounded(
+    classes: int, numbers: int, labels: int
+) -> None:
+    figure = figures.confusion_matrix(confusion_of([str(n) for n in range(classes)]), "title")
+    axis = figure.axes[0]
+    assert len(axis.texts) == numbers
+    assert len(axis.get_xticklabels()) == len(axis.get_yticklabels()) == labels
+    assert max(figure.get_size_inches()) <= 15
+
+
+def test_long_class_names_lose_their_middle_and_are_never_formulas() -> None:
+    names = ["a class with a very long name 1", "$x$"]
+    axis = figures.confusion_matrix(confusion_of(names), "title").axes[0]
+    shown = [label.get_text() for label in axis.get_yticklabels()]
+    assert shown == ["a class wit…ong name 1", r"\$x\$"]
+
+
+@pytest.mark.parametrize(("classes", "cells"), [(2, 2), (47, 50), (101, 100)])
+def test_examples_of_many_classes_are_bounded(classes: int, cells: int) -> None:
+    labels = np.arange(classes, dtype=np.uint8)
+    examples = Examples(np.zeros((classes, 4, 4, 3), np.uint8), labels)
+    figure = figures.class_examples(examples, [str(n) for n in range(classes)])
+    assert len(figure.axes) == cells
+    assert (figure.get_suptitle() == "The first 100 of 101 classes") == (classes > 100)
+
+
+def test_curves_of_many_classes_name_the_lowest() -> None:
+    line = (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+    figure = figures.roc({str(n): (*line, n / 100) for n in range(47)}, "title")
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown == [f"{n}, AUC {n / 100:.3f}" for n in range(19, -1, -1)]
+    assert legend.get_title().get_text() == "the lowest 20 of 47"
+    assert len(figure.axes[0].lines) == 47 + 1  # and chance
 
 
 def test_a_grid_heatmap_leaves_missing_trials_blank() -> None:

@@ -5,6 +5,7 @@ from scipy import stats
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
+    balanced_accuracy_score,
     log_loss,
     precision_recall_fscore_support,
     roc_auc_score,
@@ -262,3 +263,28 @@ def test_a_single_image_gives_no_interval() -> None:
     intervals = metrics.intervals(table)
     assert intervals.loc["accuracy", "value"] == 1
     assert intervals[["low", "high"]].isna().all(axis=None)
+
+
+def table_of(classes: int, count: int = 60) -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.ones(classes), count).astype(np.float32)
+    labels = random.integers(0, classes, count).astype(np.uint8)
+    return metrics.prediction_table(probabilities, labels, [f"class {n}" for n in range(classes)])
+
+
+@pytest.mark.parametrize(("classes", "ks"), [(2, []), (3, [2]), (5, [2, 3]), (256, [2, 3, 5])])
+def test_top_k_is_measured_where_there_are_more_than_k_classes(classes: int, ks: list[int]) -> None:
+    table = table_of(classes)
+    result = metrics.evaluate(table)
+    assert list(result.top_accuracy) == ks
+    assert result.confusion.shape == (classes, classes)
+    measured = metrics.intervals(table, resamples=20)["value"].to_dict()
+    assert measured == pytest.approx(
+        {name: result.metrics("x")[f"x_{name}"] for name in metrics.headlines(classes)}
+    )
+
+
+def test_macro_recall_is_the_balanced_accuracy() -> None:
+    table = predictions()
+    expected = balanced_accuracy_score(table["true"], table["predicted"])
+    assert metrics.evaluate(table).macro_recall == pytest.approx(expected)

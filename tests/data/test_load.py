@@ -171,6 +171,11 @@ def test_a_download_that_breaks_off_leaves_nothing_behind(
     assert [path.name for path in cache.iterdir()] == ["lock"]
 
 
+def test_cifar10_has_one_image_size(files: StandIn) -> None:
+    with pytest.raises(UsageError, match=r"^image_size=64: the images of CIFAR-10 have 32 x 32"):
+        load.load(str(files.folder), 64)
+
+
 # The digest to expect
 
 

@@ -83,9 +83,8 @@ def test_a_folder_for_each_class_is_a_data_set(folder: Path) -> None:
 
 @pytest.mark.parametrize("size", [16, 32, 128])
 def test_images_of_any_size_and_shape_have_the_pixels_that_predict_sees(
-    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, size: int
 ) -> None:
-    monkeypatch.setattr(predicted, "SIDE", size)
     random = np.random.default_rng(0)
     shapes = [(7, 9), (16, 16), (33, 200), (128, 64), (600, 500), (1100, 1300)]
     files = []
@@ -96,7 +95,7 @@ def test_images_of_any_size_and_shape_have_the_pixels_that_predict_sees(
             noise = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
             Image.fromarray(noise).resize(shape).save(file)
             files.append(str(file))
-    expected = {image.pixels.tobytes() for image in map(predicted.read, files)}  # type: ignore[union-attr]
+    expected = {predicted.read(file, size).pixels.tobytes() for file in files}  # type: ignore[union-attr]
     assert parts(read(tmp_path / "pets", size)).keys() == expected
     assert len(expected) == len(files)
 

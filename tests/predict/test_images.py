@@ -36,7 +36,7 @@ def put(path: Path, image: Image.Image, **options: Any) -> str:
 
 
 def read(name: str) -> UserImage:
-    image = images.read(name)
+    image = images.read(name, 32)
     assert isinstance(image, UserImage), image
     assert image.pixels.shape == (32, 32, 3)
     assert image.pixels.dtype == np.uint8
@@ -45,7 +45,7 @@ def read(name: str) -> UserImage:
 
 
 def reason(name: str) -> str:
-    skipped = images.read(name)
+    skipped = images.read(name, 32)
     assert isinstance(skipped, Skipped)
     assert "\n" not in skipped.reason
     return skipped.reason
@@ -233,7 +233,7 @@ def test_damaged_bytes_never_raise(tmp_path: Path) -> None:
             damaged = content.copy()
             damaged[random.integers(0, len(content), 10)] = random.integers(0, 256, 10)
             path.write_bytes(damaged.tobytes())
-            assert isinstance(images.read(str(path)), UserImage | Skipped)
+            assert isinstance(images.read(str(path), 32), UserImage | Skipped)
 
 
 def bomb(side: int) -> bytes:
@@ -404,7 +404,7 @@ def test_all_are_read_in_order(tmp_path: Path) -> None:
     for number in range(150):
         put(tmp_path / f"{number:03}.png", Image.new("L", (4, 4), number))
     (tmp_path / "070.png").write_text("damaged")
-    batches = list(images.read_batches(found(str(tmp_path))))
+    batches = list(images.read_batches(found(str(tmp_path)), 32))
     assert [len(batch) for batch in batches] == [64, 64, 22]
     results = [each for batch in batches for each in batch]
     assert isinstance(results.pop(70), Skipped)
@@ -515,7 +515,7 @@ from cifar_mlflow.predict import images
 images.SILENCE_SECONDS = images.DOWNLOAD_SECONDS = 10 * {HANGS_AFTER}
 fetch = images._fetch
 images._fetch = lambda url: os.write(1, b"begins\\n") and fetch(url)
-list(images.read_batches(["{site}/slow", "{site}/silent", "{site}/stops"]))
+list(images.read_batches(["{site}/slow", "{site}/silent", "{site}/stops"], 32))
 """
     with subprocess.Popen(
         [sys.executable, "-c", program],
@@ -557,5 +557,5 @@ def test_private_hosts_are_recognised(host: str, inside: bool) -> None:
 def test_passwords_in_urls_are_used_and_not_shown(site: str) -> None:
     secret = site.replace("://", "://me:se%20cret@")
     assert read(f"{secret}/a.png?size=1").file == f"{site}/a.png?size=1"
-    assert "secret" not in repr(images.read("http://me:secret@[::1"))
+    assert "secret" not in repr(images.read("http://me:secret@[::1", 32))
     assert "secret" not in repr(images.find(["ftp://me:secret@host/a.png"]))

@@ -1,6 +1,7 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
+from sklearn.utils.class_weight import compute_sample_weight
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.dataset import DataSet, Examples
@@ -132,6 +133,27 @@ def test_label_smoothing_spreads_a_share_of_each_label_over_all_classes() -> Non
     np.testing.assert_allclose(smooth.sum(axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(smooth.max(axis=1), 0.82, atol=1e-6)
     np.testing.assert_allclose(smooth.min(axis=1), 0.02, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0, 0.2])
+def test_balanced_weights_make_all_classes_count_alike(smoothing: float) -> None:
+    labels = np.repeat(np.arange(3, dtype=np.uint8), [80, 20, 7])
+    given = batches.tensors(Examples(photographs().images, labels))
+    config = TrialConfig(class_weights="balanced", label_smoothing=smoothing)
+    data = batches.for_training(*given, 3, config, 1)
+    _, truth, weights = (np.concatenate(part) for part in zip(*data.as_numpy_iterator()))
+    if smoothing:
+        truth = truth.argmax(axis=1)
+    np.testing.assert_allclose(weights, compute_sample_weight("balanced", truth), rtol=1e-6)
+    np.testing.assert_allclose(np.bincount(truth, weights), COUNT / 3, rtol=1e-5)
+
+
+def test_larger_images_grow_in_proportion() -> None:
+    large = np.zeros((4, 64, 64, 3), np.uint8)
+    given = batches.tensors(Examples(large, np.arange(4, dtype=np.uint8)))
+    config = TrialConfig(architecture="airbench93", resolution="24-32", epochs=2)
+    sizes = [next(iter(batches.for_training(*given, 4, config, n)))[0].shape[1] for n in (1, 2)]
+    assert sizes == [48, 64]
 
 
 def test_images_that_lie_at_any_address_can_be_trained_on() -> None:
