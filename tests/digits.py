@@ -18,11 +18,11 @@ def digits(of_each: int, start: int = 0) -> tuple[Pixels, Pixels]:
     return (data.images[chosen] * 15).astype(np.uint8), data.target[chosen].astype(np.uint8)
 
 
-def write_folders(folder: Path, of_each: int, start: int = 0, suffix: str = "png") -> list[Path]:
-    """A folder of image files for each digit; gives the files."""
+def write_folders(folder: Path, of_each: int, start: int = 0) -> list[Path]:
+    """A folder of image files for each digit; gives the files, which every version of Pillow writes alike."""
     files = []
     for number, (pixels, label) in enumerate(zip(*digits(of_each, start))):
-        file = folder / str(label) / f"{start}-{number:04}.{suffix}"
+        file = folder / str(label) / f"{start}-{number:04}.bmp"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(file)
         files.append(file)

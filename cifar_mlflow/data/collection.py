@@ -68,7 +68,8 @@ def check_classes(path: Path, names: Sequence[str], expected: str) -> tuple[str,
     if not 2 <= len(classes) <= MOST_CLASSES:
         found = f" ({classes[0]})" if len(classes) == 1 else ""
         raise DataError(
-            f"{path}: found {len(classes):,} classes{found}; expected 2 to {MOST_CLASSES}, {expected}"
+            f"{path}: the number of classes is {len(classes):,}{found}; expected 2 to {MOST_CLASSES}, "
+            f"{expected}"
         )
     seen: dict[str, str] = {}
     for name in classes:

@@ -106,7 +106,10 @@ def test_classes_are_named_in_the_file_or_by_their_labels(tmp_path: Path) -> Non
         ({"images": IMAGES[1:]}, "images has 59 images, and labels 60 labels"),
         ({"labels": LABELS / 1.0}, "labels is float64 (60,); expected whole numbers or text"),
         ({"labels": np.eye(10)[LABELS].astype(int)}, "labels is int64 (60, 10); expected"),
-        ({"labels": LABELS * 0}, "found 1 classes (0); expected 2 to 256, one for each label"),
+        (
+            {"labels": LABELS * 0},
+            "the number of classes is 1 (0); expected 2 to 256, one for each label",
+        ),
         ({"labels": np.array([{}] * 60)}, "Object arrays cannot be loaded"),
         ({"classes": np.array(["a", "b"])}, "labels should be from 0 to 1"),
         ({"classes": np.array(["a", "A"])}, "'a' and 'A' have the same name but for case"),

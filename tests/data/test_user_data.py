@@ -103,8 +103,8 @@ def test_images_of_any_size_and_shape_have_the_pixels_that_predict_sees(
 def test_images_in_folders_of_a_class_count_and_hidden_ones_do_not(folder: Path) -> None:
     before = read(folder).digest
     (folder / "3" / "more").mkdir()
-    (folder / "3" / "0-0060.png").rename(folder / "3" / "more" / "a.PNG")
-    shutil.copy(folder / "4" / "0-0080.png", folder / "4" / ".hidden.png")
+    (folder / "3" / "0-0060.bmp").rename(folder / "3" / "more" / "a.PNG")
+    shutil.copy(folder / "4" / "0-0080.bmp", folder / "4" / ".hidden.png")
     (folder / ".git").mkdir()
     assert read(folder).digest == before
 
@@ -124,17 +124,18 @@ def test_a_fifth_tests_and_the_fraction_validates(folder: Path) -> None:
 def test_an_image_keeps_its_part_when_files_are_added_renamed_or_moved(
     folder: Path, tmp_path: Path
 ) -> None:
+    write_folders(folder, 30, start=20)
     before = read(folder)
     moved = tmp_path / "elsewhere" / "other"
     shutil.copytree(folder, moved)
-    for number, file in enumerate(sorted(moved.rglob("*.png"), reverse=True)):
-        file.rename(file.with_name(f"{number}.png"))
+    for number, file in enumerate(sorted(moved.rglob("*.bmp"), reverse=True)):
+        file.rename(file.with_name(f"{number}.bmp"))
     renamed = read(moved)
     assert renamed.digest == before.digest
     assert renamed.name == "other"
-    write_folders(folder, 30, start=20)
+    write_folders(folder, 20, start=50)
     added = parts(read(folder))
-    assert len(added) == 500
+    assert len(added) == 700
     assert {pixels: added[pixels] for pixels in parts(before)} == parts(before)
 
 
@@ -192,10 +193,10 @@ def test_an_image_in_two_parts_stays_in_the_first(tmp_path: Path, screen: Screen
     shown = screen()
     for part, start, of_each in (("train", 0, 4), ("validation", 4, 3), ("test", 7, 3)):
         write_folders(tmp_path / part, of_each, start)
-    copied = tmp_path / "train" / "0" / "0-0000.png"
+    copied = tmp_path / "train" / "0" / "0-0000.bmp"
     shutil.copy(copied, tmp_path / "test" / "0" / "same file.png")
-    Image.open(copied).save(tmp_path / "test" / "0" / "same pixels.bmp")
-    shutil.copy(tmp_path / "validation" / "0" / "4-0000.png", tmp_path / "test" / "0" / "v.png")
+    Image.open(copied).save(tmp_path / "test" / "0" / "same pixels.png")
+    shutil.copy(tmp_path / "validation" / "0" / "4-0000.bmp", tmp_path / "test" / "0" / "v.png")
     shutil.copy(copied, tmp_path / "validation" / "0" / "t.png")
     data = read(tmp_path)
     assert [len(part.labels) for part in data.split(0.2)] == [40, 30, 30]
@@ -204,8 +205,8 @@ def test_an_image_in_two_parts_stays_in_the_first(tmp_path: Path, screen: Screen
 
 def test_copies_share_a_part_where_parts_are_not_given(folder: Path, screen: Screen) -> None:
     shown = screen()
-    for file in list(folder.rglob("*.png")):
-        Image.open(file).save(file.with_suffix(".bmp"))
+    for file in list(folder.rglob("*.bmp")):
+        Image.open(file).save(file.with_suffix(".png"))
     data = read(folder)
     train, validation, test = (set(contents(part.images)) for part in data.split(0.25))
     assert len(train) + len(validation) + len(test) == 200
@@ -216,9 +217,9 @@ def test_copies_share_a_part_where_parts_are_not_given(folder: Path, screen: Scr
 
 def test_an_image_in_two_classes_is_named(folder: Path, screen: Screen) -> None:
     shown = screen()
-    shutil.copy(folder / "3" / "0-0060.png", folder / "8" / "three.png")
+    shutil.copy(folder / "3" / "0-0060.bmp", folder / "8" / "three.png")
     read(folder)
-    named = f"such as {folder}/3/0-0060.png and {folder}/8/three.png"
+    named = f"such as {folder}/3/0-0060.bmp and {folder}/8/three.png"
     assert f"Copies    1 image in two classes, {named}" in shown.getvalue()
 
 
@@ -227,7 +228,7 @@ def test_images_that_look_alike_in_two_parts_are_counted(tmp_path: Path, screen:
     for part, start in (("train", 0), ("test", 4)):
         write_folders(tmp_path / part, 4, start)
     for number in (0, 1):
-        file = tmp_path / "train" / "5" / f"0-{20 + number:04}.png"
+        file = tmp_path / "train" / "5" / f"0-{20 + number:04}.bmp"
         Image.open(file).resize((64, 64)).save(
             tmp_path / "test" / "5" / f"{number}.jpg", quality=95
         )
@@ -249,7 +250,7 @@ def test_odd_files_are_read_or_named_with_a_count(folder: Path, screen: Screen) 
     Image.new("RGBA", (40, 30), (0, 0, 0, 0)).save(folder / "0" / "transparent.png")
     for number in range(7):
         (folder / "1" / f"text{number}.png").write_text("no image")
-    whole = (folder / "2" / "0-0040.png").read_bytes()
+    whole = (folder / "2" / "0-0040.bmp").read_bytes()
     (folder / "2" / "cut off.png").write_bytes(whole[: len(whole) // 2])
     (folder / "2" / "empty.png").touch()
     (folder / "2" / "link.png").symlink_to(folder / "nowhere")
@@ -286,16 +287,16 @@ def test_what_is_odd_is_said_again_when_it_comes_from_the_cache(
 
 def test_a_folder_without_two_classes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "wrapped").mkdir()
-    assert "found 0 classes; expected 2 to 256" in refusal(tmp_path / "wrapped")
+    assert "the number of classes is 0; expected 2 to 256" in refusal(tmp_path / "wrapped")
     write_folders(tmp_path / "wrapped" / "inside", 2)
-    assert "found 1 classes (inside)" in refusal(tmp_path / "wrapped")
+    assert "the number of classes is 1 (inside)" in refusal(tmp_path / "wrapped")
     assert "cannot be read (No such file or directory)" in refusal(tmp_path / "nowhere")
 
 
 def test_more_classes_than_a_label_can_name_are_refused(tmp_path: Path) -> None:
     for number in range(257):
         (tmp_path / str(number)).mkdir()
-    assert "found 257 classes" in refusal(tmp_path)
+    assert "the number of classes is 257" in refusal(tmp_path)
 
 
 def test_a_class_without_an_image_is_refused(folder: Path) -> None:
@@ -315,7 +316,7 @@ def test_a_class_that_is_too_small_to_divide_is_refused(folder: Path) -> None:
     for file in sorted((folder / "6").iterdir())[2:]:
         file.write_text("no image")
     for copy in ("a.png", "b.png"):
-        shutil.copy(folder / "6" / "0-0120.png", folder / "6" / copy)
+        shutil.copy(folder / "6" / "0-0120.bmp", folder / "6" / copy)
     assert "the class '6' has 2 different training images; it needs 3" in refusal(folder)
 
 
@@ -370,10 +371,10 @@ def test_images_are_decoded_once(folder: Path, may_not_decode: Callable[[], None
 @pytest.mark.parametrize("changed", ["content", "size", "file"])
 def test_what_has_changed_is_decoded_again(folder: Path, changed: str) -> None:
     first = read(folder)
-    file = folder / "3" / "0-0060.png"
+    file = folder / "3" / "0-0060.bmp"
     if changed == "content":  # with the same size and time
         times, content = file.stat(), bytearray(file.read_bytes())
-        other = (folder / "8" / "0-0160.png").read_bytes()
+        other = (folder / "8" / "0-0160.bmp").read_bytes()
         file.write_bytes(other[: len(content)].ljust(len(content), b"\0"))
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     elif changed == "file":
@@ -413,6 +414,6 @@ def test_another_machine_reads_the_same_images_or_says_that_it_lacks_them(
     moved = load.on_this_host(data)
     assert moved == replace(data, folder=elsewhere / "cifar_mlflow" / data.digest)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
-    (folder / "0" / "0-0000.png").unlink()
+    (folder / "0" / "0-0000.bmp").unlink()
     with pytest.raises(DataError, match=f"{folder}: these images are not on"):
         load.on_this_host(data)
