@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from cifar_mlflow.analysis.occlusion import CELL, CELLS, GREY, occlusion_maps
+from cifar_mlflow.analysis.occlusion import CELLS, GREY, occlusion_maps
 from cifar_mlflow.backend import keras, tf
 from cifar_mlflow.data import load
 from cifar_mlflow.store.models import load_model
@@ -26,6 +26,7 @@ from cifar_mlflow.store.models import load_model
 Array = npt.NDArray[Any]
 Maps = dict[str, Array]  # by method, (N, 8, 8)
 DELETED = CELLS**2 // 4
+CELL = 32 // CELLS  # pixels
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import mlflow
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.data.load import load
 from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store import claims, query, resume, tracking
@@ -50,7 +50,7 @@ def log_only(config: TrialConfig, *_: object) -> None:
 
 
 def run_half(
-    trials: Sequence[TrialConfig], data: Cifar10, options: GridParameters, last: bool
+    trials: Sequence[TrialConfig], data: DataSet, options: GridParameters, last: bool
 ) -> None:
     """Run a study as `run_study` does; the first one ends unfinished, as if it had been killed."""
     with phase("start"):

@@ -19,7 +19,8 @@ from benchmarks.step_setting import (
 )
 from cifar_mlflow.backend import keras, layers, tf
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import IMAGE_SHAPE, Examples
+from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE
+from cifar_mlflow.data.dataset import Examples
 from cifar_mlflow.training import batches, fit
 
 KINDS = {
@@ -55,13 +56,14 @@ class Trainer:
         count = (max(setting.steps, WARM_UP) + 1) * setting.batch_size
         random = np.random.default_rng(0)
         pixels = random.integers(0, 256, (count, *IMAGE_SHAPE), np.uint8)
-        labels = random.integers(0, 10, count, np.uint8)
+        labels = random.integers(0, len(CLASSES), count, np.uint8)
         self.images, self.labels = batches.tensors(Examples(pixels, labels))
-        self.network = fit.prepare(self.config, pixels)
+        self.network = fit.prepare(self.config, pixels, len(CLASSES))
 
     def fit(self, count: int) -> float:
         """An epoch of the first images, as `fit.train` runs it; gives its mean loss."""
-        data = batches.for_training(self.images[:count], self.labels[:count], self.config, epoch=1)
+        images, labels = self.images[:count], self.labels[:count]
+        data = batches.for_training(images, labels, len(CLASSES), self.config, epoch=1)
         history = self.network.fit(data, shuffle=False, verbose=0).history
         return float(history["loss"][0])
 
@@ -174,7 +176,8 @@ def data_seconds(trainer: Trainer, changed: dict[str, Any]) -> float:
     setting = trainer.setting
     config = trainer.config.model_copy(update=changed)
     count = setting.images + setting.batch_size
-    data = batches.for_training(trainer.images[:count], trainer.labels[:count], config, epoch=1)
+    images, labels = trainer.images[:count], trainer.labels[:count]
+    data = batches.for_training(images, labels, len(CLASSES), config, epoch=1)
     iterator = iter(data)
     next(iterator)
     began = time.perf_counter()

@@ -57,9 +57,8 @@ def measure_here(kind: str, threads: int | None, batch_size: int, epochs: int) -
 
         fit.configure(threads or CORES)
         config = TrialConfig(batch_size=batch_size, optimizer="adam", epochs=epochs)
-        splits = found.split(config.validation_fraction)
         began = time.perf_counter()
-        fit.train(config, splits, on_epoch=lambda epoch: None)
+        fit.train(config, found, on_epoch=lambda epoch: None)
     else:
         os.environ.pop("TF_ENABLE_ONEDNN_OPTS")  # an ordinary script leaves it to TensorFlow
         from benchmarks import ordinary

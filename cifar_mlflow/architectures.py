@@ -105,6 +105,8 @@ ARCHITECTURES: dict[str, Callable[[str], list["Layer"]]] = {
 }
 # The others flatten their features.
 ANY_SIZE = frozenset({"airbench93", "airbench94", "airbench95"})
+# Height and width, in pixels, of the smallest images of which anything is left after the last pooling.
+SMALLEST = {"small": 8, "wide": 8, "deep": 18} | dict.fromkeys(ANY_SIZE, 9)
 if TYPE_CHECKING:
     Architecture = str  # a type checker takes no Literal that is computed
 else:

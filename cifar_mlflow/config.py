@@ -20,7 +20,7 @@ from pydantic import (
     field_validator,
 )
 
-from cifar_mlflow.architectures import ANY_SIZE, Architecture
+from cifar_mlflow.architectures import ANY_SIZE, SMALLEST, Architecture
 from cifar_mlflow.errors import UsageError
 
 Activation = Literal[
@@ -29,7 +29,9 @@ Activation = Literal[
 Optimizer = Literal[
     "sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad", "adadelta", "muon"
 ]
-FULL_SIZE = "32"  # pixels
+# Height and width of the images in a data set, in pixels.
+SMALLEST_IMAGE, LARGEST_IMAGE = 16, 128
+FULL_SIZE = "32"  # pixels; the sizes of a resolution are those of images of this size
 WITH_MOMENTUM = ("sgd", "rmsprop", "muon")
 
 
@@ -82,12 +84,15 @@ class TrialConfig(Parameters):
     """steps after which the weights go back half of the way, again and again; 0 never goes back"""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """share of each training label that is spread over all classes"""
+    class_weights: Literal["none", "balanced"] = "none"
+    """what a training image counts in the loss: all alike, or balanced: the rarer its class the more, so
+    that all classes count alike"""
     augment: Literal["none", "flip", "flip-crop", "flip-rotate"] = "none"
     """random changes of the training images: mirrored every other epoch; and shifted by up to 2 pixels,
     or rotated by up to 36 degrees"""
     resolution: Annotated[str, AfterValidator(_resolution)] = FULL_SIZE
-    """sizes that the training images grow through, in pixels, each for an equal share of the epochs, such
-    as 20-24-32"""
+    """sizes that the training images grow through, each for an equal share of the epochs, such as
+    20-24-32; in pixels of images of 32 x 32, and in proportion for others (24 means 48 of 64)"""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """number format of the training; mixed_bfloat16 needs a processor that has it"""
     tta: Literal["none", "flip", "flip-shift"] = "none"
@@ -178,13 +183,34 @@ class TrialConfig(Parameters):
         """The same trial, trained on all training images, so that none are left for validation."""
         return self.model_copy(update={"validation_fraction": 0.0})
 
-    def image_size(self, epoch: int) -> int:
+    def image_size(self, epoch: int, full_size: int) -> int:
         """Height and width of the training images in an epoch, counted from 1, in pixels.
 
         The last epoch has the last size, however few epochs there are.
+
+        Args:
+            full_size: that of the images in the data set.
         """
         sizes = self.resolution.split("-")
-        return int(sizes[math.ceil(epoch * len(sizes) / self.epochs) - 1])
+        size = int(sizes[math.ceil(epoch * len(sizes) / self.epochs) - 1])
+        return round(size * full_size / int(FULL_SIZE))
+
+    def check_size(self, full_size: int) -> None:
+        """Refuse images that are too small for the network, at any time of the training.
+
+        Args:
+            full_size: height and width of the images in the data set, in pixels.
+
+        Raises:
+            UsageError: they are.
+        """
+        smallest = min(self.image_size(epoch, full_size) for epoch in range(1, self.epochs + 1))
+        if smallest < (needed := SMALLEST.get(self.architecture, 1)):
+            at = "" if smallest == full_size else f" at resolution={self.resolution}"
+            raise UsageError(
+                f"architecture={self.architecture}: it takes images of {needed} x {needed} pixels or "
+                f"more, and these have {smallest} x {smallest}{at}"
+            )
 
     @property
     def changes_for_use(self) -> bool:

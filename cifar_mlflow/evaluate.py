@@ -15,7 +15,7 @@ from cifar_mlflow.analysis.artifacts import model_artifacts
 from cifar_mlflow.analysis.statistics import INTERVAL
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import Lines, lines_markdown, say, say_lines
-from cifar_mlflow.data.cifar10 import CLASSES, Cifar10, Examples
+from cifar_mlflow.data.dataset import DataSet, Examples
 from cifar_mlflow.data.load import load
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import markdown_table, number, percent
@@ -60,7 +60,7 @@ class EvaluationSet:
 
     name: str  # test or validation
     examples: Examples
-    data: Cifar10
+    data: DataSet
     remark: str  # which images they are, and what a reader must know about them
 
     def __str__(self) -> str:
@@ -80,15 +80,15 @@ def evaluate_models(parameters: EvaluateParameters) -> None:
     """Evaluate one model in a run; or two, in a run each, under a run that compares them.
 
     Raises:
-        UsageError: a model or the data is not available, or the model is not one for CIFAR-10.
+        UsageError: a model or the data is not available, or the model is not one for the data.
     """
-    data = load(parameters.data_dir)
+    data = load(parameters.data_dir, parameters.image_size)
     say("Data", str(data))
     threads = joblib.cpu_count()
     from cifar_mlflow.training import fit  # takes seconds
 
     fit.configure(threads)
-    evaluated = [find_model(model) for model in parameters.model]
+    evaluated = [find_model(model, data) for model in parameters.model]
     images = choose_images(parameters.part, data, evaluated)
     say("Images", f"{images}{images.remark}")
 
@@ -111,22 +111,33 @@ def evaluate_models(parameters: EvaluateParameters) -> None:
         log_comparison(evaluations[0], evaluations[1], images)
 
 
-def find_model(model: str) -> EvaluatedModel:
+def find_model(model: str, data: DataSet) -> EvaluatedModel:
     """Find and load a model.
 
     Raises:
-        UsageError: there is no such model, or it is not one for CIFAR-10.
+        UsageError: there is no such model, or it is not one for images and classes as of ``data``.
     """
     loaded = models.load_model(model)
-    if loaded.classes != CLASSES:
+    if loaded.classes != data.classes:
         raise UsageError(
-            f"{model}: its classes are {', '.join(loaded.classes)}, not CIFAR-10's "
-            f"({', '.join(CLASSES)})"
+            f"{model}: its classes are {_shortened(loaded.classes)}, not {data.name}'s "
+            f"({_shortened(data.classes)})"
+        )
+    if (takes := tuple(loaded.model.input_shape[1:])) != data.image_shape:
+        raise UsageError(
+            f"{model}: it takes images of {takes[0]} x {takes[1]} pixels; give image_size={takes[0]}, not "
+            f"{data.image_shape[0]}"
         )
     return EvaluatedModel(loaded, models.lineage(loaded.model_id))
 
 
-def choose_images(part: str, data: Cifar10, evaluated: Sequence[EvaluatedModel]) -> EvaluationSet:
+def _shortened(classes: Sequence[str]) -> str:
+    """The first ten classes with commas."""
+    more = f" and {len(classes) - 10} more" if len(classes) > 10 else ""
+    return ", ".join(classes[:10]) + more
+
+
+def choose_images(part: str, data: DataSet, evaluated: Sequence[EvaluatedModel]) -> EvaluationSet:
     """The test set, or the images that every model's training held out for validation.
 
     Raises:
@@ -147,7 +158,8 @@ def choose_images(part: str, data: Cifar10, evaluated: Sequence[EvaluatedModel])
     if len(fractions) < len(origins):
         remark += "; a model's validation split is unknown, so this is the default one"
     fraction = min(fractions, default=TrialConfig().validation_fraction)
-    remark = f", the last {100 * fraction:g} % of the training images{remark}"
+    share = f"the last {100 * fraction:g} % of" if data.positions is None else "those held out of"
+    remark = f", {share} the training images{remark}"
     return EvaluationSet(part, data.split(fraction).validation, data, remark)
 
 
@@ -158,7 +170,9 @@ def evaluate_one(
     from cifar_mlflow.training import fit
 
     probabilities = fit.predict(model.loaded.model, images.examples)
-    predictions = metrics.prediction_table(probabilities, images.examples.labels)
+    predictions = metrics.prediction_table(
+        probabilities, images.examples.labels, images.data.classes
+    )
     result = metrics.evaluate(predictions)
     intervals = metrics.intervals(predictions)
     calibration = metrics.calibration_table(predictions)
@@ -206,7 +220,7 @@ def draw_occlusion(
 
     shown = pd.concat([metrics.most_confident(predictions, right) for right in (True, False)])
     pixels = images[shown.index.to_numpy()]
-    classes = pd.Index(CLASSES).get_indexer(pd.Index(shown["predicted"]))
+    classes = pd.Index(metrics.classes_of(predictions)).get_indexer(pd.Index(shown["predicted"]))
     maps = occlusion.occlusion_maps(predict, pixels, classes)
     return figures.occlusion(pixels, shown, maps, title)
 
@@ -246,12 +260,14 @@ def headline_lines(
         for true, predicted, count, share in confused.head(3).itertuples(index=False, name=None)
     ]
     top = [f"{k}: {number(share, 4)}" for k, share in result.top_accuracy.items()]
+    balanced = number(result.macro_recall, 4)
     return [
         ("Model", str(model)),
         ("Accuracy", headline("accuracy")),
+        ("Balanced", f"{balanced}, balanced accuracy: the mean recall of the classes"),
         ("Macro F1", headline("macro_f1")),
         ("Loss", f"{headline('loss')} nats"),
-        ("Top k", ", ".join(top)),
+        *([("Top k", ", ".join(top))] if top else []),
         ("ECE", f"{headline('calibration_error')}, expected calibration error"),
         ("Confused", ", ".join(mistakes) or "nothing"),
         (
@@ -299,7 +315,7 @@ def description(lines: Lines, images: EvaluationSet) -> str:
 def side_by_side(evaluations: Sequence[ModelEvaluation]) -> str:
     """The headline numbers with their intervals as a Markdown table, a column for each model."""
     rows = []
-    for name in metrics.HEADLINES:
+    for name in evaluations[0].intervals.index:
         bounds = [_as_text(each.intervals, name) for each in evaluations]
         cells = [f"{value} ({low} to {high})" for value, low, high in bounds]
         rows.append([name.replace("_", " "), *cells])

@@ -20,11 +20,20 @@ from pydantic import (
 )
 
 from cifar_mlflow import recipes
-from cifar_mlflow.config import Parameters, TrialConfig, combinations
+from cifar_mlflow.config import (
+    LARGEST_IMAGE,
+    SMALLEST_IMAGE,
+    Parameters,
+    TrialConfig,
+    combinations,
+)
 from cifar_mlflow.paths import written_to
 
 P = TypeVar("P", bound="Parameters")
 S = TypeVar("S", bound="StudyOptions")
+
+
+AUTO = "auto"  # the name of a registered model that follows from the data
 
 
 # Types of values ------------------------------------------------------------------------------
@@ -102,11 +111,14 @@ class Options(Parameters):
 
 
 class DataOptions(Options):
-    """Where an entry point finds CIFAR-10."""
+    """Where an entry point finds the data."""
 
     data_dir: str = "auto"
-    """folder of the extracted CIFAR-10, its parent, or the official archive; auto looks in
-    CIFAR10_DIR, then in the cache, then downloads"""
+    """your own images: a folder with a folder for each class, or an .npz file; or CIFAR-10: its extracted
+    folder, the parent of that, or the official archive; auto looks for CIFAR-10 in CIFAR10_DIR, then in
+    the cache, then downloads it"""
+    image_size: int = Field(default=32, ge=SMALLEST_IMAGE, le=LARGEST_IMAGE)
+    """height and width, in pixels, that your own images are cropped and reduced to"""
 
 
 class TrainingOptions(DataOptions):
@@ -178,8 +190,8 @@ class StudyOptions(TrainingOptions):
 class RegistryOptions(Parameters):
     """Where the best trial of a study is registered, and whether it is trained on more images first."""
 
-    model_name: Annotated[str, AfterValidator(_model_name)] = "cifar10-cnn"
-    """name of the registered model"""
+    model_name: Annotated[str, AfterValidator(_model_name)] = AUTO
+    """name of the registered model; auto names it after the data, such as cifar10-cnn"""
     refit: Flag = False
     """train the best trial again, on all training images, and register this model; it is judged by the
     validation accuracy of the trial that was chosen"""
@@ -197,7 +209,7 @@ class RegistryOptions(Parameters):
 
 
 class DataParameters(DataOptions):
-    """Fetch and verify CIFAR-10; log example images, class counts and the digest."""
+    """Fetch and verify CIFAR-10, or read your own images; log examples, class counts and the digest."""
 
 
 class TrainParameters(TrainingOptions, TrialConfig, RecipeOption):

@@ -32,7 +32,10 @@ def reproduce(parameters: ReproduceParameters) -> int:
     """
     networks = parameters.architectures()
     expected_grid = parameters.grid(TrialConfig().architecture)  # of the paper's best network
-    key = claims.plan_key([*expand(networks), *expand(expected_grid)], load(parameters.data_dir))
+    key = claims.plan_key(
+        [*expand(networks), *expand(expected_grid)],
+        load(parameters.data_dir, parameters.image_size),
+    )
     with (
         tracking.tracked_run("reproduce") as run,
         claims.claim(run, key, parameters.resume) as previous,

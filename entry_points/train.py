@@ -16,7 +16,7 @@ def train(parameters: TrainParameters) -> int:
     from cifar_mlflow.study.plan import share_threads
     from cifar_mlflow.study.trial import TrialOptions, run_trial
 
-    data = load(parameters.data_dir)
+    data = load(parameters.data_dir, parameters.image_size)
     threads = share_threads(1, parameters)
     say("Data", str(data))
     epochs, on = counted(parameters.epochs, "epoch"), counted(threads, "thread")
@@ -26,12 +26,10 @@ def train(parameters: TrainParameters) -> int:
     if run.status != Status.FINISHED:
         print(f"train: {run.end_reason}", file=sys.stderr)
         return FAILED
-    names = ("kept_val_accuracy", "test_accuracy", "test_loss")
-    validation, test, loss = (number(run.metrics.get(name, math.nan), 4) for name in names)
-    say(
-        "Result",
-        f"validation accuracy {validation}, test accuracy {test}, loss {loss}",
-    )
+    names = ("kept_val_accuracy", "test_accuracy", "test_loss", "test_macro_recall")
+    validation, test, loss, recall = (number(run.metrics.get(name, math.nan), 4) for name in names)
+    balanced = "" if recall == test else f", balanced {recall}"
+    say("Result", f"validation accuracy {validation}, test accuracy {test}{balanced}, loss {loss}")
     say("Model", str(run.model_uri))
     return DONE
 

@@ -20,7 +20,7 @@ import pytest
 from rich.console import Console
 
 from cifar_mlflow import console
-from cifar_mlflow.data import cifar10, load
+from cifar_mlflow.data import dataset, load
 from cifar_mlflow.processes import Process, this_machine
 from tests import standin
 
@@ -142,7 +142,7 @@ def tensorflow() -> None:
 
 
 @pytest.fixture
-def small_cifar10(standin_files: StandIn, monkeypatch: pytest.MonkeyPatch) -> cifar10.Cifar10:
+def small_cifar10(standin_files: StandIn, monkeypatch: pytest.MonkeyPatch) -> dataset.DataSet:
     """The stand-in, loaded and verified as CIFAR-10 is."""
     monkeypatch.setenv("CIFAR10_DIGEST", standin_files.digest)
     return load.load(str(standin_files.folder))
@@ -151,7 +151,7 @@ def small_cifar10(standin_files: StandIn, monkeypatch: pytest.MonkeyPatch) -> ci
 @pytest.fixture(scope="session")
 def shared_cifar10(
     standin_files: StandIn, tmp_path_factory: pytest.TempPathFactory
-) -> cifar10.Cifar10:
+) -> dataset.DataSet:
     """The same for fixtures that several tests share; not to be written to."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("HOME", str(tmp_path_factory.mktemp("home")))

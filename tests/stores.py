@@ -63,11 +63,14 @@ def write_study(
     digest: str = CIFAR10_DIGEST,
     name: str = "",
     status: str = "FINISHED",
+    data_name: str = "CIFAR-10",
 ) -> str:
     """Log a study; the trials in ``failed`` failed, each for its reason. Returns the study's run id."""
     parameters = STUDIES[kind].model_validate(given)
     environment = {
         "data_digest": digest,
+        "data_name": data_name,
+        "registered_model": "cifar10-cnn",
         "mlflow.source.git.commit": "c0ffee" * 6 + "c0ff",
         "python_version": "3.11.7",
         "keras_version": "3.15.1",
@@ -147,14 +150,21 @@ def predictions(reached: float, seed: int) -> pd.DataFrame:
     taken = np.where(right, labels, (labels + random.integers(1, 10, IMAGES)) % 10)
     scores = random.random((IMAGES, 10)) + 3 * np.eye(10)[taken]
     probabilities = scores / scores.sum(axis=1, keepdims=True)
-    return metrics.prediction_table(probabilities.astype(np.float32), labels)
+    return metrics.prediction_table(probabilities.astype(np.float32), labels, CLASSES)
 
 
-def write_data(client: MlflowClient, experiment: str, digest: str = CIFAR10_DIGEST) -> str:
-    tags = {"kind": "data", "data_digest": digest}
+def write_data(
+    client: MlflowClient,
+    experiment: str,
+    digest: str = CIFAR10_DIGEST,
+    data_name: str = "CIFAR-10",
+) -> str:
+    tags = {"kind": "data", "data_digest": digest, "data_name": data_name}
     run: str = client.create_run(experiment, run_name="data", tags=tags).info.run_id
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "class_examples.png").write_bytes(gallery_png())
+        counts = {"class": CLASSES, "train": range(10, 110, 10), "test": 5}
+        pd.DataFrame(counts).to_csv(f"{folder}/class_counts.csv", index=False)
         client.log_artifacts(run, folder)
     client.set_terminated(run, "FINISHED")
     return run
@@ -164,5 +174,5 @@ def write_data(client: MlflowClient, experiment: str, digest: str = CIFAR10_DIGE
 def gallery_png() -> bytes:
     """A gallery, small, as PNG."""
     drawn = io.BytesIO()
-    figures.class_examples(standin.batch(1, seed=0)).savefig(drawn, dpi=30)
+    figures.class_examples(standin.batch(1, seed=0), CLASSES).savefig(drawn, dpi=30)
     return drawn.getvalue()

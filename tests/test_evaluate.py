@@ -1,10 +1,13 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from cifar_mlflow import evaluate
 from cifar_mlflow.analysis import artifacts, metrics
-from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
+from cifar_mlflow.data.cifar10 import CLASSES
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.evaluate import EvaluatedModel, choose_images
 from cifar_mlflow.store import models
@@ -33,13 +36,13 @@ def test_metrics_are_linked_only_to_a_model_that_the_store_knows() -> None:
     assert model(known=False).tags == {"model_uri": "a/folder"}
 
 
-def test_the_test_part_is_the_test_set(small_cifar10: Cifar10) -> None:
+def test_the_test_part_is_the_test_set(small_cifar10: DataSet) -> None:
     images = choose_images("test", small_cifar10, [model()])
     np.testing.assert_array_equal(images.examples.labels, small_cifar10.examples("test").labels)
     assert f"{images}{images.remark}" == "40 test images"
 
 
-def test_the_validation_part_is_what_every_training_held_out(small_cifar10: Cifar10) -> None:
+def test_the_validation_part_is_what_every_training_held_out(small_cifar10: DataSet) -> None:
     images = choose_images("validation", small_cifar10, [model(0.1), model(0.25)])
     expected = small_cifar10.split(0.1).validation.labels
     np.testing.assert_array_equal(images.examples.labels, expected)
@@ -47,7 +50,7 @@ def test_the_validation_part_is_what_every_training_held_out(small_cifar10: Cifa
     assert images.remark == ", the last 10 % of the training images"
 
 
-def test_an_unknown_split_is_replaced_by_the_default_one_and_said(small_cifar10: Cifar10) -> None:
+def test_an_unknown_split_is_replaced_by_the_default_one_and_said(small_cifar10: DataSet) -> None:
     for unknown in (model(fraction=None), model(known=False)):
         images = choose_images("validation", small_cifar10, [unknown])
         assert len(images.examples.labels) == 40
@@ -55,7 +58,7 @@ def test_an_unknown_split_is_replaced_by_the_default_one_and_said(small_cifar10:
 
 
 def test_a_model_that_was_trained_on_all_images_has_no_validation_part(
-    small_cifar10: Cifar10,
+    small_cifar10: DataSet,
 ) -> None:
     refusal = (
         r"^part=validation: relu-32-sgd-deep was trained on all training images; use part=test$"
@@ -65,27 +68,41 @@ def test_a_model_that_was_trained_on_all_images_has_no_validation_part(
     assert len(choose_images("test", small_cifar10, [model(0.0)]).examples.labels) == 40
 
 
-def test_it_is_said_if_a_model_was_trained_on_other_data(small_cifar10: Cifar10) -> None:
+def test_it_is_said_if_a_model_was_trained_on_other_data(small_cifar10: DataSet) -> None:
     other = choose_images("test", small_cifar10, [model(digest="abc")])
     assert "trained on other data" in other.remark
     same = choose_images("test", small_cifar10, [model(digest=small_cifar10.digest)])
     assert same.remark == ""
 
 
-def test_a_model_of_other_classes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_other_classes_is_refused(
+    small_cifar10: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def load(uri: str) -> LoadedModel:
         return LoadedModel(uri, None, None, None, ("cat", "dog"), model=None)
 
     monkeypatch.setattr(models, "load_model", load)
     with pytest.raises(UsageError, match=r"^models:/m-1: its classes are cat, dog, not CIFAR-10's"):
-        evaluate.find_model("models:/m-1")
+        evaluate.find_model("models:/m-1", small_cifar10)
+
+
+def test_a_model_of_another_image_size_is_refused(
+    small_cifar10: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(uri: str) -> LoadedModel:
+        larger = SimpleNamespace(input_shape=(None, 64, 64, 3))
+        return LoadedModel(uri, None, None, None, CLASSES, model=larger)
+
+    monkeypatch.setattr(models, "load_model", load)
+    with pytest.raises(UsageError, match="it takes images of 64 x 64 pixels; give image_size=64"):
+        evaluate.find_model("models:/m-1", small_cifar10)
 
 
 def predictions() -> pd.DataFrame:
     examples = standin.batch(3, seed=0)
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.ones(10), len(examples.labels)).astype(np.float32)
-    return metrics.prediction_table(probabilities, examples.labels)
+    return metrics.prediction_table(probabilities, examples.labels, CLASSES)
 
 
 def test_a_models_figures_and_tables_have_the_file_names_of_a_run() -> None:
@@ -105,7 +122,7 @@ def test_every_headline_is_a_metric_with_its_bounds() -> None:
     table = predictions()
     bounds = metrics.intervals(table, resamples=100)
     logged = evaluate.with_bounds(metrics.evaluate(table), bounds, "validation")
-    for name in metrics.HEADLINES:
+    for name in metrics.headlines(10):
         assert logged[f"validation_{name}"] == pytest.approx(bounds["value"][name])
         assert logged[f"validation_{name}_low"] == bounds["low"][name]
         assert logged[f"validation_{name}_high"] == bounds["high"][name]
@@ -116,7 +133,7 @@ def test_the_main_results_name_the_worst_mistakes_and_classes() -> None:
     labels = np.repeat(np.arange(10, dtype=np.uint8), 3)
     predicted = labels.copy()
     predicted[:2] = CLASSES.index("ship")
-    table = metrics.prediction_table(np.eye(10, dtype=np.float32)[predicted], labels)
+    table = metrics.prediction_table(np.eye(10, dtype=np.float32)[predicted], labels, CLASSES)
     result = metrics.evaluate(table)
     pairs = metrics.most_confused(result.confusion)
     lines = dict(
@@ -128,7 +145,7 @@ def test_the_main_results_name_the_worst_mistakes_and_classes() -> None:
     assert lines["Classes"] == "best automobile (F1 1.000), worst airplane (F1 0.500)"
 
 
-def test_a_description_says_what_it_is_about(small_cifar10: Cifar10) -> None:
+def test_a_description_says_what_it_is_about(small_cifar10: DataSet) -> None:
     images = choose_images("test", small_cifar10, [model()])
     text = evaluate.description([("Compared", "a is better")], images)
     assert text.startswith("40 test images. Intervals are percentile bootstraps")
@@ -144,5 +161,7 @@ def test_two_models_are_shown_side_by_side() -> None:
     text = evaluate.side_by_side(models)
     rows = [line.strip("| ").split("&ensp; | ") for line in text.splitlines()]
     assert rows[0] == ["metric", "relu-32-sgd-deep", "folder"]
-    assert [row[0] for row in rows[2:]] == [name.replace("_", " ") for name in metrics.HEADLINES]
+    assert [row[0] for row in rows[2:]] == [
+        name.replace("_", " ") for name in metrics.headlines(10)
+    ]
     assert all(row[1] == row[2] for row in rows[2:])

@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from cifar_mlflow import reproduce
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.parameters import ReproduceParameters, StudyOptions, expand
 from cifar_mlflow.store import query, resume, tracking
 from cifar_mlflow.store.runs import TRIAL_KEY
@@ -97,7 +97,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_the_grid_waits_until_the_networks_are_compared(
-    small_cifar10: Cifar10,
+    small_cifar10: DataSet,
     made: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

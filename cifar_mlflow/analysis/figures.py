@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import (
@@ -24,7 +24,7 @@ from matplotlib.ticker import (
 )
 
 from cifar_mlflow.analysis.statistics import INTERVAL
-from cifar_mlflow.data.cifar10 import CLASSES, Examples
+from cifar_mlflow.data.dataset import Examples
 from cifar_mlflow.formatting import number, significant
 
 # By class: x, y, and the area under the curve.
@@ -46,25 +46,34 @@ SERIES: tuple[dict[str, Any], ...] = (
 SMALL: Any = {"font.size": 9, "legend.fontsize": 8, "lines.linewidth": 1.4, "axes.linewidth": 0.7}
 OCCLUSION_SCALE = 5  # nats, the same in every figure; it divides the odds by 150
 TITLE_WIDTH = 36  # characters above a panel
+NAME_WIDTH = 22  # characters of a line with a class name
+# Of more classes, galleries show the first, curves name the lowest, and a confusion matrix has no numbers
+# in its cells and a name at every second line, or fewer.
+MOST_PICTURED, MOST_NAMED, MOST_NUMBERED, MOST_LABELLED = 100, 20, 20, 100
 
 
-def class_examples(examples: Examples) -> Figure:
-    """The first image of each class, 2 x 5, titled with the class name (figure 1 of the
-    paper).
+def class_examples(examples: Examples, classes: Sequence[str]) -> Figure:
+    """The first image of each class, of 100 classes at most, titled with its name (figure 1 of the paper).
 
     A class without images has an empty cell that says so.
     """
-    of_class = (examples.images[examples.labels == index] for index in range(len(CLASSES)))
-    return _gallery([images[0] if len(images) else None for images in of_class], CLASSES)
+    pictured = classes[:MOST_PICTURED]
+    of_class = (examples.images[examples.labels == index] for index in range(len(pictured)))
+    figure = _gallery(
+        [images[0] if len(images) else None for images in of_class], [*map(_name, pictured)]
+    )
+    if len(pictured) < len(classes):
+        figure.suptitle(f"The first {len(pictured)} of {len(classes)} classes")
+    return figure
 
 
 def misclassified(images: npt.NDArray[np.uint8], wrong: pd.DataFrame) -> Figure:
     """Wrongly classified images, 2 x 5, titled with predicted and true class (figure 17 of the paper).
 
-    ``wrong`` is part of a prediction table, whose index counts the ``images`` (N, 32, 32, 3).
+    ``wrong`` is part of a prediction table, whose index counts the ``images`` (N, size, size, 3).
     """
     titles = [
-        f"predicted {predicted}\ntrue {true}"
+        f"predicted {_name(predicted, 13)}\ntrue {_name(true, 18)}"
         for predicted, true in zip(wrong["predicted"], wrong["true"])
     ]
     return _gallery(list(images[wrong.index.to_numpy()]), titles)
@@ -79,7 +88,7 @@ def occlusion(
     """Images above their occlusion maps, up to six rightly and six wrongly classified ones.
 
     Args:
-        images: (N, 32, 32, 3).
+        images: (N, size, size, 3).
         shown: their N rows of a prediction table.
         maps: (N, 8, 8), of `occlusion.occlusion_maps` for the predicted classes.
     """
@@ -89,6 +98,7 @@ def occlusion(
         "Blue: it raises them.",
         fontsize=11,
     )
+    size = images.shape[1]
     scale = ScalarMappable(Normalize(-OCCLUSION_SCALE, OCCLUSION_SCALE), "RdBu_r")
     right = (shown["true"] == shown["predicted"]).to_numpy()
     parts = figure.subfigures(2, 1, squeeze=False).flat
@@ -101,8 +111,8 @@ def occlusion(
         rows = shown[mask].to_dict("records")
         for (above, below), image, row, values in zip(axes.T, images[mask], rows, maps[mask]):
             predicted, true = row["predicted"], row["true"]
-            truth = f"\ntrue: {true} {number(row[true])}" if true != predicted else ""
-            above.set_title(f"{predicted} {number(row[predicted])}{truth}", fontsize=9.5)
+            truth = f"\ntrue: {_name(true, 16)} {number(row[true])}" if true != predicted else ""
+            above.set_title(f"{_name(predicted)} {number(row[predicted])}{truth}", fontsize=9.5)
             above.imshow(image, interpolation="nearest")
             below.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
             below.imshow(
@@ -111,7 +121,7 @@ def occlusion(
                 scale.norm,
                 alpha=0.6,
                 interpolation="bilinear",
-                extent=(-0.5, 31.5, 31.5, -0.5),  # the pixels' edges; a map is coarser
+                extent=(-0.5, size - 0.5, size - 0.5, -0.5),  # the pixels' edges; a map is coarser
             )
         bar = part.colorbar(scale, ax=axes[1], fraction=0.02, extend="both")
         bar.set_label("log odds lost (nats)")
@@ -119,12 +129,18 @@ def occlusion(
 
 
 def _gallery(images: Sequence[npt.NDArray[np.uint8] | None], titles: Sequence[str]) -> Figure:
-    figure = Figure(figsize=(10, 4.8), dpi=200, layout="constrained")  # crisp on any screen
-    axes = figure.subplots(2, 5)
+    """Images under their titles, None as an empty cell: ten in rows of five, more in rows of ten."""
+    columns, width, dpi, fontsize = (10, 1.5, 150, 8)
+    if len(images) <= 10:
+        columns, width, dpi, fontsize = (min(5, max(2, len(images))), 2.0, 200, 11)
+    rows = max(1, math.ceil(len(images) / columns))
+    size = (columns * width, rows * 1.2 * width)
+    figure = Figure(figsize=size, dpi=dpi, layout="constrained")  # crisp on any screen
+    axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles):
-        axis.set_title(title, fontsize=11)
+        axis.set_title(title, fontsize=fontsize)
         if image is None:
             axis.text(0.5, 0.5, "no image", ha="center", va="center")
         else:
@@ -336,11 +352,25 @@ def intervals(table: pd.DataFrame, label: str) -> Figure:
 
 
 def confusion_matrix(confusion: pd.DataFrame, title: str) -> Figure:
-    """Counts (10, 10), rows true, columns predicted; shaded by their share of the row."""
-    figure = Figure(figsize=(9, 8), layout="constrained")
+    """Counts (classes, classes), rows true, columns predicted; shaded by their share of the row.
+
+    Of more than 20 classes the counts are left out, and small shares are shaded more.
+    """
+    classes = [_name(name) for name in confusion.index]
+    numbered = len(classes) <= MOST_NUMBERED
+    side = min(max(5.5, 2.5 + 0.65 * len(classes)), 15)
+    figure = Figure(figsize=(side, side - 1), dpi=100 if numbered else 150, layout="constrained")
     axis = figure.subplots()
     shares = confusion.div(confusion.sum(axis=1).clip(lower=1), axis=0)
-    image = _heatmap(axis, shares, confusion.map("{:,}".format))
+    text = confusion.map("{:,}".format) if numbered else None
+    image = _heatmap(axis, shares, text, gamma=1 if numbered else 0.5)
+    labelled = range(0, len(classes), math.ceil(len(classes) / MOST_LABELLED))
+    names = [classes[place] for place in labelled]
+    fontsize = 10 if numbered else min(10, 600 / len(names))
+    axis.set_xticks(labelled, names, fontsize=fontsize)
+    axis.set_yticks(labelled, names, fontsize=fontsize)
+    if not numbered:
+        axis.tick_params(axis="x", rotation=90)
     axis.set(xlabel="predicted class", ylabel="true class", title=title)
     bar = figure.colorbar(image, ax=axis, shrink=0.8, format=PercentFormatter(1))
     bar.set_label("share of the true class")
@@ -396,21 +426,32 @@ def precision_recall(curves: Curves, title: str) -> Figure:
 
 
 def _class_curves(curves: Curves, area: str) -> tuple[Figure, Axes]:
-    """A line for each class, by colour and dashes; the legend starts with the largest area."""
+    """A line for each class, by colour and dashes; the legend starts with the largest area.
+
+    Of more than 20 classes, those with the smallest areas are named, and the others are pale.
+    """
     figure = Figure(figsize=(9, 6), layout="constrained")
     axis = figure.subplots()
-    for name, (x, y, under) in sorted(curves.items(), key=lambda item: -item[1][2]):
-        index = CLASSES.index(name)
+    by_area = sorted(curves, key=lambda name: -curves[name][2])
+    named = set(by_area[-MOST_NAMED:])
+    places = {name: place for place, name in enumerate(name for name in curves if name in named)}
+    for name in by_area:
+        x, y, under = curves[name]
+        if name not in named:
+            axis.plot(x, y, color="#dddddd", linewidth=0.8, zorder=1)
+            continue
+        place = places[name]
         axis.plot(
             x,
             y,
-            color=f"C{index}",
-            linestyle=("-", "--", "-.")[index % 3],
-            label=f"{name}, {area} {number(under)}",
+            color=f"C{place % 10}",
+            linestyle=("-", "--", "-.")[place % 3],
+            label=f"{_name(name)}, {area} {number(under)}",
         )
     axis.set(xlim=(0, 1), ylim=(0, 1.01))
     axis.grid(alpha=0.3)
-    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    lowest = f"the lowest {len(named)} of {len(curves)}" if len(named) < len(curves) else None
+    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), title=lowest)
     return figure, axis
 
 
@@ -435,12 +476,24 @@ def grid_heatmap(
     return figure
 
 
-def _heatmap(axis: Axes, shades: pd.DataFrame, text: pd.DataFrame) -> AxesImage:
-    image = axis.imshow(shades, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+def _name(name: str, width: int = NAME_WIDTH) -> str:
+    """A class name as a label: a long one without its middle, and never read as a formula."""
+    cut = name
+    if len(name) > width:
+        cut = f"{name[: width // 2]}…{name[len(name) - (width - 1) // 2 :]}"
+    return cut.replace("$", r"\$")
+
+
+def _heatmap(
+    axis: Axes, shades: pd.DataFrame, text: pd.DataFrame | None, gamma: float = 1
+) -> AxesImage:
+    image = axis.imshow(shades, cmap="Blues", norm=PowerNorm(gamma, 0, 1), aspect="auto")
     axis.set_xticks(range(shades.shape[1]), [str(name) for name in shades.columns])
     axis.set_yticks(range(shades.shape[0]), [str(name) for name in shades.index])
     if shades.shape[1] > 6:
         axis.tick_params(axis="x", rotation=45)
+    if text is None:
+        return image
     for (row, column), value in np.ndenumerate(shades.to_numpy()):
         colour = "white" if value > 0.55 else "black"
         axis.text(column, row, str(text.iloc[row, column]), ha="center", va="center", color=colour)

@@ -4,6 +4,7 @@ Everything is computed from one table of predictions (`prediction_table`). A run
 predictions.parquet, so every figure and number can be computed again without the model.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,26 +20,19 @@ from sklearn.metrics import (
 )
 
 from cifar_mlflow.analysis.statistics import RESAMPLES, percentile_interval, resampled_means
-from cifar_mlflow.data.cifar10 import CLASSES
+from cifar_mlflow.data.dataset import RESERVED
 
 CALIBRATION_BINS = 15
 TOP = (2, 3, 5)
-# The numbers that have an interval.
-HEADLINES = (
-    "accuracy",
-    "macro_f1",
-    "loss",
-    "calibration_error",
-    *(f"top_{k}_accuracy" for k in TOP),
-)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The metrics of one model on one set of images.
 
-    confusion: counts (10, 10), a row for each true class, a column for each predicted one.
+    confusion: counts (classes, classes), a row for each true class, a column for each predicted one.
     report: columns precision, recall, f1 and support, a row for each class.
+    macro_recall: the mean over the classes, also called balanced accuracy.
     top_accuracy: for each k, the share of images whose true class is among the k most probable.
     """
 
@@ -61,19 +55,40 @@ class Evaluation:
 
 
 def prediction_table(
-    probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8]
+    probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], classes: Sequence[str]
 ) -> pd.DataFrame:
-    """One row for each image, in order: true and predicted class, and ten columns of probabilities.
+    """One row for each image, in order: true and predicted class, and a probability for each class.
 
     Args:
-        probabilities: (N, 10).
-        labels: (N,), 0 to 9.
+        probabilities: (N, len(classes)).
+        labels: (N,), indices of ``classes``.
     """
-    table = pd.DataFrame(probabilities, columns=list(CLASSES))
-    names = np.array(CLASSES)
+    table = pd.DataFrame(probabilities, columns=list(classes))
+    names = np.array(classes)
     table.insert(0, "true", names[labels])
     table.insert(1, "predicted", names[probabilities.argmax(axis=1)])
     return table
+
+
+def top(classes: int) -> list[int]:
+    """Each k whose top-k accuracy is measured: with k classes or fewer it would always be 1."""
+    return [k for k in TOP if k < classes]
+
+
+def headlines(classes: int) -> list[str]:
+    """The numbers that have an interval."""
+    named = ["accuracy", "macro_f1", "loss", "calibration_error"]
+    return named + [f"top_{k}_accuracy" for k in top(classes)]
+
+
+def classes_of(predictions: pd.DataFrame) -> list[str]:
+    """The classes of a prediction table, in the order of the labels."""
+    return list(predictions.columns[len(RESERVED) :])
+
+
+def confidences(predictions: pd.DataFrame) -> "pd.Series[float]":
+    """The probability of the predicted class of each image."""
+    return predictions[classes_of(predictions)].max(axis=1)
 
 
 def evaluate(predictions: pd.DataFrame) -> Evaluation:
@@ -88,19 +103,20 @@ def evaluate(predictions: pd.DataFrame) -> Evaluation:
         macro_recall=float(report["recall"].mean()),
         macro_f1=float(report["f1"].mean()),
         calibration_error=calibration_error(images.confidence, images.correct),
-        top_accuracy={k: float((images.rank < k).mean()) for k in TOP},
+        top_accuracy={k: float((images.rank < k).mean()) for k in top(len(report))},
         confusion=confusion,
         report=report,
     )
 
 
 def confusion_table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Counts (10, 10): rows are the true classes, columns the predicted ones."""
-    counts = confusion_matrix(predictions["true"], predictions["predicted"], labels=list(CLASSES))
+    """Counts (classes, classes): rows are the true classes, columns the predicted ones."""
+    classes = classes_of(predictions)
+    counts = confusion_matrix(predictions["true"], predictions["predicted"], labels=classes)
     return pd.DataFrame(
         counts,
-        index=pd.Index(CLASSES, name="true"),
-        columns=pd.Index(CLASSES, name="predicted"),
+        index=pd.Index(classes, name="true"),
+        columns=pd.Index(classes, name="predicted"),
     )
 
 
@@ -120,9 +136,15 @@ def per_class(confusion: pd.DataFrame) -> pd.DataFrame:
 
 
 def f1_scores(confusion: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """F1 of each class (…, 10), from confusion counts or shares (…, 10, 10); 0 where undefined."""
+    """F1 of each class (…, K), from confusion counts or shares (…, K, K); 0 where undefined."""
     right = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return _ratio(2 * right, confusion.sum(axis=-1) + confusion.sum(axis=-2))
+    return _f1(right, confusion.sum(axis=-1), confusion.sum(axis=-2))
+
+
+def _f1(
+    right: npt.NDArray[Any], true: npt.NDArray[Any], predicted: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    return _ratio(2 * right, true + predicted)
 
 
 def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -223,7 +245,7 @@ def _one_against_rest(
     """For each class that has a curve: name, whether each image is of it, its probabilities."""
     against = [
         (name, (predictions["true"] == name).to_numpy(), predictions[name].to_numpy(np.float64))
-        for name in CLASSES
+        for name in classes_of(predictions)
     ]
     return [(name, own, score) for name, own, score in against if 0 < own.sum() < len(own)]
 
@@ -239,14 +261,16 @@ def intervals(predictions: pd.DataFrame, resamples: int = RESAMPLES, seed: int =
     calibration error, so its interval lies somewhat high. A single image gives no interval: its bounds
     are NaN.
     """
-    summands = _summands(_images(predictions))
-    low = high = np.full(len(HEADLINES), np.nan)
+    classes = len(classes_of(predictions))
+    names = headlines(classes)
+    summands = _summands(_images(predictions), classes)
+    low = high = np.full(len(names), np.nan)
     if len(summands) > 1:
-        low, high = percentile_interval(_headlines(resampled_means(summands, resamples, seed)))
-    (values,) = _headlines(summands.mean(axis=0, keepdims=True))
+        resampled = _headlines(resampled_means(summands, resamples, seed), classes)
+        low, high = percentile_interval(resampled)
+    (values,) = _headlines(summands.mean(axis=0, keepdims=True), classes)
     return pd.DataFrame(
-        {"value": values, "low": low, "high": high},
-        index=pd.Index(HEADLINES, name="metric"),
+        {"value": values, "low": low, "high": high}, index=pd.Index(names, name="metric")
     )
 
 
@@ -262,7 +286,7 @@ def sample_predictions(predictions: pd.DataFrame, count: int = 30, seed: int = 0
             "correct": (chosen["true"] == chosen["predicted"]).to_numpy(),
             "true": chosen["true"].to_numpy(),
             "predicted": chosen["predicted"].to_numpy(),
-            "probability": chosen[list(CLASSES)].max(axis=1).round(3).to_numpy(),
+            "probability": confidences(chosen).round(3).to_numpy(),
         }
     )
 
@@ -279,8 +303,7 @@ def most_confident(predictions: pd.DataFrame, right: bool, count: int = 6) -> pd
     Each is the most confident one of its predicted class, so that no class takes all places.
     """
     chosen = predictions[(predictions["true"] == predictions["predicted"]) == right]
-    confidence = chosen[list(CLASSES)].max(axis=1)
-    ordered = chosen.loc[confidence.sort_values(ascending=False, kind="stable").index]
+    ordered = chosen.loc[confidences(chosen).sort_values(ascending=False, kind="stable").index]
     return ordered.drop_duplicates("predicted").head(count)
 
 
@@ -302,13 +325,14 @@ class _Images(NamedTuple):
 
 
 def _images(predictions: pd.DataFrame) -> _Images:
-    probabilities = predictions[list(CLASSES)].to_numpy(np.float64)
-    true = _indices(predictions["true"])
+    classes = pd.Index(classes_of(predictions))
+    probabilities = predictions[classes].to_numpy(np.float64)
+    true = classes.get_indexer(pd.Index(predictions["true"]))
     of_true = probabilities[np.arange(len(true)), true]
     order = np.argsort(-probabilities, axis=1, kind="stable")
     return _Images(
         true=true,
-        predicted=_indices(predictions["predicted"]),
+        predicted=classes.get_indexer(pd.Index(predictions["predicted"])),
         # A probability that float32 rounded to 0 counts as its smallest normal number.
         loss=-np.log(np.maximum(of_true, np.finfo(np.float32).tiny)),
         confidence=probabilities.max(axis=1),
@@ -316,33 +340,33 @@ def _images(predictions: pd.DataFrame) -> _Images:
     )
 
 
-def _summands(images: _Images) -> npt.NDArray[np.float64]:
+def _summands(images: _Images, classes: int) -> npt.NDArray[np.float64]:
     """One row for each image; the mean over any choice of images gives all headlines of that choice.
 
-    Columns: the loss; a top-k hit for each k; the 100 cells of the confusion matrix; the gap between
-    confidence and correctness in each calibration bin.
+    Columns: the loss; a top-k hit for each k; the gap between confidence and correctness in each
+    calibration bin; and for each class three: classified rightly, of it, taken for it.
     """
-    cells = np.eye(len(CLASSES) ** 2)[images.true * len(CLASSES) + images.predicted]
+    own = np.eye(classes)
+    true, predicted = own[images.true], own[images.predicted]
     bins = np.eye(CALIBRATION_BINS)[_calibration_bins(images.confidence)]
     return np.column_stack(
         [
             images.loss,
-            *(images.rank < k for k in TOP),
-            cells,
+            *(images.rank < k for k in top(classes)),
             bins * (images.confidence - images.correct)[:, np.newaxis],
+            true * predicted,
+            true,
+            predicted,
         ]
     )
 
 
-def _headlines(means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The HEADLINES (M, headlines) of M rows of means of `_summands`."""
-    loss, *hits = means[:, : 1 + len(TOP)].T
-    cells, gaps = np.split(means[:, 1 + len(TOP) :], [len(CLASSES) ** 2], axis=1)
-    confusion = cells.reshape(-1, len(CLASSES), len(CLASSES))
-    accuracy = np.diagonal(confusion, axis1=1, axis2=2).sum(axis=1)
-    macro_f1 = f1_scores(confusion).mean(axis=1)
-    return np.column_stack([accuracy, macro_f1, loss, np.abs(gaps).sum(axis=1), *hits])
-
-
-def _indices(names: "pd.Series[str]") -> npt.NDArray[np.intp]:
-    return pd.Index(CLASSES).get_indexer(pd.Index(names))
+def _headlines(means: npt.NDArray[np.float64], classes: int) -> npt.NDArray[np.float64]:
+    """The `headlines` (M, headlines) of M rows of means of `_summands`."""
+    gaps_at, classes_at = 1 + len(top(classes)), means.shape[1] - 3 * classes
+    numbers, gaps, of_classes = np.split(means, [gaps_at, classes_at], axis=1)
+    loss, *hits = numbers.T
+    right, true, predicted = np.split(of_classes, 3, axis=1)
+    macro_f1 = _f1(right, true, predicted).mean(axis=1)
+    calibration = np.abs(gaps).sum(axis=1)
+    return np.column_stack([right.sum(axis=1), macro_f1, loss, calibration, *hits])

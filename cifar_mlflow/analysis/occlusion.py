@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cifar_mlflow.data.cifar10 import IMAGE_SHAPE
-
-CELL = 4  # pixels; a map has a value for each cell of an image
-CELLS = IMAGE_SHAPE[0] // CELL  # along a side
+CELLS = 8  # along a side of an image, each a value of its map: 4 x 4 pixels of 32 x 32
 PATCH = 2  # cells along a side of what is covered at once
 GREY = np.uint8(128)
 
@@ -25,21 +22,23 @@ def occlusion_maps(
 ) -> npt.NDArray[np.float64]:
     """The log odds (nats) that a class loses where a grey patch covers the image, (N, 8, 8).
 
-    The patch has 8 x 8 pixels and moves in steps of 4, over the edges too. So each cell of 4 x 4 pixels is
-    covered four times, and its value is the mean of these. Log odds, because the probability of a sure
-    class hardly moves.
+    The patch is a quarter of the image wide and high, and moves in steps of half its size, over the edges
+    too. So each cell is covered four times, and its value is the mean of these. Log odds, because the
+    probability of a sure class hardly moves.
 
     Args:
-        predict: pixels (M, 32, 32, 3) to probabilities (M, classes); called once, with 82 N images.
-        images: (N, 32, 32, 3).
+        predict: pixels (M, size, size, 3) to probabilities (M, classes); called once, with 82 N images.
+        images: (N, size, size, 3).
         classes: (N,), the index of the class to explain in each image.
     """
     patches = _patches()
-    pixels = patches.repeat(CELL, axis=1).repeat(CELL, axis=2)[..., np.newaxis]
+    size = images.shape[1]
+    cell = np.arange(size) * CELLS // size  # of each row, and of each column
+    pixels = patches[:, cell][:, :, cell, np.newaxis]
     views = np.concatenate(
         [images[:, np.newaxis], np.where(pixels, GREY, images[:, np.newaxis])], 1
     )
-    probabilities = predict(views.reshape(-1, *IMAGE_SHAPE))
+    probabilities = predict(views.reshape(-1, *images.shape[1:]))
     odds = log_odds(probabilities, classes.repeat(1 + len(patches))).reshape(len(images), -1)
     return np.tensordot(odds[:, :1] - odds[:, 1:], patches, axes=1) / PATCH**2
 

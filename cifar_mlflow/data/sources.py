@@ -18,7 +18,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from cifar_mlflow import console
 from cifar_mlflow.data import batch_pickle
-from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST, CLASSES, IMAGE_SHAPE, Arrays, Examples
+from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST, CLASSES, IMAGE_SHAPE
+from cifar_mlflow.data.dataset import Arrays, Examples
 from cifar_mlflow.errors import DataError
 
 ARCHIVE_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
@@ -77,6 +78,13 @@ def _read_batches(read: Callable[[str], Examples]) -> Arrays:
         "test_images": test.images,
         "test_labels": test.labels,
     }
+
+
+def is_cifar10(path: Path) -> bool:
+    """Whether `read_path` is to read this, and not a reader of the user's own images."""
+    if path.is_file():
+        return path.suffix.lower() != ".npz"
+    return any((folder / TRAIN_FILES[0]).exists() for folder in (path, path / FOLDER))
 
 
 def read_path(path: Path) -> Arrays:

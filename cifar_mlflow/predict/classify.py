@@ -17,13 +17,14 @@ from rich.text import Text
 
 from cifar_mlflow import console
 from cifar_mlflow.console import say
+from cifar_mlflow.data.images import BATCH, Skipped
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import markdown_table
 from cifar_mlflow.parameters import PredictParameters
 from cifar_mlflow.paths import user_path
 from cifar_mlflow.predict import images, outputs
 from cifar_mlflow.predict.contact_sheet import PER_PAGE
-from cifar_mlflow.predict.images import Skipped, UserImage
+from cifar_mlflow.predict.images import UserImage
 from cifar_mlflow.predict.outputs import Predictions
 from cifar_mlflow.store import models, tracking
 from cifar_mlflow.store.models import LoadedModel
@@ -64,8 +65,8 @@ def predict(parameters: PredictParameters) -> None:
             console=terminal, disable=not terminal.is_terminal, transient=True
         ) as progress:
             batches = progress.track(
-                images.read_batches(names),
-                total=math.ceil(len(names) / images.BATCH),
+                images.read_batches(names, model.model.input_shape[1]),
+                total=math.ceil(len(names) / BATCH),
                 description="  Classifying",
             )
             predictions = classify(model, itertools.chain([skipped], batches))

@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from cifar_mlflow.data.images import Skipped
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.predict import contact_sheet
 from cifar_mlflow.predict.contact_sheet import PER_PAGE
-from cifar_mlflow.predict.images import Skipped
 from cifar_mlflow.store.models import LoadedModel
 
 CSV, RECORD, SHEET = "predictions.csv", "predictions.json", "contact_sheet"

@@ -10,7 +10,7 @@ from cifar_mlflow.formatting import counted, number, significant
 from cifar_mlflow.paper import BEST
 from cifar_mlflow.report import conclusions
 from cifar_mlflow.report.collect import ReportData, Study
-from cifar_mlflow.report.elements import ReportFigure, command, vector_figure
+from cifar_mlflow.report.elements import ReportFigure, command, data_options, vector_figure
 from cifar_mlflow.store.runs import Status
 
 
@@ -24,7 +24,9 @@ def beyond(report: ReportData) -> dict[str, Any]:
         "figure": None,
     }
     if trials["reported"].all():
-        shown["train_more"] = command("train", {"recipe": "strong"}, report.experiment)
+        shown["train_more"] = command(
+            "train", {"recipe": "strong"} | data_options(report.own_data), report.experiment
+        )
     if trials.empty:
         return shown
     best, whole_grid = front(trials), _pflop_of(report.grid)

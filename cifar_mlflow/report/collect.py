@@ -7,11 +7,19 @@ import pandas as pd
 
 from cifar_mlflow.analysis.metrics import Evaluation, evaluate, intervals
 from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.data import cifar10
 from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import ArchitecturesParameters, GridParameters, StudyOptions, expand
 from cifar_mlflow.store import query, registry
-from cifar_mlflow.store.runs import DATA_DIGEST, MODEL_URI, REFIT_OF, TrackedRun
+from cifar_mlflow.store.runs import (
+    DATA_DIGEST,
+    DATA_NAME,
+    MODEL_URI,
+    REFIT_OF,
+    REGISTERED_MODEL,
+    TrackedRun,
+)
 from cifar_mlflow.study import results
 
 STUDIES: dict[str, type[StudyOptions]] = {
@@ -108,6 +116,7 @@ class ReportData:
     top_models: list[Classifier]  # the best trials of the grid's best two configurations
     champion: str  # a sentence on the registry's champion
     trials: list[TrackedRun]  # all finished ones of the experiment on the same data
+    class_counts: pd.DataFrame | None = None  # columns class, train and test
 
     @property
     def studies(self) -> list[Study]:
@@ -118,8 +127,19 @@ class ReportData:
         return all(study.official for study in self.studies)
 
     @property
+    def own_data(self) -> TrackedRun | None:
+        """A run on images of the user's own, which the page is about; None if it is about the paper."""
+        runs = [study.run for study in self.studies] or [run for run in (self.data,) if run]
+        return next((run for run in runs if uses_own_data(run)), None)
+
+    @property
     def best(self) -> Classifier | None:
         return self.top_models[0] if self.top_models else None
+
+
+def uses_own_data(run: TrackedRun) -> bool:
+    """Whether a run used images of the user's own, neither CIFAR-10 nor other data in its format."""
+    return run.tags.get(DATA_NAME, cifar10.NAME) not in (cifar10.NAME, cifar10.STAND_IN)
 
 
 def collect(experiment_id: str, grid_id: str) -> ReportData:
@@ -155,6 +175,7 @@ def collect(experiment_id: str, grid_id: str) -> ReportData:
         top_models=[_read_classifier(run) for run in best_two],
         champion=_read_champion(grid, best_two) if grid else "",
         trials=query.finished_trials(experiment_id, digest) if digest else [],
+        class_counts=query.find_table(data.run_id, "class_counts.csv") if data else None,
     )
 
 
@@ -214,7 +235,8 @@ def _read_classifier(run: TrackedRun) -> Classifier:
 
 
 def _read_champion(grid: Study, best: list[TrackedRun]) -> str:
-    name = grid.run.parameters.get("model_name", "")
+    # Grids of earlier versions have the name as a parameter alone.
+    name = grid.run.tags.get(REGISTERED_MODEL) or grid.run.parameters.get("model_name", "")
     champion = registry.champion(name) if name else None
     if champion is None:
         return "The registry now has no champion of its name."

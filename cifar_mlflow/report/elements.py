@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from cifar_mlflow.formatting import as_text
-from cifar_mlflow.report.collect import STUDIES
+from cifar_mlflow.report.collect import STUDIES, uses_own_data
 from cifar_mlflow.store.runs import TrackedRun
 
 # Parameters that a command to repeat a run leaves out: how it was run, where the data lies, and the
@@ -145,4 +145,12 @@ def command_of(run: TrackedRun, experiment: str) -> str:
         and name not in NOT_REPEATED
         and run.parameters[name] != as_text(field.default)
     }
-    return command(run.kind, given, experiment)
+    return command(run.kind, given | data_options(run), experiment)
+
+
+def data_options(run: TrackedRun | None) -> dict[str, str]:
+    """The parameters by which a command finds the images of a run that are the user's own."""
+    if run is None or not uses_own_data(run):
+        return {}
+    named = {name: run.parameters.get(name) for name in ("data_dir", "image_size")}
+    return {name: value for name, value in named.items() if value}

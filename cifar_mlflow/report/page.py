@@ -12,14 +12,13 @@ import jinja2
 import pandas as pd
 
 from cifar_mlflow.analysis import effects, figures, statistics
-from cifar_mlflow.data.cifar10 import CLASSES
 from cifar_mlflow.formatting import UNKNOWN, duration, number, percent, signed, significant
 from cifar_mlflow.paper import CONCLUSIONS
 from cifar_mlflow.report import beyond, conclusions, sections
 from cifar_mlflow.report.collect import ReportData, Study
 from cifar_mlflow.report.conclusions import Conclusion, Evidence
-from cifar_mlflow.report.elements import command, command_of, vector_figure
-from cifar_mlflow.store.runs import DATA_DIGEST, Status
+from cifar_mlflow.report.elements import command, command_of, data_options, vector_figure
+from cifar_mlflow.store.runs import DATA_DIGEST, DATA_NAME, Status, TrackedRun
 from cifar_mlflow.study import results
 
 VERSIONS = ("python", "tensorflow", "keras", "mlflow", "numpy")
@@ -43,6 +42,7 @@ def render_page(report: ReportData) -> str:
 
 def content(report: ReportData) -> dict[str, Any]:
     """What the template shows, by name."""
+    own = report.own_data
     parts = {
         "data": sections.data(report),
         "architectures": sections.architectures(report),
@@ -51,20 +51,27 @@ def content(report: ReportData) -> dict[str, Any]:
     }
     return {
         **parts,
-        "title": "Image classification with convolutional neural networks, reproduced",
+        "title": _title(own),
+        "own": own.tags[DATA_NAME] if own else None,  # the name of the user's own data
+        "beyond_title": "Accuracy against compute" if own else "Beyond the paper",
         "report": report,
         "official": report.official,
         "few_seeds": _few_seeds(report),
-        "missing": [part for section in parts.values() for part in section["missing"]],
+        "missing": [] if own else [part for each in parts.values() for part in each["missing"]],
         "facts": _facts(report),
-        "conclusions": _conclusions(report),
+        "conclusions": [] if own else _conclusions(report),
         "effects": _effects(report),
         "epochs": _epochs(report),
         "beyond": beyond.beyond(report),
         "provenance": _provenance(report),
         "commands": _commands(report),
-        "class_names": CLASSES,
     }
+
+
+def _title(own: TrackedRun | None) -> str:
+    if own:
+        return f"{own.tags[DATA_NAME]}: image classification with convolutional neural networks"
+    return "Image classification with convolutional neural networks, reproduced"
 
 
 def _conclusions(report: ReportData) -> list[Conclusion]:
@@ -255,6 +262,6 @@ def _commands(report: ReportData) -> list[str]:
     lines = [f"git checkout {commit}" for commit in commits] if len(commits) == 1 else []
     lines.append("pip install -r requirements.txt")
     if report.data:
-        lines.append(command("data", {}, report.experiment))
+        lines.append(command("data", data_options(report.own_data), report.experiment))
     lines += [command_of(study.run, report.experiment) for study in report.studies]
     return [*lines, command("report", {}, report.experiment)]

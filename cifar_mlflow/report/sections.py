@@ -16,12 +16,13 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES
 from cifar_mlflow.formatting import number, ranges, signed
 from cifar_mlflow.paper import ARCHITECTURES, CONFUSION, FACTORS, GRID, PER_CLASS, published
-from cifar_mlflow.report.collect import Classifier, ReportData, Study
+from cifar_mlflow.report.collect import Classifier, ReportData, Study, uses_own_data
 from cifar_mlflow.report.elements import (
     Missing,
     ReportFigure,
     command,
     command_of,
+    data_options,
     png_figure,
     vector_figure,
 )
@@ -40,27 +41,44 @@ Cells = list[list[tuple[str, str, float]]]
 
 
 def data(report: ReportData) -> dict[str, Any]:
-    """Figure 1."""
+    """Figure 1; of the user's own images also how many there are of each class."""
     run, png = report.data, report.class_examples
     why = ""
     if run is None or png is None:
         why = "this experiment has no run of the entry point data"
     elif {study.digest for study in report.studies} - {run.tags.get(DATA_DIGEST)}:
         why = "the newest run of the entry point data shows other data than the studies used"
-    if why or png is None:
-        repeat = command("data", {}, report.experiment)
+    if why or run is None or png is None:
+        repeat = command("data", data_options(report.own_data), report.experiment)
         return {
             "figure": None,
+            "counts": None,
             "missing": [Missing("Figure 1, an example of each class", why, repeat)],
         }
+    counts = report.class_counts if report.own_data else None
+    classes = list(CLASSES) if counts is None else list(map(str, counts["class"]))
+    size = run.parameters.get("image_size", "32")
+    images = "Ten small photographs in two rows" if counts is None else "Small images in rows"
     figure = png_figure(
         png,
         "figure-1",
         "Figure 1",
-        "The first image of each class in the training set, 32 × 32 pixels each.",
-        f"Ten small photographs in two rows, one of each class: {', '.join(CLASSES)}.",
+        f"The first image of each class in the training set, {size} × {size} pixels each.",
+        f"{images}, one of each class: {', '.join(classes)}.",
     )
-    return {"figure": figure, "missing": []}
+    shown = None if counts is None else _counts(counts, size)
+    return {"figure": figure, "counts": shown, "missing": []}
+
+
+def _counts(counts: pd.DataFrame, size: str) -> dict[str, Any]:
+    """What a data set of the user's own consists of."""
+    totals = {part: int(counts[part].sum()) for part in ("train", "test")}
+    return {
+        **totals,
+        "size": size,
+        "imbalance": counts["train"].max() / max(counts["train"].min(), 1),
+        "rows": counts.to_dict("records"),
+    }
 
 
 def architectures(report: ReportData) -> dict[str, Any]:
@@ -114,7 +132,8 @@ def _curves(
     study: Study, experiment: str
 ) -> tuple[list[tuple[Curve, ReportFigure]], list[Missing]]:
     """The learning curves, the paper's figures first, in its order; and which of them are missing."""
-    unused = dict(PAPER_FIGURES[study.run.kind])
+    own = uses_own_data(study.run)
+    unused = {} if own else dict(PAPER_FIGURES[study.run.kind])
     curves = []
     for config, trials in study.configurations.items():
         setting = tuple(getattr(config, name) for name in FACTORS[study.run.kind])
@@ -175,7 +194,7 @@ def _curve(study: Study, curve: Curve) -> ReportFigure | None:
         alt_text += f" A horizontal line marks the published test accuracy, {level}."
         caption += f", published {level} ({signed(record['difference'])})."
     else:
-        caption += "; the paper has no such configuration."
+        caption += "." if uses_own_data(study.run) else "; the paper has no such configuration."
     return vector_figure(
         figures.accuracy_curves(histories, paper.accuracy if paper else None),
         f"figure-{curve.number}" if curve.number else f"{study.run.kind}-{curve.config.key}",
@@ -305,11 +324,13 @@ def _tables_of_classes(best: Classifier, official: bool) -> dict[str, Any]:
         return {"evaluation": None}
     confusion = result.confusion.to_numpy()
     paper = np.array(CONFUSION)
-    matrices = [("measured", _shaded(confusion))]
+    classes = metrics.classes_of(predictions)
+    few = len(classes) <= figures.MOST_NUMBERED
+    matrices = [("measured", _shaded(confusion))] if few else []
     if official:
         matrices.append(("published", _shaded(paper)))
         matrices.append(("measured less published", _compared(confusion - paper)))
-    printed = PER_CLASS if official else [(math.nan,) * 3] * len(CLASSES)
+    printed = PER_CLASS if official else [(math.nan,) * 3] * len(classes)
     measures = ("precision", "recall", "f1")
     report = [
         (name, [(row[m], paper_row[i], row[m] - paper_row[i]) for i, m in enumerate(measures)])
@@ -318,6 +339,8 @@ def _tables_of_classes(best: Classifier, official: bool) -> dict[str, Any]:
     samples = metrics.sample_predictions(predictions)
     return {
         "evaluation": result,
+        "class_names": classes,
+        "matrix": None if few else _matrix(result.confusion),
         "images": len(predictions),
         "matrices": matrices,
         "report": report,
@@ -328,13 +351,30 @@ def _tables_of_classes(best: Classifier, official: bool) -> dict[str, Any]:
     }
 
 
+def _matrix(confusion: pd.DataFrame) -> ReportFigure:
+    """The confusion matrix of too many classes for a table."""
+    pairs = metrics.most_confused(confusion).head(3)
+    mistakes = [
+        f"{true} taken for {taken}" for true, taken in zip(pairs["true"], pairs["predicted"])
+    ]
+    return vector_figure(
+        figures.confusion_matrix(confusion, ""),
+        "figure-confusion",
+        "Table 2, measured",
+        "Too many classes for numbers: each row is shaded by the shares of its images. The artifact "
+        "confusion_matrix.csv of the run has the counts.",
+        f"A heat map. The most frequent mistakes: {', '.join(mistakes) or 'none'}.",
+    )
+
+
 def _confused(confusion: pd.DataFrame, official: bool) -> list[dict[Hashable, Any]]:
     """The ten most frequent mistakes, each with its published count."""
-    paper = pd.DataFrame(CONFUSION, index=confusion.index, columns=confusion.columns)
     pairs = metrics.most_confused(confusion).head(10)
+    if not official:
+        return pairs.assign(published=math.nan).to_dict("records")
+    paper = pd.DataFrame(CONFUSION, index=confusion.index, columns=confusion.columns)
     published_counts = [
-        paper.loc[true, predicted] if official else math.nan
-        for true, predicted in zip(pairs["true"], pairs["predicted"])
+        paper.loc[true, predicted] for true, predicted in zip(pairs["true"], pairs["predicted"])
     ]
     return pairs.assign(published=published_counts).to_dict("records")
 

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import say
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.processes import Process
 from cifar_mlflow.store import query, runs
@@ -37,7 +37,7 @@ DATABASE_SILENCE_SECONDS = 30.0
 SERVER_SILENCE_SECONDS = 150.0
 
 
-def plan_key(trials: Sequence[TrialConfig], data: Cifar10) -> str:
+def plan_key(trials: Sequence[TrialConfig], data: DataSet) -> str:
     """What a command computes, as 12 hexadecimal digits: the trials, in any order, and the data."""
     text = "\n".join([data.digest, *sorted(trial.key for trial in trials)])
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -112,5 +112,5 @@ def _facts(
         image_shape=description.signature.inputs.inputs[0].shape[1:],
         result=metrics.evaluate(predictions),
         intervals=metrics.intervals(predictions),
-        confidence=float(predictions[list(classes)].max(axis=1).mean()),
+        confidence=float(metrics.confidences(predictions).mean()),
     )

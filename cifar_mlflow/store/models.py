@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 
-from cifar_mlflow.data.cifar10 import IMAGE_SHAPE
+from cifar_mlflow.config import LARGEST_IMAGE
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import printable
 from cifar_mlflow.paths import user_path
@@ -38,7 +38,7 @@ class LoadedModel:
     name: str | None  # of the registered model, if ``uri`` leads to one
     version: str | None  # of the registered model
     classes: tuple[str, ...]
-    model: "keras.Model"  # uint8 pixels (N, 32, 32, 3) to probabilities (N, len(classes))
+    model: "keras.Model"  # uint8 pixels (N, size, size, 3) to probabilities (N, len(classes))
 
     def __str__(self) -> str:
         known = [f"{self.name} version {self.version}"] if self.name else []
@@ -176,13 +176,18 @@ def _check_description(description: Model, folder: Path) -> tuple[str, ...]:
 
 
 def _check_behaviour(model: "keras.Model", classes: int) -> None:
-    """Raise UsageError unless the model turns images into a probability of each class."""
-    if model.input_shape != (None, *IMAGE_SHAPE) or model.output_shape != (None, classes):
-        raise UsageError(
-            f"takes {model.input_shape} and gives {model.output_shape}, not images "
-            f"{(None, *IMAGE_SHAPE)} and probabilities {(None, classes)}"
-        )
-    probabilities = model.predict_on_batch(np.zeros((1, *IMAGE_SHAPE), np.uint8))
+    """Raise UsageError unless the model turns square images into a probability of each class."""
+    match model.input_shape:
+        case (None, int(height), int(width), 3) if height == width <= LARGEST_IMAGE:
+            shape = (1, height, width, 3)
+        case _:
+            raise UsageError(
+                f"takes {model.input_shape}, not images (None, size, size, 3) of at most "
+                f"{LARGEST_IMAGE} x {LARGEST_IMAGE} pixels"
+            )
+    if model.output_shape != (None, classes):
+        raise UsageError(f"gives {model.output_shape}, not probabilities {(None, classes)}")
+    probabilities = model.predict_on_batch(np.zeros(shape, np.uint8))
     if probabilities.min() < 0 or not np.isclose(probabilities.sum(), 1, atol=1e-3):
         raise UsageError("its outputs are not probabilities: they do not add up to 1")
 

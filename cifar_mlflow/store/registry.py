@@ -10,7 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.store.query import UNKNOWN
 from cifar_mlflow.store.runs import DATA_DIGEST, REFIT_OF, TrackedRun
 
@@ -19,10 +19,7 @@ VALIDATION_FRACTION = "validation_fraction"
 KEPT_VAL_ACCURACY = "kept_val_accuracy"
 PROMOTION = "promotion"  # why a version got its alias
 JUDGED_WITH = "judged_with"  # the first version of its round, while the alias is set
-ABOUT = """Image classifiers for CIFAR-10: uint8 images (N, 32, 32, 3) to probabilities of 10 classes.
-
-The alias `champion` is on the version with the best validation accuracy, `challenger` on the newest one
-that did not beat it. Each version's description says how good it is and how to call it."""
+LISTED = 1000  # characters of a list of classes; MLflow keeps 5,000 of a description or a tag
 
 
 @dataclass(frozen=True)
@@ -95,7 +92,7 @@ def register(
     name: str,
     run: TrackedRun,
     config: TrialConfig,
-    data: Cifar10,
+    data: DataSet,
     twin: TrackedRun | None = None,
 ) -> Promotion:
     """Register a trial's model as a new version of ``name``; move the alias if it is better.
@@ -118,7 +115,7 @@ def register(
             "test_accuracy": str(run.metrics["test_accuracy"]),
             "test_loss": str(run.metrics["test_loss"]),
             "trial": run.name,
-            "classes": ", ".join(CLASSES),
+            "classes": _listed(data.classes),
             JUDGED_WITH: str(_round(versions)),
             **judged_by(run, twin),
         }
@@ -133,7 +130,7 @@ def register(
         return Promotion(str(registered.version), alias, registered.tags[PROMOTION])
     alias, reason = _agree(name, registered)
     version = str(registered.version)
-    client.update_registered_model(name, ABOUT)
+    client.update_registered_model(name, _about(data))
     if alias == CHALLENGER:
         client.set_registered_model_alias(name, CHALLENGER, version)
     client.set_model_version_tag(name, version, PROMOTION, reason)
@@ -195,3 +192,22 @@ def _versions(name: str) -> list[ModelVersion]:
 
 def _tags(version: ModelVersion | None) -> dict[str, str] | None:
     return dict(version.tags) if version else None
+
+
+def _about(data: DataSet) -> str:
+    """The description of a registered model."""
+    height, width, _ = data.image_shape
+    return f"""Image classifiers for {data.name}: uint8 images (N, {height}, {width}, 3) to probabilities of \
+{len(data.classes)} classes.
+
+The alias `champion` is on the version with the best validation accuracy, `challenger` on the newest one
+that did not beat it. Each version's description says how good it is and how to call it."""
+
+
+def _listed(classes: Sequence[str]) -> str:
+    """The classes with commas; where they are long, the first of them and their number."""
+    text = ", ".join(classes)
+    if len(text) <= LISTED:
+        return text
+    whole = text[:LISTED].rpartition(",")[0]
+    return f"{whole}, … ({len(classes)} in all; the model's metadata has them)"

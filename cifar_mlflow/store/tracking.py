@@ -9,6 +9,7 @@ import platform
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -20,6 +21,8 @@ import mlflow
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from mlflow.data.dataset_source import DatasetSource
+from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import LoggedModelInput, Metric, Run, RunTag
@@ -29,7 +32,8 @@ from mlflow.types.schema import Schema, TensorSpec
 from mlflow.utils import name_utils
 
 from cifar_mlflow.config import Parameters, TrialConfig
-from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE, URL, Cifar10
+from cifar_mlflow.data import cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import Failure, Superseded, UsageError
 from cifar_mlflow.formatting import as_text, printable, truncated
 from cifar_mlflow.processes import Process, this_process
@@ -53,10 +57,6 @@ INHERITED = (
 )
 # What a process needs to load the logged model and call it.
 MODEL_REQUIREMENTS = ("mlflow", "keras", "tensorflow", "numpy")
-SIGNATURE = ModelSignature(
-    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *IMAGE_SHAPE))]),
-    outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(CLASSES)))]),
-)
 
 
 # Starting and ending runs ---------------------------------------------------------------------
@@ -259,22 +259,28 @@ def log_environment(threads: int, origin: Origin | None = None) -> None:
     )
 
 
-def log_dataset(data: Cifar10, context: str) -> None:
+def log_dataset(data: DataSet, context: str) -> None:
     """The data set as an input of the run."""
     mlflow.log_input(_dataset(data), context=context)
-    mlflow.set_tag(runs.DATA_DIGEST, data.digest)
+    mlflow.set_tags({runs.DATA_DIGEST: data.digest, runs.DATA_NAME: data.title})
 
 
-def _dataset(data: Cifar10) -> MetaDataset:
+def _dataset(data: DataSet) -> MetaDataset:
     """By name, source and digest (MLflow stores 36 digits)."""
     schema = Schema(
         [
-            TensorSpec(np.dtype(np.uint8), (-1, *IMAGE_SHAPE), "images"),
+            TensorSpec(np.dtype(np.uint8), (-1, *data.image_shape), "images"),
             TensorSpec(np.dtype(np.uint8), (-1,), "labels"),
         ]
     )
-    source = HTTPDatasetSource(URL)
-    return MetaDataset(source, "cifar10", data.digest[:36], schema)  # type: ignore[abstract]
+    return MetaDataset(_source(data), data.slug, data.digest[:36], schema)  # type: ignore[abstract]
+
+
+def _source(data: DataSet) -> DatasetSource:
+    if data.name == cifar10.NAME:
+        return HTTPDatasetSource(cifar10.URL)
+    with warnings.catch_warnings(action="ignore"):  # MLflow has two equal classes for a local path
+        return resolve_dataset_source(data.source)
 
 
 def log_epochs(epochs: Sequence[Epoch], tags: Mapping[str, str] | None = None) -> None:
@@ -294,7 +300,7 @@ def log_epochs(epochs: Sequence[Epoch], tags: Mapping[str, str] | None = None) -
 
 
 def log_metrics(
-    metrics: Mapping[str, float], data: Cifar10 | None = None, model_id: str | None = None
+    metrics: Mapping[str, float], data: DataSet | None = None, model_id: str | None = None
 ) -> None:
     """Log metrics; with ``model_id`` also on that logged model's page, as measured on ``data``."""
     mlflow.log_metrics(dict(metrics), model_id=model_id, dataset=_dataset(data) if data else None)
@@ -337,7 +343,7 @@ class _Keras:
 
 
 def log_model(
-    model: object, data: Cifar10, metrics: Mapping[str, float], parameters: Mapping[str, object]
+    model: object, data: DataSet, metrics: Mapping[str, float], parameters: Mapping[str, object]
 ) -> None:
     """Log a Keras model, uint8 pixels in and probabilities out, with its metrics and parameters.
 
@@ -348,12 +354,15 @@ def log_model(
         _Keras,
         name="model",
         model=model,
-        signature=SIGNATURE,
+        signature=ModelSignature(
+            inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, *data.image_shape))]),
+            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(data.classes)))]),
+        ),
         input_example=np.array(data.examples("test").images[:1]),
         validate_serving_input=False,
         # MLflow would infer them by loading the model in another process, for 15 to 22 seconds.
         pip_requirements=[f"{package}=={version(package)}" for package in MODEL_REQUIREMENTS],
-        metadata={"classes": list(CLASSES)},
+        metadata={"classes": list(data.classes), "data": data.title},
         params=dict(parameters),
         model_type="classifier",
     )
@@ -405,6 +414,11 @@ def tag_refit(refit: TrackedRun, best: TrackedRun) -> None:
     """Say on a refit which trial it trained again, and on the active run which one its refit is."""
     mlflow.MlflowClient().set_tag(refit.run_id, runs.REFIT_OF, best.run_id)
     mlflow.set_tag("refit_run_id", refit.run_id)
+
+
+def tag_registered(name: str) -> None:
+    """Say on the active run which registered model its best one became a version of."""
+    mlflow.set_tag(runs.REGISTERED_MODEL, name)
 
 
 def mark_outdated(run: TrackedRun, how: str) -> None:

@@ -7,7 +7,7 @@ import joblib
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import say
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.data.load import load
 from cifar_mlflow.errors import Failure, WorkerDied
 from cifar_mlflow.formatting import counted, duration
@@ -48,10 +48,12 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions) -> bool:
 
     Raises:
         UsageError: the data, the engine or the precision is not available, a validation fraction leaves
-            no image, or nothing can be resumed as requested.
+            no image, a network takes larger images, or nothing can be resumed as requested.
         Superseded: another command has resumed this study.
     """
-    data = load(options.data_dir)
+    data = load(options.data_dir, options.image_size)
+    for trial in trials:
+        trial.check_size(data.image_shape[0])
     for fraction in {trial.validation_fraction for trial in trials}:
         data.split(fraction)
     if options.address == "local":
@@ -70,7 +72,7 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions) -> bool:
             tracking.log_environment(engine.threads)
             tracking.log_dataset(data, "training")
             if previous:
-                take_over(previous, trials, options, engine, parent)
+                take_over(previous, trials, data, options, engine, parent)
             if options.address == "local":
                 say_expected_time(trials, data, engine, parent)
             repeated = run_trials(trials, data, engine, options, parent)
@@ -86,7 +88,7 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions) -> bool:
         return finished
 
 
-def refit(best: Finished, data: Cifar10, options: StudyOptions, parent: Parent) -> Finished | None:
+def refit(best: Finished, data: DataSet, options: StudyOptions, parent: Parent) -> Finished | None:
     """Train the best trial again, on all training images, with all cores; None if it does not finish.
 
     A study that was interrupted meanwhile goes on with the refit's checkpoint, or keeps what is finished.
@@ -108,7 +110,7 @@ def refit(best: Finished, data: Cifar10, options: StudyOptions, parent: Parent) 
 
 def run_trials(
     trials: Sequence[TrialConfig],
-    data: Cifar10,
+    data: DataSet,
     engine: engines.Engine,
     options: StudyOptions,
     parent: Parent,
@@ -132,6 +134,7 @@ def run_trials(
 def take_over(
     previous: Sequence[claims.UnfinishedRun],
     trials: Sequence[TrialConfig],
+    data: DataSet,
     options: StudyOptions,
     engine: engines.Engine,
     parent: Parent,
@@ -145,7 +148,7 @@ def take_over(
     planned = {trial.key: trial for trial in (*trials, *refits)}
     earlier = [run for run in resume.previous_trials(previous, parent) if run.key in planned]
     finished = [run for run in earlier if run.status == Status.FINISHED]
-    outdated = find_outdated(finished, planned, engine)
+    outdated = find_outdated(finished, planned, data, engine)
     keep = options.outdated == "keep"
     adopted = [run for run in earlier if keep or run.run_id not in outdated]
     for run in adopted:
@@ -168,7 +171,10 @@ def take_over(
 
 
 def find_outdated(
-    finished: Sequence[TrackedRun], planned: Mapping[str, TrialConfig], engine: engines.Engine
+    finished: Sequence[TrackedRun],
+    planned: Mapping[str, TrialConfig],
+    data: DataSet,
+    engine: engines.Engine,
 ) -> dict[str, str]:
     """How the origins of finished trials differ from the workers' present ones, by run id.
 
@@ -181,7 +187,7 @@ def find_outdated(
         return {}
     configurations = [planned[run.key].configuration for run in finished]
     distinct = list(dict.fromkeys(configurations))
-    (present,) = engine.run([joblib.delayed(origins)(distinct, engine.threads)])
+    (present,) = engine.run([joblib.delayed(origins)(distinct, data, engine.threads)])
     now = dict(zip(distinct, present, strict=True))
     how = {
         run.run_id: differences(run.origin, now[configuration], OF_A_RESULT)
@@ -191,7 +197,7 @@ def find_outdated(
 
 
 def say_expected_time(
-    trials: Sequence[TrialConfig], data: Cifar10, engine: engines.Engine, parent: Parent
+    trials: Sequence[TrialConfig], data: DataSet, engine: engines.Engine, parent: Parent
 ) -> None:
     """Say how long the trials will train, if earlier ones on this host show it."""
     runs = query.latest(query.children(parent))
@@ -202,7 +208,7 @@ def say_expected_time(
 
 def train_all(
     trials: Sequence[TrialConfig],
-    data: Cifar10,
+    data: DataSet,
     engine: engines.Engine,
     options: StudyOptions,
     parent: Parent,

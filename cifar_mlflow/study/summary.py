@@ -11,9 +11,9 @@ from cifar_mlflow import console
 from cifar_mlflow.analysis import figures
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import Lines
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.formatting import markdown_table, number
-from cifar_mlflow.parameters import StudyOptions
+from cifar_mlflow.parameters import AUTO, StudyOptions
 from cifar_mlflow.store import card, query, registry, tracking
 from cifar_mlflow.store.runs import Parent, Status, TrackedRun
 from cifar_mlflow.study import results
@@ -44,7 +44,7 @@ class Summary:
 
 
 def summarise_study(
-    trials: Sequence[TrialConfig], data: Cifar10, options: StudyOptions, parent: Parent
+    trials: Sequence[TrialConfig], data: DataSet, options: StudyOptions, parent: Parent
 ) -> Summary:
     """Choose the best trial; log it, the results and the figures on the active run, and say them.
 
@@ -194,7 +194,7 @@ def explain_choice(best: Finished | None, summary: pd.DataFrame, options: StudyO
 def end_study(
     summary: Summary,
     model: Finished | None,
-    data: Cifar10,
+    data: DataSet,
     options: StudyOptions,
     tracking_uri: str,
 ) -> None:
@@ -205,9 +205,11 @@ def end_study(
     """
     look = ("Look", f"mlflow ui --backend-store-uri {tracking_uri}")
     lines = [look] if summary.best else []
-    if model and summary.best and options.registers_as:
+    if model and summary.best and (name := options.registers_as):
         twin = None if model is summary.best else summary.best.run
-        promoted, use = promote(model, twin, data, options.registers_as)
+        name = data.model_name if name == AUTO else name
+        promoted, use = promote(model, twin, data, name)
+        tracking.tag_registered(name)
         lines = [promoted, look, use]
         if twin:
             accuracy = number(model.run.metrics["test_accuracy"], 4)
@@ -217,7 +219,7 @@ def end_study(
     tracking.describe("\n\n".join(text))
 
 
-def promote(model: Finished, twin: TrackedRun | None, data: Cifar10, name: str) -> Lines:
+def promote(model: Finished, twin: TrackedRun | None, data: DataSet, name: str) -> Lines:
     """Register a model and write its card; gives its version and alias, and how to load it.
 
     Args:

@@ -6,14 +6,14 @@ from collections.abc import Hashable, Mapping, Sequence
 import pandas as pd
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.store import query
 from cifar_mlflow.store.runs import DATA_DIGEST, HOST, KIND, TRIAL, Status, TrackedRun
 
 NEWEST = 200  # finished trials that are looked at
 
 
-def comparable_trials(experiment_id: str, data: Cifar10, threads: int) -> list[TrackedRun]:
+def comparable_trials(experiment_id: str, data: DataSet, threads: int) -> list[TrackedRun]:
     """The newest finished trials on this host, on the same data with as many threads."""
     conditions = {
         f"tags.{KIND}": TRIAL,

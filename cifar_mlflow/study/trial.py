@@ -15,7 +15,7 @@ from cifar_mlflow.analysis import figures, metrics
 from cifar_mlflow.analysis.artifacts import model_artifacts
 from cifar_mlflow.config import Parameters, TrialConfig
 from cifar_mlflow.console import say
-from cifar_mlflow.data.cifar10 import Cifar10, Splits
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.data.load import on_this_host
 from cifar_mlflow.errors import DataError, Failure, Superseded, UsageError, WorkerDied
 from cifar_mlflow.store import claims, query, resume, tracking
@@ -40,7 +40,7 @@ class TrialOptions:
 
 
 Say = Callable[[str, str], None]  # a topic, and a line of text about it
-Train = Callable[[TrialConfig, Cifar10, TrialOptions, Sequence[TrackedRun], Say], None]
+Train = Callable[[TrialConfig, DataSet, TrialOptions, Sequence[TrackedRun], Say], None]
 
 
 # Train, evaluate, log -------------------------------------------------------------------------
@@ -48,7 +48,7 @@ Train = Callable[[TrialConfig, Cifar10, TrialOptions, Sequence[TrackedRun], Say]
 
 def train_and_log(
     config: TrialConfig,
-    data: Cifar10,
+    data: DataSet,
     options: TrialOptions,
     attempts: Sequence[TrackedRun],
     say: Say,
@@ -58,18 +58,19 @@ def train_and_log(
 
     fit.configure(options.threads)
     tracking.log_trial(config)
-    tracking.log_environment(options.threads, fit.origin(config))
+    tracking.log_environment(options.threads, fit.origin(config, data))
     tracking.log_dataset(data, "training")
-    splits = data.split(config.validation_fraction)
-    trained = _train(config, splits, options.tensorboard, attempts, say)
-    probabilities = fit.predict(trained.model, splits.test)
-    _log_model(config, data, trained, metrics.prediction_table(probabilities, splits.test.labels))
+    trained = _train(config, data, options.tensorboard, attempts, say)
+    test = data.examples("test")
+    probabilities = fit.predict(trained.model, test)
+    predictions = metrics.prediction_table(probabilities, test.labels, data.classes)
+    _log_model(config, data, trained, predictions)
     tracking.raise_if_superseded()
 
 
 def _train(
     config: TrialConfig,
-    splits: Splits,
+    data: DataSet,
     tensorboard: bool,
     attempts: Sequence[TrackedRun],
     say: Say,
@@ -78,7 +79,7 @@ def _train(
     from cifar_mlflow.training import fit
 
     def check(checkpoint: Checkpoint) -> None:
-        fit.restore(config, checkpoint, splits.train.images)
+        fit.restore(config, checkpoint, data)
 
     def on_epoch(checkpoint: Checkpoint) -> None:
         tracking.raise_if_superseded()
@@ -96,14 +97,14 @@ def _train(
         say("Retrained", f"from the first epoch; the checkpoint is lost: {lost}")
     with tempfile.TemporaryDirectory() as folder:
         events = Path(folder) if tensorboard else None
-        trained = fit.train(config, splits, on_epoch=on_epoch, start=start, tensorboard=events)
+        trained = fit.train(config, data, on_epoch=on_epoch, start=start, tensorboard=events)
         if events:
             tracking.log_folder(events, "tensorboard")
     return trained
 
 
 def _log_model(
-    config: TrialConfig, data: Cifar10, trained: "Trained", predictions: pd.DataFrame
+    config: TrialConfig, data: DataSet, trained: "Trained", predictions: pd.DataFrame
 ) -> None:
     """Log the model with its metrics, and the figures and tables of its results.
 
@@ -160,7 +161,7 @@ def _validation_metrics(trained: "Trained", images: int) -> dict[str, float]:
 
 def run_trial(
     config: TrialConfig,
-    data: Cifar10,
+    data: DataSet,
     options: TrialOptions,
     resume_option: str,
     command: Parameters | None = None,
@@ -173,11 +174,12 @@ def run_trial(
 
     Raises:
         UsageError: nothing can be resumed as requested, or the run that `mlflow run` has created is not
-            in the tracking store; or this machine lacks the precision.
+            in the tracking store; or this machine lacks the precision, or the images are too small.
         Superseded: another command has resumed the run meanwhile.
         MlflowException, OSError: the tracking store cannot be written.
     """
     check_precision(config.precision)
+    config.check_size(data.image_shape[0])
     with (
         trial_run(config) as run,
         claims.claim(run, claims.plan_key([config], data), resume_option) as previous,
@@ -191,7 +193,7 @@ def run_trial(
 
 def run_child(
     config: TrialConfig,
-    data: Cifar10,
+    data: DataSet,
     options: TrialOptions,
     parent: Parent,
     train: Train = train_and_log,
@@ -267,15 +269,15 @@ def repeated_failure(parent: Parent, max_same_failures: int) -> str | None:
     return None if others else first
 
 
-def origins(trials: Sequence[TrialConfig], threads: int) -> list[Origin]:
+def origins(trials: Sequence[TrialConfig], data: DataSet, threads: int) -> list[Origin]:
     """The origin that each trial would have here and now; imports TensorFlow, so run in a worker."""
     from cifar_mlflow.training import fit
 
     fit.configure(threads)
-    return [fit.origin(trial) for trial in trials]
+    return [fit.origin(trial, data) for trial in trials]
 
 
-def _local(data: Cifar10) -> Cifar10:
+def _local(data: DataSet) -> DataSet:
     try:
         return on_this_host(data)
     except DataError as error:

@@ -4,16 +4,18 @@ tf.data's autotuner is off, because it stalls `fit` between epochs. Images stay 
 tensor, and the graph gathers them by shuffled indices.
 """
 
+import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cifar_mlflow.backend import keras, tf
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE, Examples
+from cifar_mlflow.data.dataset import Examples
 
-EVALUATION_BATCH = 500
+EVALUATION_PIXELS = 500 * 32 * 32  # in a batch
 TENSOR_ALIGNMENT = 64  # bytes
 SHIFT = 2  # pixels at most
 ROTATION = np.pi / 5  # at most, in radians: as Keras' RandomRotation(0.1)
@@ -22,8 +24,9 @@ ROTATION = np.pi / 5  # at most, in radians: as Keras' RandomRotation(0.1)
 def tensors(examples: Examples) -> tuple[tf.Tensor, tf.Tensor]:
     """Images and labels as tensors; images from the cache are not copied.
 
-    TensorFlow aborts on unaligned memory, so unaligned images are copied. Those in the cache are
-    aligned, because .npy files pad their header to 64 bytes and an image has 48 x 64.
+    TensorFlow aborts on unaligned memory, so unaligned images are copied. Those at the start of a file
+    are aligned, because .npy files pad their header to 64 bytes; and so are all others if their height
+    and width are a multiple of 8, so that an image has a multiple of 64 bytes.
     """
     if examples.images.ctypes.data % TENSOR_ALIGNMENT:
         images = tf.constant(examples.images)
@@ -36,42 +39,57 @@ def for_evaluation(images: tf.Tensor, targets: tf.Tensor) -> tf.data.Dataset:
     """(images, targets) batches, in order; the last one may be smaller."""
     return _dataset(
         np.arange(len(images)),
-        EVALUATION_BATCH,
+        max(1, EVALUATION_PIXELS // math.prod(images.shape[1:3])),
         lambda index: (tf.gather(images, index), tf.gather(targets, index)),
     )
 
 
-def targets(labels: tf.Tensor, smoothing: float) -> tf.Tensor:
-    """The labels as probabilities, float32 (N, 10), a share of which is spread over all classes."""
-    return tf.one_hot(labels, len(CLASSES)) * (1 - smoothing) + smoothing / len(CLASSES)
+def targets(labels: tf.Tensor, classes: int, smoothing: float) -> tf.Tensor:
+    """The labels as probabilities, float32 (N, classes), of which a share is spread over all classes."""
+    return tf.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
+
+
+def class_weights(labels: npt.NDArray[np.integer[Any]], classes: int) -> npt.NDArray[np.float32]:
+    """What an image of each class counts, so that all classes count alike, and an image 1 on average.
+
+    As scikit-learn's "balanced": images / (classes * images of the class).
+    """
+    counts = np.bincount(labels, minlength=classes)
+    weights: npt.NDArray[np.float64] = len(labels) / (classes * np.maximum(counts, 1))
+    return weights.astype(np.float32)
 
 
 def for_training(
-    images: tf.Tensor, labels: tf.Tensor, config: TrialConfig, epoch: int
+    images: tf.Tensor, labels: tf.Tensor, classes: int, config: TrialConfig, epoch: int
 ) -> tf.data.Dataset:
     """(images, labels) batches of an epoch, counted from 1; the last one may be smaller.
 
-    Images are uint8 (N, size, size, 3). With label smoothing, labels are float32 (N, 10).
+    Images are uint8 (N, size, size, 3). With label smoothing, labels are float32 (N, classes). With
+    class weights there is a third tensor, float32 (N,): what each image counts in the loss.
 
     All that is random is a function of the seed and the epoch, so no generator's state needs to be saved.
     """
     random = np.random.default_rng([config.seed, epoch])
     order = random.permutation(len(labels))
     drawn = [tf.constant(each) for each in changes(config, epoch, len(labels), random)]
-    size = config.image_size(epoch)
+    full_size = images.shape[1]
+    size = config.image_size(epoch, full_size)
+    balanced = config.class_weights == "balanced"
+    weights = tf.constant(class_weights(np.asarray(labels), classes)) if balanced else None
 
-    def load(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def load(index: tf.Tensor) -> tuple[tf.Tensor, ...]:
         pixels, truth = tf.gather(images, index), tf.gather(labels, index)
+        weighted = () if weights is None else (tf.gather(weights, truth),)
         if config.augment != "none":
             mirrored, shifts, angles = (tf.gather(each, index) for each in drawn)
             pixels = changed(pixels, mirrored, shifts)
             if config.augment == "flip-rotate":
                 pixels = rotated(pixels, angles)
-        if size != IMAGE_SHAPE[0]:
+        if size != full_size:
             pixels = resized(pixels, size)
         if config.label_smoothing:
-            truth = targets(truth, config.label_smoothing)
-        return pixels, truth
+            truth = targets(truth, classes, config.label_smoothing)
+        return pixels, truth, *weighted
 
     return _dataset(order, config.batch_size, load)
 
@@ -132,7 +150,7 @@ def resized(images: tf.Tensor, size: int) -> tf.Tensor:
 def _dataset(
     order: npt.NDArray[np.int64],
     batch_size: int,
-    load: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    load: Callable[[tf.Tensor], tuple[tf.Tensor, ...]],
 ) -> tf.data.Dataset:
     options = tf.data.Options()
     options.autotune.enabled = False

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from cifar_mlflow.backend import keras, tf
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Examples, Splits
+from cifar_mlflow.data.dataset import DataSet, Examples, ImageShape
 from cifar_mlflow.errors import CheckpointError, Diverged
 from cifar_mlflow.training import batches
 from cifar_mlflow.training.checkpoint import Arrays, Checkpoint, Epoch, best
@@ -35,7 +35,7 @@ STEPS_PER_EXECUTION = 50
 class Trained:
     """A finished training."""
 
-    model: keras.Model  # uint8 pixels (N, 32, 32, 3) to probabilities (N, 10)
+    model: keras.Model  # uint8 pixels (N, size, size, 3) to probabilities (N, classes)
     history: list[Epoch]
     kept: Epoch  # the epoch whose weights the model has
     # Of the model, with test-time augmentation, on the validation images; None without any.
@@ -66,7 +66,7 @@ def configure(threads: int) -> None:
 
 def train(
     config: TrialConfig,
-    data: Splits,
+    data: DataSet,
     on_epoch: Callable[[Checkpoint], None],
     start: Checkpoint | None = None,
     tensorboard: Path | None = None,
@@ -85,21 +85,22 @@ def train(
         UsageError: this machine lacks the precision.
     """
     check_precision(config.precision)
-    here = origin(config)
+    here = origin(config, data)
+    splits, classes = data.split(config.validation_fraction), len(data.classes)
     network = (
-        restore(config, start, data.train.images) if start else prepare(config, data.train.images)
+        restore(config, start, data) if start else prepare(config, splits.train.images, classes)
     )
     optimizer = network.optimizer
     history = list(start.history) if start else []
     best_weights = start.best_weights if start else ()
 
-    images, labels = batches.tensors(data.train)
-    validation = validation_batches(config, data.validation)
+    images, labels = batches.tensors(splits.train)
+    validation = validation_batches(config, splits.validation, classes)
     writer = tf.summary.create_file_writer(str(tensorboard)) if tensorboard else None
     for number in range(len(history) + 1, config.epochs + 1):
         began = time.perf_counter()
         fitted = network.fit(
-            batches.for_training(images, labels, config, number),
+            batches.for_training(images, labels, classes, config, number),
             validation_data=validation,
             shuffle=False,  # the order is in the batches
             verbose=0,
@@ -125,39 +126,42 @@ def train(
             Checkpoint(tuple(history), weights, values(optimizer.variables), best_weights, here)
         )
 
-    flop = len(data.train.labels) * sum(
-        training_flop(network, config.image_size(epoch.epoch)) for epoch in history
+    full_size = data.image_shape[0]
+    flop = len(splits.train.labels) * sum(
+        training_flop(network, config.image_size(epoch.epoch, full_size)) for epoch in history
     )
     kept, weights = history[-1], network.get_weights()
     if config.keep == "best":
         kept, weights = best(history), best_weights
     keras.backend.clear_session()
-    model = classifier(config, weights)
+    model = classifier(config, data.image_shape, classes, weights)
     val_loss, val_accuracy = kept.val_loss, kept.val_accuracy
     if config.changes_for_use and validation is not None:
-        val_loss, val_accuracy = evaluate(model, data.validation)
+        val_loss, val_accuracy = evaluate(model, splits.validation)
     return Trained(model, history, kept, val_loss, val_accuracy, flop)
 
 
-def validation_batches(config: TrialConfig, examples: Examples) -> tf.data.Dataset | None:
+def validation_batches(
+    config: TrialConfig, examples: Examples, classes: int
+) -> tf.data.Dataset | None:
     """What the network is validated on after each epoch; None without an image."""
     if not len(examples.labels):
         return None
     images, truth = batches.tensors(examples)
     if config.label_smoothing:  # of the training labels alone
-        truth = batches.targets(truth, smoothing=0)
+        truth = batches.targets(truth, classes, smoothing=0)
     return batches.for_evaluation(images, truth)
 
 
-def prepare(config: TrialConfig, images: npt.NDArray[np.uint8]) -> keras.Sequential:
+def prepare(config: TrialConfig, images: npt.NDArray[np.uint8], classes: int) -> keras.Sequential:
     """The network with its initial weights and its optimizer, ready for the first epoch.
 
     Args:
-        images: the training images, uint8 (N, 32, 32, 3).
+        images: the training images, uint8 (N, size, size, 3).
     """
     keras.backend.clear_session()
     keras.utils.set_random_seed(config.seed)
-    network = build(config)
+    network = build(config, images.shape[1:], classes)
     initialise(network, images)
     compile_network(network, config, config.epochs * math.ceil(len(images) / config.batch_size))
     network.optimizer.build(network.trainable_variables)
@@ -180,46 +184,42 @@ def compile_network(network: keras.Sequential, config: TrialConfig, steps: int) 
     )
 
 
-def origin(config: TrialConfig) -> Origin:
-    """What the result depends on apart from ``config`` and the data, if this process trains it.
+def origin(config: TrialConfig, data: DataSet) -> Origin:
+    """What the result depends on apart from ``config`` and ``data``, if this process trains it.
 
-    Code that no Keras object describes, such as the order of the batches, is not part of it.
+    Of the data, the network depends on the image shape and the number of classes alone. Code that no Keras object describes, such as the order of the batches, is not part of it.
     """
     keras.backend.clear_session()  # Keras numbers its layers' names; start at the same number
     bare = keras.Sequential()
     compile_network(bare, config, steps=1)
     return {
-        "network": network_fingerprint(config.network_config),
+        "network": network_fingerprint(config.network_config, data.image_shape, len(data.classes)),
         "compile_config": _fingerprint(bare.get_compile_config()),
         **environment(),
     }
 
 
 @cache  # building a network takes a quarter of a second
-def network_fingerprint(config: TrialConfig) -> str:
+def network_fingerprint(config: TrialConfig, image_shape: ImageShape, classes: int) -> str:
     """12 hexadecimal digits of the SHA-256 of a network's Keras configuration."""
     keras.backend.clear_session()
-    return _fingerprint(build(config).get_config())
+    return _fingerprint(build(config, image_shape, classes).get_config())
 
 
 def _fingerprint(config: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def restore(
-    config: TrialConfig, start: Checkpoint, images: npt.NDArray[np.uint8]
-) -> keras.Sequential:
+def restore(config: TrialConfig, start: Checkpoint, data: DataSet) -> keras.Sequential:
     """The network and its optimizer as they were at a checkpoint, ready for the next epoch.
-
-    Args:
-        images: the training images, uint8 (N, 32, 32, 3).
 
     Raises:
         CheckpointError: it has another origin, or its arrays do not fit.
     """
-    if unlike := differences(start.origin, origin(config)):
+    if unlike := differences(start.origin, origin(config, data)):
         raise CheckpointError(f"it is of another origin: {unlike}")
-    network = prepare(config, images)
+    images = data.split(config.validation_fraction).train.images
+    network = prepare(config, images, len(data.classes))
     assign(network.variables, start.network)
     assign(network.optimizer.variables, start.optimizer)
     if config.keep == "best":
@@ -255,7 +255,7 @@ def check_finite(epoch: Epoch, weights: Arrays) -> None:
 
 
 def predict(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:
-    """The class probabilities of each image, float32 (N, 10), in the order of CLASSES."""
+    """The class probabilities of each image, float32 (N, classes), in the order of the classes."""
     data = batches.for_evaluation(*batches.tensors(examples))
     return np.asarray(model.predict(data, verbose=0), np.float32)
 

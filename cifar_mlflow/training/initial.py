@@ -14,7 +14,7 @@ def initialise(network: keras.Sequential, images: npt.NDArray[np.uint8]) -> None
     """Set the initial weights of the layers named whitening and identity, if the network has any.
 
     Args:
-        images: training images, uint8 (N, 32, 32, 3).
+        images: training images, uint8 (N, size, size, 3).
     """
     for layer in network.layers:
         if layer.name == WHITENING:

@@ -7,15 +7,17 @@ import pandas as pd
 from cifar_mlflow.architectures import ARCHITECTURES
 from cifar_mlflow.backend import keras, layers
 from cifar_mlflow.config import FULL_SIZE, TrialConfig
-from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE
+from cifar_mlflow.data.dataset import ImageShape
 from cifar_mlflow.training.checkpoint import Arrays
 
 
-def build(config: TrialConfig, for_use: bool = False) -> keras.Sequential:
-    """A fresh network from uint8 pixels (N, 32, 32, 3), which it scales to 0..1, to logits (N, 10).
+def build(
+    config: TrialConfig, image_shape: ImageShape, classes: int, for_use: bool = False
+) -> keras.Sequential:
+    """A fresh network from uint8 pixels (N, *image_shape), scaled to 0..1, to logits (N, classes).
 
     While it is trained it takes images of all sizes, if the configuration's resolution grows, and it
-    computes in the configuration's precision. ``for_use`` it takes 32 x 32 pixels and computes in
+    computes in the configuration's precision. ``for_use`` it takes the full size alone and computes in
     float32, so that it runs anywhere.
     """
     precision = "float32" if for_use else config.precision
@@ -24,25 +26,27 @@ def build(config: TrialConfig, for_use: bool = False) -> keras.Sequential:
     keras.config.set_dtype_policy(precision)
     try:
         hidden = ARCHITECTURES[config.architecture](config.activation)
-        pixels = keras.Input((None, None, 3) if grows else IMAGE_SHAPE, dtype="uint8")
-        logits = layers.Dense(len(CLASSES), dtype="float32")
+        pixels = keras.Input((None, None, 3) if grows else image_shape, dtype="uint8")
+        logits = layers.Dense(classes, dtype="float32")
         return keras.Sequential([pixels, layers.Rescaling(1 / 255), *hidden, logits])
     finally:
         keras.config.set_dtype_policy(before)
 
 
-def classifier(config: TrialConfig, weights: Arrays) -> keras.Model:
+def classifier(
+    config: TrialConfig, image_shape: ImageShape, classes: int, weights: Arrays
+) -> keras.Model:
     """A network with these weights, ending in probabilities: what is logged, served and loaded.
 
     Test-time augmentation is in its graph, made of Keras' own operations, so that it loads anywhere.
     """
-    network = build(config, for_use=True)
+    network = build(config, image_shape, classes, for_use=True)
     network.set_weights(weights)
     if config.tta == "none":
         logits = network.outputs[0]
         pixels = network.inputs[0]
     else:
-        pixels = keras.Input(IMAGE_SHAPE, dtype="uint8")
+        pixels = keras.Input(image_shape, dtype="uint8")
         logits = _augmented(network, pixels, shift=config.tta == "flip-shift")
     return keras.Model(pixels, layers.Softmax(name="probabilities")(logits))
 

@@ -1,4 +1,5 @@
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from cifar_mlflow.analysis import figures, metrics
-from cifar_mlflow.data.cifar10 import CLASSES, Examples
+from cifar_mlflow.data.cifar10 import CLASSES
+from cifar_mlflow.data.dataset import Examples
 from tests import standin
 
 HISTORY = pd.DataFrame(
@@ -30,7 +32,7 @@ def texts(figure: Figure) -> list[str]:
 
 def test_class_examples_title_an_image_of_each_class() -> None:
     examples = standin.batch(3, seed=1)
-    figure = figures.class_examples(examples)
+    figure = figures.class_examples(examples, CLASSES)
     assert [axis.get_title() for axis in figure.axes] == list(CLASSES)
     for index, axis in enumerate(figure.axes):
         first = examples.images[int(np.argmax(examples.labels == index))]
@@ -40,7 +42,7 @@ def test_class_examples_title_an_image_of_each_class() -> None:
 def test_a_class_without_an_image_has_an_empty_cell_that_says_so() -> None:
     whole = standin.batch(3, seed=1)
     others = whole.labels != CLASSES.index("cat")
-    figure = figures.class_examples(Examples(whole.images[others], whole.labels[others]))
+    figure = figures.class_examples(Examples(whole.images[others], whole.labels[others]), CLASSES)
     shown = {axis.get_title(): [text.get_text() for text in axis.texts] for axis in figure.axes}
     assert shown == {name: ["no image"] if name == "cat" else [] for name in CLASSES}
     pictured = [axis.get_title() for axis in figure.axes if axis.images]
@@ -65,7 +67,7 @@ def test_a_model_without_mistakes_gives_an_empty_gallery() -> None:
 def test_occlusion_maps_are_drawn_below_their_images_right_ones_first() -> None:
     probabilities = np.full((4, 10), 0.05, np.float32)
     probabilities[range(4), [3, 5, 3, 8]] = 0.55
-    shown = metrics.prediction_table(probabilities, np.array([3, 5, 4, 8], np.uint8))
+    shown = metrics.prediction_table(probabilities, np.array([3, 5, 4, 8], np.uint8), CLASSES)
     images, maps = standin.batch(1, seed=1).images[:4], np.arange(4 * 64.0).reshape(4, 8, 8)
     figure = figures.occlusion(images, shown, maps, "a title")
     pictured = [axis for axis in figure.axes if axis.images]
@@ -79,7 +81,9 @@ def test_occlusion_maps_are_drawn_below_their_images_right_ones_first() -> None:
 
 
 def test_occlusion_says_that_no_image_is_wrong() -> None:
-    shown = metrics.prediction_table(np.eye(10, dtype=np.float32)[:1], np.zeros(1, np.uint8))
+    shown = metrics.prediction_table(
+        np.eye(10, dtype=np.float32)[:1], np.zeros(1, np.uint8), CLASSES
+    )
     figure = figures.occlusion(standin.batch(1, seed=1).images[:1], shown, np.zeros((1, 8, 8)), "")
     assert "Classified wrong: none" in texts(figure)
 
@@ -178,9 +182,9 @@ def test_a_ranking_draws_each_interval_at_its_height() -> None:
 
 
 def test_every_count_of_the_confusion_matrix_can_be_read() -> None:
-    confusion = metrics.confusion_table(
-        pd.DataFrame({"true": list(CLASSES), "predicted": ["dog"] * 10})
-    )
+    dogs = np.eye(10, dtype=np.float32)[[CLASSES.index("dog")] * 10]
+    labels = np.arange(10, dtype=np.uint8)
+    confusion = metrics.confusion_table(metrics.prediction_table(dogs, labels, CLASSES))
     confusion.iloc[0, 1] = 1234
     figure = figures.confusion_matrix(confusion, "title")
     axis = figure.axes[0]
@@ -188,6 +192,52 @@ def test_every_count_of_the_confusion_matrix_can_be_read() -> None:
     assert len(axis.texts) == 100
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted class", "true class")
     assert [label.get_text() for label in axis.get_yticklabels()] == list(CLASSES)
+
+
+def confusion_of(classes: Sequence[str]) -> pd.DataFrame:
+    labels = np.arange(len(classes), dtype=np.uint8)
+    right = np.eye(len(classes), dtype=np.float32)
+    return metrics.confusion_table(metrics.prediction_table(right, labels, classes))
+
+
+@pytest.mark.parametrize(
+    ("classes", "numbers", "labels"), [(2, 4, 2), (20, 400, 20), (47, 0, 47), (256, 0, 86)]
+)
+def test_a_confusion_matrix_of_any_number_of_classes_is_legible_and_bounded(
+    classes: int, numbers: int, labels: int
+) -> None:
+    figure = figures.confusion_matrix(confusion_of([str(n) for n in range(classes)]), "title")
+    axis = figure.axes[0]
+    assert len(axis.texts) == numbers
+    assert len(axis.get_xticklabels()) == len(axis.get_yticklabels()) == labels
+    assert max(figure.get_size_inches()) <= 15
+
+
+def test_long_class_names_lose_their_middle_and_are_never_formulas() -> None:
+    names = ["a class with a very long name 1", "$x$"]
+    axis = figures.confusion_matrix(confusion_of(names), "title").axes[0]
+    shown = [label.get_text() for label in axis.get_yticklabels()]
+    assert shown == ["a class wit…ong name 1", r"\$x\$"]
+
+
+@pytest.mark.parametrize(("classes", "cells"), [(2, 2), (47, 50), (101, 100)])
+def test_examples_of_many_classes_are_bounded(classes: int, cells: int) -> None:
+    labels = np.arange(classes, dtype=np.uint8)
+    examples = Examples(np.zeros((classes, 4, 4, 3), np.uint8), labels)
+    figure = figures.class_examples(examples, [str(n) for n in range(classes)])
+    assert len(figure.axes) == cells
+    assert (figure.get_suptitle() == "The first 100 of 101 classes") == (classes > 100)
+
+
+def test_curves_of_many_classes_name_the_lowest() -> None:
+    line = (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+    figure = figures.roc({str(n): (*line, n / 100) for n in range(47)}, "title")
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown == [f"{n}, AUC {n / 100:.3f}" for n in range(19, -1, -1)]
+    assert legend.get_title().get_text() == "the lowest 20 of 47"
+    assert len(figure.axes[0].lines) == 47 + 1  # and chance
 
 
 def test_a_grid_heatmap_leaves_missing_trials_blank() -> None:
@@ -208,7 +258,7 @@ def test_a_reliability_diagram_shows_accuracy_and_images_of_each_bin() -> None:
     random = np.random.default_rng(0)
     probabilities = random.dirichlet(np.ones(10), 50).astype(np.float32)
     labels = random.integers(0, 10, 50).astype(np.uint8)
-    table = metrics.calibration_table(metrics.prediction_table(probabilities, labels))
+    table = metrics.calibration_table(metrics.prediction_table(probabilities, labels, CLASSES))
     figure = figures.reliability(table, "expected calibration error 0.1")
     diagram, counts = figure.axes
     heights = [bar.get_height() for bar in diagram.patches if isinstance(bar, Rectangle)]

@@ -5,6 +5,7 @@ from scipy import stats
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
+    balanced_accuracy_score,
     log_loss,
     precision_recall_fscore_support,
     roc_auc_score,
@@ -21,7 +22,7 @@ def predictions(seed: int = 0, count: int = 200) -> pd.DataFrame:
     labels = random.integers(0, 10, count).astype(np.uint8)
     scores = random.random((count, 10)) + 2 * np.eye(10)[labels] * random.random((count, 1))
     probabilities = (scores / scores.sum(axis=1, keepdims=True)).astype(np.float32)
-    return metrics.prediction_table(probabilities, labels)
+    return metrics.prediction_table(probabilities, labels, CLASSES)
 
 
 def test_the_published_confusion_matrix_gives_the_published_report() -> None:
@@ -34,7 +35,7 @@ def test_the_published_confusion_matrix_gives_the_published_report() -> None:
 
 def test_rows_of_the_confusion_matrix_are_true_classes() -> None:
     probabilities = np.eye(10, dtype=np.float32)[[5, 5, 3]]  # dog, dog, cat
-    table = metrics.prediction_table(probabilities, np.array([3, 5, 3], np.uint8))
+    table = metrics.prediction_table(probabilities, np.array([3, 5, 3], np.uint8), CLASSES)
     confusion = metrics.confusion_table(table)
     assert confusion.loc["cat", "dog"] == 1
     assert confusion.loc["dog", "cat"] == 0
@@ -62,13 +63,15 @@ def test_the_report_of_each_class_agrees_with_scikit_learn() -> None:
 
 
 def test_the_loss_is_finite_where_a_probability_is_zero() -> None:
-    table = metrics.prediction_table(np.eye(10, dtype=np.float32)[[0]], np.array([1], np.uint8))
+    table = metrics.prediction_table(
+        np.eye(10, dtype=np.float32)[[0]], np.array([1], np.uint8), CLASSES
+    )
     assert metrics.evaluate(table).loss == pytest.approx(87.3, abs=0.1)
 
 
 def test_a_class_that_is_never_predicted_has_precision_zero() -> None:
     probabilities = np.eye(10, dtype=np.float32)[np.zeros(20, int)]
-    table = metrics.prediction_table(probabilities, np.arange(20).astype(np.uint8) % 10)
+    table = metrics.prediction_table(probabilities, np.arange(20).astype(np.uint8) % 10, CLASSES)
     report = metrics.evaluate(table).report
     assert report.loc["airplane", "precision"] == 0.1
     assert list(report.loc["truck"])[:3] == [0, 0, 0]
@@ -104,7 +107,9 @@ def test_misclassified_rows_are_all_wrong_and_at_most_ten() -> None:
     wrong = metrics.misclassified(predictions())
     assert len(wrong) == 10
     assert (wrong["true"] != wrong["predicted"]).all()
-    perfect = metrics.prediction_table(np.eye(10, dtype=np.float32), np.arange(10, dtype=np.uint8))
+    perfect = metrics.prediction_table(
+        np.eye(10, dtype=np.float32), np.arange(10, dtype=np.uint8), CLASSES
+    )
     assert metrics.misclassified(perfect).empty
 
 
@@ -119,7 +124,9 @@ def test_the_most_confident_images_have_different_predicted_classes() -> None:
         assert confidence.is_monotonic_decreasing
         alike = table[(table["true"] == table["predicted"]) == right]
         assert confidence.iloc[0] == alike[list(CLASSES)].max(axis=None)
-    perfect = metrics.prediction_table(np.eye(10, dtype=np.float32), np.arange(10, dtype=np.uint8))
+    perfect = metrics.prediction_table(
+        np.eye(10, dtype=np.float32), np.arange(10, dtype=np.uint8), CLASSES
+    )
     assert metrics.most_confident(perfect, right=False).empty
 
 
@@ -135,7 +142,7 @@ def test_top_k_accuracy_agrees_with_scikit_learn(k: int) -> None:
 
 def test_equal_probabilities_are_no_hits_for_every_class() -> None:
     labels = np.arange(10, dtype=np.uint8)
-    table = metrics.prediction_table(np.full((10, 10), 0.1, np.float32), labels)
+    table = metrics.prediction_table(np.full((10, 10), 0.1, np.float32), labels, CLASSES)
     assert metrics.evaluate(table).top_accuracy == {2: 0.2, 3: 0.3, 5: 0.5}
 
 
@@ -155,7 +162,9 @@ def test_the_most_confused_pairs_come_first_with_their_share_of_the_true_class()
 
 
 def test_pairs_that_are_never_confused_are_left_out() -> None:
-    table = metrics.prediction_table(np.eye(10, dtype=np.float32)[[5]], np.array([3], np.uint8))
+    table = metrics.prediction_table(
+        np.eye(10, dtype=np.float32)[[5]], np.array([3], np.uint8), CLASSES
+    )
     pairs = metrics.most_confused(metrics.confusion_table(table))
     assert pairs.to_numpy().tolist() == [["cat", "dog", 1, 1.0]]
 
@@ -172,7 +181,9 @@ def test_the_calibration_table_sums_to_the_calibration_error() -> None:
 
 
 def test_bins_without_images_are_empty_not_zero() -> None:
-    table = metrics.prediction_table(np.eye(10, dtype=np.float32), np.arange(10, dtype=np.uint8))
+    table = metrics.prediction_table(
+        np.eye(10, dtype=np.float32), np.arange(10, dtype=np.uint8), CLASSES
+    )
     calibration = metrics.calibration_table(table)
     assert calibration["count"].tolist() == [0] * 14 + [10]
     assert calibration["accuracy"].isna().tolist() == [True] * 14 + [False]
@@ -204,9 +215,9 @@ def test_every_headline_has_an_interval_around_what_was_measured() -> None:
     table = predictions()
     intervals = metrics.intervals(table)
     measured = metrics.evaluate(table).metrics("test")
-    assert list(intervals.index) == list(metrics.HEADLINES)
+    assert list(intervals.index) == list(metrics.headlines(10))
     assert intervals["value"].to_dict() == pytest.approx(
-        {name: measured[f"test_{name}"] for name in metrics.HEADLINES}
+        {name: measured[f"test_{name}"] for name in metrics.headlines(10)}
     )
     sure = intervals.drop("calibration_error")  # which resampling raises
     assert (sure["low"] < sure["value"]).all()
@@ -229,7 +240,7 @@ def test_intervals_agree_with_evaluating_every_resample_itself() -> None:
         metrics.evaluate(table.iloc[random.integers(0, 60, 60)]).metrics("x") for _ in range(500)
     ]
     intervals = metrics.intervals(table, resamples=5000)
-    for name in metrics.HEADLINES:
+    for name in metrics.headlines(10):
         values = [metrics[f"x_{name}"] for metrics in again]
         spread = float(np.std(values))
         low, high = np.quantile(values, [0.025, 0.975])
@@ -246,7 +257,34 @@ def test_intervals_are_the_same_each_time() -> None:
 
 
 def test_a_single_image_gives_no_interval() -> None:
-    table = metrics.prediction_table(np.eye(10, dtype=np.float32)[[0]], np.array([0], np.uint8))
+    table = metrics.prediction_table(
+        np.eye(10, dtype=np.float32)[[0]], np.array([0], np.uint8), CLASSES
+    )
     intervals = metrics.intervals(table)
     assert intervals.loc["accuracy", "value"] == 1
     assert intervals[["low", "high"]].isna().all(axis=None)
+
+
+def table_of(classes: int, count: int = 60) -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.ones(classes), count).astype(np.float32)
+    labels = random.integers(0, classes, count).astype(np.uint8)
+    return metrics.prediction_table(probabilities, labels, [f"class {n}" for n in range(classes)])
+
+
+@pytest.mark.parametrize(("classes", "ks"), [(2, []), (3, [2]), (5, [2, 3]), (256, [2, 3, 5])])
+def test_top_k_is_measured_where_there_are_more_than_k_classes(classes: int, ks: list[int]) -> None:
+    table = table_of(classes)
+    result = metrics.evaluate(table)
+    assert list(result.top_accuracy) == ks
+    assert result.confusion.shape == (classes, classes)
+    measured = metrics.intervals(table, resamples=20)["value"].to_dict()
+    assert measured == pytest.approx(
+        {name: result.metrics("x")[f"x_{name}"] for name in metrics.headlines(classes)}
+    )
+
+
+def test_macro_recall_is_the_balanced_accuracy() -> None:
+    table = predictions()
+    expected = balanced_accuracy_score(table["true"], table["predicted"])
+    assert metrics.evaluate(table).macro_recall == pytest.approx(expected)

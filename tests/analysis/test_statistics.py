@@ -5,6 +5,7 @@ from scipy import stats
 
 from cifar_mlflow.analysis import statistics
 from cifar_mlflow.analysis.metrics import prediction_table
+from cifar_mlflow.data.cifar10 import CLASSES
 from cifar_mlflow.paper import CONFUSION
 
 VALUES = {"a": [0.70, 0.71, 0.72], "b": [0.69, 0.70, 0.68, 0.69], "c": [0.1] * 3, "d": [0.5]}
@@ -160,7 +161,7 @@ def test_many_disagreements_use_the_corrected_chi_square() -> None:
 def certain(predicted: list[int], true: list[int]) -> pd.DataFrame:
     """A prediction table without a doubt."""
     probabilities = np.eye(10, dtype=np.float32)[predicted]
-    return prediction_table(probabilities, np.array(true, np.uint8))
+    return prediction_table(probabilities, np.array(true, np.uint8), CLASSES)
 
 
 def test_two_models_are_compared_on_the_same_images() -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 from platformdirs import user_cache_path
 
 from cifar_mlflow import errors
-from cifar_mlflow.data import cifar10, load, sources
+from cifar_mlflow.data import dataset, load, sources
 from cifar_mlflow.errors import UsageError
 from tests import standin
 from tests.conftest import PROJECT, StandIn
@@ -171,6 +171,11 @@ def test_a_download_that_breaks_off_leaves_nothing_behind(
     assert [path.name for path in cache.iterdir()] == ["lock"]
 
 
+def test_cifar10_has_one_image_size(files: StandIn) -> None:
+    with pytest.raises(UsageError, match=r"^image_size=64: the images of CIFAR-10 have 32 x 32"):
+        load.load(str(files.folder), 64)
+
+
 # The digest to expect
 
 
@@ -245,7 +250,7 @@ def test_a_damaged_cache_is_made_again(
         path.write_bytes(damage(content))
     again = load.load(str(files.folder))
     assert "was damaged" in capsys.readouterr().out
-    assert cifar10.content_digest(again.arrays()) == files.digest
+    assert dataset.content_digest(again.arrays()) == files.digest
 
 
 @pytest.mark.usefixtures("no_network")
@@ -280,7 +285,7 @@ def test_a_cache_that_cannot_be_written_can_be_read(
     def read_only(path: Path) -> NoReturn:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr(load, "FileLock", read_only)
+    monkeypatch.setattr("cifar_mlflow.data.cache.FileLock", read_only)
     assert load.load().source == "cache"
     assert load.load(str(files.folder)).source == str(files.folder)
 
@@ -312,7 +317,7 @@ def test_a_command_that_waits_for_another_says_so_once(
         lines.append(f"{topic} {line}")
         said.set()
 
-    monkeypatch.setattr(load, "say", note)
+    monkeypatch.setattr("cifar_mlflow.data.cache.say", note)
     other = threading.Thread(target=other_command)
     other.start()
     held.wait()
@@ -321,7 +326,7 @@ def test_a_command_that_waits_for_another_says_so_once(
     assert lines == [f"Waiting for another command, which is storing data in {cache}"]
 
 
-def test_arrays_are_mapped_from_the_cache_not_read(small_cifar10: cifar10.Cifar10) -> None:
+def test_arrays_are_mapped_from_the_cache_not_read(small_cifar10: dataset.DataSet) -> None:
     splits = small_cifar10.split(0.2)
     for images in (splits.train.images, splits.validation.images, splits.test.images):
         base: object = images
@@ -358,7 +363,7 @@ def test_processes_that_load_at_once_do_not_spoil_each_other(
 
 
 def test_the_validation_part_is_the_last_of_the_training_images(
-    small_cifar10: cifar10.Cifar10,
+    small_cifar10: dataset.DataSet,
 ) -> None:
     splits = small_cifar10.split(0.2)
     whole = small_cifar10.examples("train")
@@ -369,7 +374,7 @@ def test_the_validation_part_is_the_last_of_the_training_images(
 
 @pytest.mark.parametrize("fraction", [1e-17, 0.9999])
 def test_a_fraction_that_leaves_a_part_empty_is_refused(
-    small_cifar10: cifar10.Cifar10, fraction: float
+    small_cifar10: dataset.DataSet, fraction: float
 ) -> None:
     with pytest.raises(UsageError, match=f"validation_fraction={fraction}"):
         small_cifar10.split(fraction)
@@ -378,9 +383,11 @@ def test_a_fraction_that_leaves_a_part_empty_is_refused(
 # Files that are not what they should be
 
 
-def test_a_place_without_cifar10_is_named(tmp_path: Path) -> None:
-    assert f"{tmp_path}: no CIFAR-10 here" in refusal(tmp_path)
-    assert "/nowhere: no CIFAR-10 here" in refusal("/nowhere")
+def test_a_place_without_cifar10_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "files of CIFAR-10" in refusal(tmp_path)
+    assert "/nowhere: cannot be read" in refusal("/nowhere")
+    monkeypatch.setenv("CIFAR10_DIR", str(tmp_path))
+    assert f"{tmp_path}: no CIFAR-10 here" in refusal("auto")
 
 
 def test_a_missing_file_is_named(files: StandIn) -> None:

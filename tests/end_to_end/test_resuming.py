@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import MISUSED
 from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store.runs import TrackedRun
@@ -44,7 +44,7 @@ Alone = Callable[[TrialConfig], dict[str, float]]
 
 
 @pytest.fixture
-def alone(store: str, tensorflow: None, small_cifar10: Cifar10) -> Alone:
+def alone(store: str, tensorflow: None, small_cifar10: DataSet) -> Alone:
     """Trains a configuration in this process, without an interruption; gives its outcome."""
 
     def train(config: TrialConfig) -> dict[str, float]:

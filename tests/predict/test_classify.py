@@ -12,10 +12,10 @@ import pytest
 from mlflow.entities import Run
 from PIL import Image
 
+from cifar_mlflow.data.images import Skipped
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import PredictParameters
 from cifar_mlflow.predict import classify, images
-from cifar_mlflow.predict.images import Skipped
 from cifar_mlflow.predict.outputs import Predictions
 from cifar_mlflow.store import models
 from cifar_mlflow.store.models import LoadedModel
@@ -65,7 +65,7 @@ def test_images_are_classified_in_order_and_damaged_ones_skipped(tmp_path: Path)
     for number, name in enumerate(names):
         Image.new("L", (40, 40), 255 * (number % 2)).save(name)
     Path(names[30]).write_bytes(b"damaged")
-    predictions = classify.classify(MODEL, images.read_batches(names))
+    predictions = classify.classify(MODEL, images.read_batches(names, 32))
     assert [each.file for each in predictions.skipped] == [names[30]]
     readable = [name for name in names if name != names[30]]
     assert predictions.table["file"].tolist() == readable
@@ -78,7 +78,7 @@ def test_images_are_classified_in_order_and_damaged_ones_skipped(tmp_path: Path)
 def test_the_contact_sheets_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classify, "THUMBNAILS", 70)
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    batches = images.read_batches([str(tmp_path / "a.png")] * 150)
+    batches = images.read_batches([str(tmp_path / "a.png")] * 150, 32)
     predictions = classify.classify(MODEL, batches)
     assert (len(predictions.thumbnails), len(predictions.table)) == (70, 150)
 

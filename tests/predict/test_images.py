@@ -18,8 +18,10 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from cifar_mlflow.data import images as decoding
+from cifar_mlflow.data.images import Skipped
 from cifar_mlflow.predict import images
-from cifar_mlflow.predict.images import Skipped, UserImage
+from cifar_mlflow.predict.images import UserImage
 from tests.conftest import PROJECT
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -34,7 +36,7 @@ def put(path: Path, image: Image.Image, **options: Any) -> str:
 
 
 def read(name: str) -> UserImage:
-    image = images.read(name)
+    image = images.read(name, 32)
     assert isinstance(image, UserImage), image
     assert image.pixels.shape == (32, 32, 3)
     assert image.pixels.dtype == np.uint8
@@ -43,7 +45,7 @@ def read(name: str) -> UserImage:
 
 
 def reason(name: str) -> str:
-    skipped = images.read(name)
+    skipped = images.read(name, 32)
     assert isinstance(skipped, Skipped)
     assert "\n" not in skipped.reason
     return skipped.reason
@@ -231,7 +233,7 @@ def test_damaged_bytes_never_raise(tmp_path: Path) -> None:
             damaged = content.copy()
             damaged[random.integers(0, len(content), 10)] = random.integers(0, 256, 10)
             path.write_bytes(damaged.tobytes())
-            assert isinstance(images.read(str(path)), UserImage | Skipped)
+            assert isinstance(images.read(str(path), 32), UserImage | Skipped)
 
 
 def bomb(side: int) -> bytes:
@@ -257,33 +259,33 @@ def test_a_photo_of_a_hundred_megapixels_is_read(
 ) -> None:
     name = put(tmp_path / "a.jpg", Image.new("L", (11_600, 8_700), 200), quality=50)
     assert read(name).pixels.min() == 200
-    monkeypatch.setattr(images, "JPEG_PIXELS", 100_000_000)
+    monkeypatch.setattr(decoding, "JPEG_PIXELS", 100_000_000)
     assert reason(name) == "100,920,000 pixels; at most 100,000,000 can be read"
 
 
 def test_a_progressive_jpeg_counts_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "PIXELS", 300_000)
+    monkeypatch.setattr(decoding, "PIXELS", 300_000)
     image = Image.new("RGB", (2000, 2000), "red")
     read(put(tmp_path / "baseline.jpg", image))
     assert "4,000,000 pixels" in reason(put(tmp_path / "a.jpg", image, progressive=True))
 
 
-@pytest.mark.parametrize(("limit", "alone"), [(0, True), (images.BIG, False)])
+@pytest.mark.parametrize(("limit", "alone"), [(0, True), (decoding.BIG, False)])
 def test_big_images_are_in_memory_one_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, alone: bool
 ) -> None:
-    crop = images._crop
+    crop = decoding.crop
 
     def watched(image: Image.Image) -> Image.Image:
-        assert images._one_big.locked() == alone
+        assert decoding._one_big.locked() == alone
         return crop(image)
 
-    monkeypatch.setattr(images, "_crop", watched)
-    monkeypatch.setattr(images, "BIG", limit)
+    monkeypatch.setattr(decoding, "crop", watched)
+    monkeypatch.setattr(decoding, "BIG", limit)
     read(put(tmp_path / "a.png", Image.fromarray(PIXELS)))
-    assert not images._one_big.locked()
+    assert not decoding._one_big.locked()
 
 
 def test_pixels_without_a_known_white_are_refused(tmp_path: Path) -> None:
@@ -402,7 +404,7 @@ def test_all_are_read_in_order(tmp_path: Path) -> None:
     for number in range(150):
         put(tmp_path / f"{number:03}.png", Image.new("L", (4, 4), number))
     (tmp_path / "070.png").write_text("damaged")
-    batches = list(images.read_batches(found(str(tmp_path))))
+    batches = list(images.read_batches(found(str(tmp_path)), 32))
     assert [len(batch) for batch in batches] == [64, 64, 22]
     results = [each for batch in batches for each in batch]
     assert isinstance(results.pop(70), Skipped)
@@ -513,7 +515,7 @@ from cifar_mlflow.predict import images
 images.SILENCE_SECONDS = images.DOWNLOAD_SECONDS = 10 * {HANGS_AFTER}
 fetch = images._fetch
 images._fetch = lambda url: os.write(1, b"begins\\n") and fetch(url)
-list(images.read_batches(["{site}/slow", "{site}/silent", "{site}/stops"]))
+list(images.read_batches(["{site}/slow", "{site}/silent", "{site}/stops"], 32))
 """
     with subprocess.Popen(
         [sys.executable, "-c", program],
@@ -555,5 +557,5 @@ def test_private_hosts_are_recognised(host: str, inside: bool) -> None:
 def test_passwords_in_urls_are_used_and_not_shown(site: str) -> None:
     secret = site.replace("://", "://me:se%20cret@")
     assert read(f"{secret}/a.png?size=1").file == f"{site}/a.png?size=1"
-    assert "secret" not in repr(images.read("http://me:secret@[::1"))
+    assert "secret" not in repr(images.read("http://me:secret@[::1", 32))
     assert "secret" not in repr(images.find(["ftp://me:secret@host/a.png"]))

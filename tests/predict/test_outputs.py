@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cifar_mlflow.data.images import Skipped
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.predict import outputs
-from cifar_mlflow.predict.images import Skipped
 from cifar_mlflow.predict.outputs import Predictions
 from cifar_mlflow.store.models import LoadedModel
 

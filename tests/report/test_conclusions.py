@@ -108,7 +108,7 @@ def networks(**accuracies: list[float]) -> pd.DataFrame:
 def predictions(right: int, images: int = 1000) -> pd.DataFrame:
     labels = np.arange(images, dtype=np.uint8) % 10
     taken = np.where(np.arange(images) < right, labels, (labels + 1) % 10)
-    return prediction_table(np.eye(10, dtype=np.float32)[taken], labels)
+    return prediction_table(np.eye(10, dtype=np.float32)[taken], labels, CLASSES)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from cifar_mlflow.analysis import metrics
 from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import signed
@@ -348,6 +350,51 @@ def test_published_numbers_are_left_out_with_other_data(store: Store) -> None:
     assert "Table 2, published" not in page.text
     assert {row[2] for row in page.rows("What the paper concluded")} == {"inconclusive"}
     assert "shows other data than the studies used" in page.text
+
+
+def test_a_page_about_other_images_says_what_they_are_and_nothing_of_the_paper(
+    store: Store,
+) -> None:
+    experiment = store.experiment("own images")
+    name = "my birds"
+    data = stores.write_data(store.client, experiment, digest="own", data_name=name)
+    store.client.log_param(data, "data_dir", "/home/me/my birds")
+    given = {"batch_size": "32", "activation": "relu", "data_dir": "/home/me/my birds"}
+    stores.write_study(store.client, experiment, "grid", given, digest="own", data_name=name)
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert page.html.count("<h1>my birds: image classification") == 1
+    assert (
+        "my birds is 550 training and 50 test images of 32 × 32 pixels in 10 classes." in page.text
+    )
+    assert "The largest class has 10.0 times as many training images as the smallest." in page.text
+    assert page.rows("The images of each class")[0] == ["airplane", "10", "5"]
+    assert {len(row) for row in page.rows("Table 1.")} == {4}
+    assert {len(row) for row in page.rows("Table 3.")} == {4}
+    assert "its balanced accuracy (the mean recall of the classes)" in page.text
+    for word in ("paper", "Vilnius", "CIFAR-10", "published", "Missing", "Figure 5"):
+        assert word not in page.text
+    assert page.text.count("-P 'data_dir=/home/me/my birds'") >= 2
+    headings = re.findall(r"<h2[^>]*>(.*?)</h2>", page.html)
+    assert [heading[:2] for heading in headings[1:]] == ["1.", "2.", "3.", "4.", "5.", "6."]
+
+
+def test_a_confusion_matrix_of_many_classes_is_a_figure(store: Store) -> None:
+    random = np.random.default_rng(0)
+    scores = random.dirichlet(np.ones(47), 200).astype(np.float32)
+    labels = (np.arange(200) % 47).astype(np.uint8)
+    many = metrics.prediction_table(scores, labels, [f"kind {n}" for n in range(47)])
+    experiment = store.experiment("many classes")
+    given = {"batch_size": "32", "activation": "relu", "optimizer": "sgd"}
+    stores.write_study(store.client, experiment, "grid", given, digest="own", data_name="kinds")
+    (trial,) = store.client.search_runs([experiment], "tags.kind = 'trial'")
+    many.to_parquet(store.folder / "predictions.parquet")
+    store.client.log_artifact(trial.info.run_id, str(store.folder / "predictions.parquet"))
+    page = rendered(experiment)
+    assert page.parsed.faults == []
+    assert 'id="figure-confusion"' in page.html
+    assert 'class="matrix"' not in page.html
+    assert len(page.rows("Table 3.")) == 47
 
 
 def test_names_and_reasons_from_the_store_cannot_become_markup(store: Store) -> None:

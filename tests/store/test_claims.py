@@ -8,14 +8,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 
 import mlflow
 import pytest
 from mlflow.entities import Run
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.processes import this_machine, this_process
 from cifar_mlflow.store import claims, query, tracking
@@ -252,9 +252,9 @@ def test_a_command_sends_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
             time.sleep(0.05)
 
 
-def test_the_plan_is_the_trials_in_any_order_and_the_data(small_cifar10: Cifar10) -> None:
+def test_the_plan_is_the_trials_in_any_order_and_the_data(small_cifar10: DataSet) -> None:
     one, two = TrialConfig(), TrialConfig(seed=1)
     key = claims.plan_key([one, two], small_cifar10)
     assert key == claims.plan_key([two, one], small_cifar10)
     assert key != claims.plan_key([one], small_cifar10)
-    assert key != claims.plan_key([one, two], Cifar10(Path(), "another digest", ""))
+    assert key != claims.plan_key([one, two], replace(small_cifar10, digest="another digest"))

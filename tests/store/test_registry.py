@@ -15,7 +15,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
+from cifar_mlflow.data.cifar10 import CLASSES
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.store import query, registry, tracking
 from cifar_mlflow.store.models import Lineage, lineage, load_model
@@ -119,14 +120,14 @@ class Candidate:
 
     run: TrackedRun
     config: TrialConfig
-    data: Cifar10
+    data: DataSet
 
     def register(self) -> Promotion:
         return register("mine", self.run, self.config, self.data)
 
 
 @pytest.fixture
-def candidate(small_cifar10: Cifar10) -> Callable[[float], Candidate]:
+def candidate(small_cifar10: DataSet) -> Callable[[float], Candidate]:
     def make(accuracy: float) -> Candidate:
         config = TrialConfig()
         with tracking.tracked_run("trial", config.name) as run:
@@ -319,7 +320,7 @@ class Registry:
 
 @pytest.mark.parametrize("seed", range(100))
 def test_the_best_is_the_champion_however_the_calls_of_several_studies_interleave(
-    seed: int, small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch
+    seed: int, small_cifar10: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order, store = random.Random(seed), Registry()
     fake = SimpleNamespace(MlflowClient=lambda: store, register_model=store.register_model)
@@ -362,6 +363,7 @@ def save(tmp_path: Path) -> Save:
 
     def save(model: keras.Model, metadata: dict[str, list[str]] | None = None) -> str:
         folder = str(tmp_path / "a model")
+        shutil.rmtree(folder, ignore_errors=True)
         given = {"classes": list(CLASSES)} if metadata is None else metadata
         mlflow.keras.save_model(model, folder, pip_requirements=["keras"], metadata=given)
         return folder
@@ -419,7 +421,7 @@ def test_a_logged_model_is_found_under_every_uri_that_leads_to_it(
 
 
 def test_a_trials_model_is_found_by_its_run_and_carries_an_example_and_its_origin(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_cifar10: Cifar10
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_cifar10: DataSet
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = TrialConfig(validation_fraction=0.25)
@@ -524,6 +526,10 @@ def test_a_model_for_another_task_is_refused(save: Save) -> None:
 
 def test_a_model_with_other_shapes_is_refused(save: Save) -> None:
     assert "gives (None, 10), not" in refusal(save(network(), {"classes": ["cat", "dog"]}))
+    pool = keras.layers.GlobalAveragePooling2D()
+    for shape in ((32, 24, 3), (32, 32, 1), (129, 129, 3)):
+        other = keras.Sequential([keras.Input(shape, dtype="uint8"), pool, keras.layers.Dense(10)])
+        assert f"takes (None, {str(shape)[1:]}, not images" in refusal(save(other))
 
 
 def test_logits_are_no_probabilities(save: Save) -> None:

@@ -10,13 +10,14 @@ import mlflow
 import pytest
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store import claims, query, resume, tracking
 from cifar_mlflow.store.runs import OUTDATED, PARENT, PLAN_KEY, REFIT, TRIAL_KEY, TrackedRun
 from cifar_mlflow.study import engines, runner, trial
 from cifar_mlflow.training import fit, origin
 from cifar_mlflow.training.checkpoint import Checkpoint
+from tests import standin
 from tests.conftest import PROJECT, Screen
 
 pytestmark = pytest.mark.usefixtures("store", "tensorflow")
@@ -78,10 +79,10 @@ def test_onednn_is_off_where_the_user_has_switched_it_off() -> None:
 
 
 @pytest.fixture(scope="module")
-def first_epoch(tensorflow: None, shared_cifar10: Cifar10) -> Checkpoint:
+def first_epoch(tensorflow: None, shared_cifar10: DataSet) -> Checkpoint:
     checkpoints: list[Checkpoint] = []
     config = CONFIG.model_copy(update={"epochs": 1})
-    fit.train(config, shared_cifar10.split(0.2), checkpoints.append)
+    fit.train(config, shared_cifar10, checkpoints.append)
     return checkpoints[-1]
 
 
@@ -93,7 +94,7 @@ Resume = Callable[[Checkpoint], tuple[TrackedRun, list[str], Checkpoint | None]]
 
 
 @pytest.fixture
-def resume_trial(small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch, screen: Screen) -> Resume:
+def resume_trial(small_cifar10: DataSet, monkeypatch: pytest.MonkeyPatch, screen: Screen) -> Resume:
     """Runs a trial that finds a checkpoint: gives its run, what it says, and where it starts."""
     started: list[Checkpoint | None] = []
 
@@ -123,7 +124,7 @@ def test_a_trial_resumes_a_checkpoint_of_the_same_origin(
     assert start is not None
     assert start.history == first_epoch.history
     assert run.checkpoint_lost == ""
-    assert run.origin == fit.origin(CONFIG)
+    assert run.origin == fit.origin(CONFIG, standin.EMPTY)
 
 
 @pytest.mark.parametrize("part", origin.OF_A_CHECKPOINT)
@@ -185,6 +186,7 @@ class Left:
             runner.take_over(
                 [claims.UnfinishedRun.of(query.read(self.study))],
                 TRIALS,
+                standin.EMPTY,
                 GridParameters.model_validate(OPTIONS | options),
                 ENGINE,
                 parent,
@@ -202,7 +204,7 @@ def left(screen: Screen) -> Callable[..., Left]:
         for config, different in zip(TRIALS, (changes, {}), strict=True):
             tags = {TRIAL_KEY: config.key}
             with tracking.tracked_run("trial", config.name, parent, tags) as child:
-                tracking.log_environment(1, {**fit.origin(config), **different})
+                tracking.log_environment(1, {**fit.origin(config, standin.EMPTY), **different})
             runs[config.name] = child.run_id
         mlflow.MlflowClient().set_terminated(parent.run_id, "KILLED")
         return Left(parent.run_id, runs, screen)
@@ -228,7 +230,7 @@ def test_a_finished_trial_of_another_origin_is_kept_and_marked(
     left: Callable[..., Left], part: str
 ) -> None:
     kept, lines = left(**{part: "another"}).resumed()
-    differing = f"{part} another, now {fit.origin(TRIALS[0])[part]}"
+    differing = f"{part} another, now {fit.origin(TRIALS[0], standin.EMPTY)[part]}"
     assert {name: run.outdated for name, run in kept.items()} == {SGD: differing, ADAM: ""}
     assert lines[0].endswith("2 of 2 finished, 0 part-done; nothing left to train")
     assert lines[1].startswith("Outdated  1 trial, kept (outdated=retrain trains them again)")
@@ -264,7 +266,7 @@ def test_a_refit_is_taken_over_if_the_study_refits_and_counts_as_no_trial(
     before, config = left(), TRIALS[0].on_all_images
     parent = query.read(before.study).as_parent()
     with tracking.tracked_run(REFIT, config.name, parent, {TRIAL_KEY: config.key}):
-        tracking.log_environment(1, fit.origin(config))
+        tracking.log_environment(1, fit.origin(config, standin.EMPTY))
     children, lines = before.resumed(refit=option)
     assert children.keys() == {SGD, ADAM} | ({config.name} if kept else set())
     assert len(lines) == 1

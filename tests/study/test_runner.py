@@ -8,7 +8,7 @@ import mlflow
 import pytest
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import Diverged, Superseded, WorkerDied
 from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store import claims, query, resume, tracking
@@ -31,7 +31,7 @@ def one_by_one(jobs: Jobs) -> list[Any]:
 class Study:
     """A study of five learning rates; each call of `run` is a command that resumes the one before."""
 
-    data: Cifar10
+    data: DataSet
     run_jobs: Callable[[Jobs], list[Any]] = one_by_one
     tried: list[float] = field(default_factory=list)  # by the last command, in order
     previous: list[claims.UnfinishedRun] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Study:
 
 
 @pytest.fixture
-def study(small_cifar10: Cifar10) -> Study:
+def study(small_cifar10: DataSet) -> Study:
     return Study(small_cifar10)
 
 

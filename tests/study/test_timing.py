@@ -4,7 +4,7 @@ import mlflow
 import pytest
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.store import tracking
 from cifar_mlflow.store.runs import TrackedRun
 from cifar_mlflow.study.timing import comparable_trials, expected_seconds
@@ -55,7 +55,7 @@ def test_only_epochs_that_are_left_count() -> None:
 
 @pytest.mark.usefixtures("store")
 def test_trials_count_that_finished_here_on_the_same_data_with_as_many_threads(
-    small_cifar10: Cifar10,
+    small_cifar10: DataSet,
 ) -> None:
     def leave(threads: int = 1, **tags: str) -> str:
         with tracking.tracked_run("trial") as run:

@@ -7,7 +7,7 @@ import mlflow
 import pytest
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import Diverged, Superseded, UsageError, WorkerDied
 from cifar_mlflow.store import query, tracking
 from cifar_mlflow.store.runs import TRIAL_KEY, Parent, Status, TrackedRun
@@ -31,7 +31,7 @@ def leave_attempt(parent: Parent, status: str = "RUNNING", **tags: str) -> str:
 class Worker:
     """Runs the trial as a child of a study, with a training that the test provides."""
 
-    data: Cifar10
+    data: DataSet
     parent: Parent
     given: list[list[str]] = field(
         default_factory=list
@@ -45,7 +45,7 @@ class Worker:
     def _train(
         self,
         config: TrialConfig,
-        data: Cifar10,
+        data: DataSet,
         _: object,
         attempts: Sequence[TrackedRun],
         say: object,
@@ -59,7 +59,7 @@ class Worker:
 
 
 @pytest.fixture
-def worker(small_cifar10: Cifar10) -> Iterator[Worker]:
+def worker(small_cifar10: DataSet) -> Iterator[Worker]:
     with tracking.tracked_run("grid") as study:
         yield Worker(small_cifar10, study.as_parent())
 

@@ -1,9 +1,10 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
+from sklearn.utils.class_weight import compute_sample_weight
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10, Examples
+from cifar_mlflow.data.dataset import DataSet, Examples
 from cifar_mlflow.training import batches
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -28,7 +29,7 @@ def epoch_of(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
     """The images and labels of an epoch, in the order of the labels."""
     config = TrialConfig.model_validate(changes)
-    data = batches.for_training(*batches.tensors(examples), config, number)
+    data = batches.for_training(*batches.tensors(examples), 10, config, number)
     images, labels = (np.concatenate(part) for part in zip(*data.as_numpy_iterator()))
     if labels.ndim == 2:
         return images, labels
@@ -38,7 +39,7 @@ def epoch_of(
 def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own() -> None:
     orders = []
     for epoch in (1, 2):
-        data = batches.for_training(*batches.tensors(numbered()), TrialConfig(), epoch)
+        data = batches.for_training(*batches.tensors(numbered()), 10, TrialConfig(), epoch)
         seen = list(data.as_numpy_iterator())
         assert [len(labels) for _, labels in seen] == [32, 32, 32, 11]
         orders.append(np.concatenate([labels for _, labels in seen]))
@@ -134,6 +135,27 @@ def test_label_smoothing_spreads_a_share_of_each_label_over_all_classes() -> Non
     np.testing.assert_allclose(smooth.min(axis=1), 0.02, atol=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", [0, 0.2])
+def test_balanced_weights_make_all_classes_count_alike(smoothing: float) -> None:
+    labels = np.repeat(np.arange(3, dtype=np.uint8), [80, 20, 7])
+    given = batches.tensors(Examples(photographs().images, labels))
+    config = TrialConfig(class_weights="balanced", label_smoothing=smoothing)
+    data = batches.for_training(*given, 3, config, 1)
+    _, truth, weights = (np.concatenate(part) for part in zip(*data.as_numpy_iterator()))
+    if smoothing:
+        truth = truth.argmax(axis=1)
+    np.testing.assert_allclose(weights, compute_sample_weight("balanced", truth), rtol=1e-6)
+    np.testing.assert_allclose(np.bincount(truth, weights), COUNT / 3, rtol=1e-5)
+
+
+def test_larger_images_grow_in_proportion() -> None:
+    large = np.zeros((4, 64, 64, 3), np.uint8)
+    given = batches.tensors(Examples(large, np.arange(4, dtype=np.uint8)))
+    config = TrialConfig(architecture="airbench93", resolution="24-32", epochs=2)
+    sizes = [next(iter(batches.for_training(*given, 4, config, n)))[0].shape[1] for n in (1, 2)]
+    assert sizes == [48, 64]
+
+
 def test_images_that_lie_at_any_address_can_be_trained_on() -> None:
     memory = np.zeros(10 * 3072 + 64, np.uint8)
     for shift in (0, 1, 16):
@@ -142,7 +164,7 @@ def test_images_that_lie_at_any_address_can_be_trained_on() -> None:
         assert [batch.shape[0] for batch, _ in data] == [10]
 
 
-def test_images_are_not_copied_into_the_process(small_cifar10: Cifar10) -> None:
+def test_images_are_not_copied_into_the_process(small_cifar10: DataSet) -> None:
     train = small_cifar10.split(0.2).train
     tensor, _ = batches.tensors(train)
     train.images[0, 0, 0, 0] += 1  # copy-on-write: changes this mapping, not the file

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import Cifar10
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.training.initial import initialise, whitening, with_identity
 from cifar_mlflow.training.network import build
 
@@ -31,8 +31,8 @@ def test_the_first_filters_copy_their_inputs() -> None:
     assert np.ptp(outputs[..., 4:]) > 0
 
 
-def test_networks_of_the_paper_keep_their_random_weights(small_cifar10: Cifar10) -> None:
-    network = build(TrialConfig())
+def test_networks_of_the_paper_keep_their_random_weights(small_cifar10: DataSet) -> None:
+    network = build(TrialConfig(), (32, 32, 3), 10)
     before = network.get_weights()
     initialise(network, small_cifar10.split(0.2).train.images)
     for one, other in zip(before, network.get_weights(), strict=True):
@@ -40,6 +40,6 @@ def test_networks_of_the_paper_keep_their_random_weights(small_cifar10: Cifar10)
 
 
 def test_the_whitening_is_not_trained() -> None:
-    network = build(TrialConfig(architecture="airbench93"))
+    network = build(TrialConfig(architecture="airbench93"), (32, 32, 3), 10)
     assert all("whitening" not in weight.path for weight in network.trainable_weights)
     assert sum("whitening" in weight.path for weight in network.weights) == 2

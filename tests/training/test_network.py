@@ -4,11 +4,22 @@ import keras
 import numpy as np
 import pytest
 
-from cifar_mlflow.architectures import ARCHITECTURES, Architecture
+from cifar_mlflow.architectures import ARCHITECTURES, SMALLEST, Architecture
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.training.network import build, classifier, layer_table, training_flop
+from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE
+from cifar_mlflow.training import network as networks
+from cifar_mlflow.training.checkpoint import Arrays
+from cifar_mlflow.training.network import layer_table, training_flop
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
+
+
+def build(config: TrialConfig) -> keras.Sequential:
+    return networks.build(config, IMAGE_SHAPE, len(CLASSES))
+
+
+def classifier(config: TrialConfig, weights: Arrays) -> keras.Model:
+    return networks.classifier(config, IMAGE_SHAPE, len(CLASSES), weights)
 
 
 # Parameters of each layer that has any, in order; the paper prints those of small and deep.
@@ -121,3 +132,27 @@ def test_operations_are_six_for_each_multiply_add_of_the_kernels() -> None:
 def test_smaller_images_cost_fewer_operations() -> None:
     network = build(TrialConfig(architecture="airbench93", resolution="24-32"))
     assert training_flop(network, 24) < 0.6 * training_flop(network, 32)
+
+
+@pytest.mark.parametrize("name", ["small", "airbench93"])
+def test_a_network_is_built_for_the_images_and_classes_of_the_data(name: Architecture) -> None:
+    config = TrialConfig(architecture=name)
+    network = networks.build(config, (64, 64, 3), 3)
+    model = networks.classifier(config, (64, 64, 3), 3, network.get_weights())
+    assert model.input_shape == (None, 64, 64, 3)
+    assert model.output_shape == (None, 3)
+
+
+def leaves_something(name: Architecture, size: int) -> bool:
+    """Whether every layer of a network has an output, of images of this size."""
+    try:
+        network = networks.build(TrialConfig(architecture=name), (size, size, 3), 2)
+    except ValueError:  # of a convolution without a place for its kernel
+        return False
+    return all(min(layer.output.shape[1:]) > 0 for layer in network.layers)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_no_network_takes_smaller_images_than_it_says(name: Architecture) -> None:
+    assert leaves_something(name, SMALLEST[name])
+    assert not leaves_something(name, SMALLEST[name] - 1)
