@@ -62,7 +62,7 @@ VERSIONS = {
 
 ONNX_USAGE = """
 
-Without TensorFlow, as ONNX (the file is beside this card, or in its folder `exported`):
+Without TensorFlow, as ONNX, with `pixels` as above (the file is beside this card, or in its folder `exported`):
 
 ```python
 import json
@@ -218,9 +218,14 @@ print(model.metadata.metadata["classes"][probabilities.argmax()], probabilities.
 The model takes pixels, uint8 (N, {height}, {width}, {channels}), RGB 0..255, and gives probabilities, float32 \
 (N, {len(facts.classes)}).
 
-Over HTTP: `mlflow models serve -m {shlex.quote(facts.uri)} --env-manager local`, then POST to /invocations \
-`{{"inputs": [...]}}` with N images as nested lists of whole numbers 0..255. The model's artifact \
-`serving_input_example.json` is such a request.
+Over HTTP:
+
+```bash
+mlflow models serve -m {shlex.quote(facts.uri)} --env-manager local
+```
+
+Then POST to /invocations `{{"inputs": [...]}}` with N images as nested lists of whole numbers 0..255. The model's \
+artifact `serving_input_example.json` is such a request.
 
 Without MLflow: `keras.saving.load_model("model.keras")`. The file is beside this card, or in its folder \
 `data`.{ONNX_USAGE if "onnx" in facts.formats else ""}"""

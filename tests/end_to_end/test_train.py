@@ -46,6 +46,7 @@ def test_parameters_metrics_and_tags_are_logged(
     metrics = run.data.metrics
     assert metrics["parameters"] == 178_506
     assert metrics["kept_epoch"] == 2
+    assert (metrics["train_images"], metrics["validation_images"]) == (160, 40)
     assert metrics["kept_val_accuracy"] == metrics["val_accuracy"] <= metrics["best_val_accuracy"]
     assert {"test_loss", "test_macro_f1", "test_calibration_error", "images_per_second"} <= set(
         metrics
