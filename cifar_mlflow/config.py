@@ -29,6 +29,8 @@ Activation = Literal[
 Optimizer = Literal[
     "sgd", "adam", "adamw", "nadam", "adamax", "rmsprop", "adagrad", "adadelta", "muon"
 ]
+# Height and width of the images in a data set, in pixels.
+SMALLEST_IMAGE, LARGEST_IMAGE = 16, 128
 FULL_SIZE = "32"  # pixels; the sizes of a resolution are those of images of this size
 WITH_MOMENTUM = ("sgd", "rmsprop", "muon")
 

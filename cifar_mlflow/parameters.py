@@ -20,7 +20,13 @@ from pydantic import (
 )
 
 from cifar_mlflow import recipes
-from cifar_mlflow.config import Parameters, TrialConfig, combinations
+from cifar_mlflow.config import (
+    LARGEST_IMAGE,
+    SMALLEST_IMAGE,
+    Parameters,
+    TrialConfig,
+    combinations,
+)
 from cifar_mlflow.paths import written_to
 
 P = TypeVar("P", bound="Parameters")
@@ -111,7 +117,7 @@ class DataOptions(Options):
     """your own images: a folder with a folder for each class, or an .npz file; or CIFAR-10: its extracted
     folder, the parent of that, or the official archive; auto looks for CIFAR-10 in CIFAR10_DIR, then in
     the cache, then downloads it"""
-    image_size: int = Field(default=32, ge=16, le=128)
+    image_size: int = Field(default=32, ge=SMALLEST_IMAGE, le=LARGEST_IMAGE)
     """height and width, in pixels, that your own images are cropped and reduced to"""
 
 

@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 
+from cifar_mlflow.config import LARGEST_IMAGE
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import printable
 from cifar_mlflow.paths import user_path
@@ -177,10 +178,13 @@ def _check_description(description: Model, folder: Path) -> tuple[str, ...]:
 def _check_behaviour(model: "keras.Model", classes: int) -> None:
     """Raise UsageError unless the model turns square images into a probability of each class."""
     match model.input_shape:
-        case (None, int(height), int(width), 3) if height == width:
+        case (None, int(height), int(width), 3) if height == width <= LARGEST_IMAGE:
             shape = (1, height, width, 3)
         case _:
-            raise UsageError(f"takes {model.input_shape}, not images (None, size, size, 3)")
+            raise UsageError(
+                f"takes {model.input_shape}, not images (None, size, size, 3) of at most "
+                f"{LARGEST_IMAGE} x {LARGEST_IMAGE} pixels"
+            )
     if model.output_shape != (None, classes):
         raise UsageError(f"gives {model.output_shape}, not probabilities {(None, classes)}")
     probabilities = model.predict_on_batch(np.zeros(shape, np.uint8))

@@ -207,7 +207,9 @@ def end_study(
     lines = [look] if summary.best else []
     if model and summary.best and (name := options.registers_as):
         twin = None if model is summary.best else summary.best.run
-        promoted, use = promote(model, twin, data, data.model_name if name == AUTO else name)
+        name = data.model_name if name == AUTO else name
+        promoted, use = promote(model, twin, data, name)
+        tracking.tag_registered(name)
         lines = [promoted, look, use]
         if twin:
             accuracy = number(model.run.metrics["test_accuracy"], 4)
@@ -225,7 +227,6 @@ def promote(model: Finished, twin: TrackedRun | None, data: DataSet, name: str) 
     """
     before = registry.champion(name)
     promotion = registry.register(name, model.run, model.trial, data, twin)
-    tracking.tag_registered(name)
     was = f"; before it was version {before.version}" if before else ""
     return [
         (

@@ -15,7 +15,7 @@ from cifar_mlflow.backend import keras, tf
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.dataset import Examples
 
-EVALUATION_BATCH = 500 * 32 * 32  # pixels
+EVALUATION_PIXELS = 500 * 32 * 32  # in a batch
 TENSOR_ALIGNMENT = 64  # bytes
 SHIFT = 2  # pixels at most
 ROTATION = np.pi / 5  # at most, in radians: as Keras' RandomRotation(0.1)
@@ -39,7 +39,7 @@ def for_evaluation(images: tf.Tensor, targets: tf.Tensor) -> tf.data.Dataset:
     """(images, targets) batches, in order; the last one may be smaller."""
     return _dataset(
         np.arange(len(images)),
-        max(1, EVALUATION_BATCH // math.prod(images.shape[1:3])),
+        max(1, EVALUATION_PIXELS // math.prod(images.shape[1:3])),
         lambda index: (tf.gather(images, index), tf.gather(targets, index)),
     )
 

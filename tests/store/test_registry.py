@@ -3,7 +3,7 @@ import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -143,6 +143,19 @@ def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
     ):
         assert told in text
     assert len(text) < 5000  # what the registry's database keeps
+
+
+def test_long_lists_of_classes_are_cut_in_the_registry(small_cifar10: DataSet) -> None:
+    names = tuple(f"a class with a long name, number {n}" for n in range(256))
+    many = replace(small_cifar10, classes=names)
+    probabilities = np.eye(256, dtype=np.float32)[:40]
+    labels = np.arange(40, dtype=np.uint8)
+    predictions = metrics.prediction_table(probabilities, labels, names)
+    run, config = tracked("1234"), TrialConfig()
+    text = describe("mine", "3", run, config, many, predictions, "its accuracy", "it was the best")
+    assert len(text) < 5000
+    assert f"{names[0]}, {names[1]}," in text
+    assert "… (256 in all; the model's metadata has them)" in text
 
 
 # Registering
@@ -416,6 +429,7 @@ def save(tmp_path: Path) -> Save:
 
     def save(model: keras.Model, metadata: dict[str, list[str]] | None = None) -> str:
         folder = str(tmp_path / "a model")
+        shutil.rmtree(folder, ignore_errors=True)
         given = {"classes": list(CLASSES)} if metadata is None else metadata
         mlflow.keras.save_model(model, folder, pip_requirements=["keras"], metadata=given)
         return folder
@@ -578,6 +592,10 @@ def test_a_model_for_another_task_is_refused(save: Save) -> None:
 
 def test_a_model_with_other_shapes_is_refused(save: Save) -> None:
     assert "gives (None, 10), not" in refusal(save(network(), {"classes": ["cat", "dog"]}))
+    pool = keras.layers.GlobalAveragePooling2D()
+    for shape in ((32, 24, 3), (32, 32, 1), (129, 129, 3)):
+        other = keras.Sequential([keras.Input(shape, dtype="uint8"), pool, keras.layers.Dense(10)])
+        assert f"takes (None, {str(shape)[1:]}, not images" in refusal(save(other))
 
 
 def test_logits_are_no_probabilities(save: Save) -> None:
