@@ -53,9 +53,9 @@ def for_training(
 
     Images are uint8 (N, size, size, 3). With label smoothing, labels are float32 (N, 10).
 
-    All that is random is a function of the seed and the epoch, so no generator's state needs to be saved.
+    All that is random is a function of a seed and the epoch, so no generator's state needs to be saved.
     """
-    random = np.random.default_rng([config.seed, epoch])
+    random = generator(config, epoch)
     order = random.permutation(len(labels))
     drawn = [tf.constant(each) for each in changes(config, epoch, len(labels), random)]
     size = config.image_size(epoch)
@@ -76,6 +76,12 @@ def for_training(
     return _dataset(order, config.batch_size, load)
 
 
+def generator(config: TrialConfig, epoch: int) -> np.random.Generator:
+    """What draws the order and the changes of an epoch's images; epoch 0 is what all epochs share."""
+    seed = config.seed if config.order_seed == "auto" else config.order_seed
+    return np.random.default_rng([seed, epoch])
+
+
 def changes(
     config: TrialConfig, epoch: int, count: int, random: np.random.Generator
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
@@ -86,7 +92,7 @@ def changes(
     An image that is mirrored in one epoch is not in the next, so that two epochs show both sides of
     each (alternating flip, arXiv 2404.00498).
     """
-    first = np.random.default_rng([config.seed, 0]).random(count) < 0.5
+    first = generator(config, epoch=0).random(count) < 0.5
     shifts, angles = np.zeros((count, 2), np.int32), np.zeros(count, np.float32)
     if config.augment == "flip-crop":
         shifts = random.integers(-SHIFT, SHIFT, (count, 2), np.int32, endpoint=True)
