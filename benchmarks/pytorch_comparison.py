@@ -18,42 +18,32 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
 
-import joblib
-
-from benchmarks.step_setting import ACTIVATIONS, PLAIN_DATA, WIDTHS, Setting
+from benchmarks import jobs, machine
+from benchmarks.jobs import Result
+from benchmarks.machine import CORES, PRECISIONS
+from benchmarks.settings import ACTIVATIONS, PLAIN_DATA, WIDTHS, Step
 from cifar_mlflow.console import quieten
 from cifar_mlflow.errors import FAILED, MISUSED, UsageError
 from cifar_mlflow.training.devices import check_precision, cpu_instructions
 
-CORES = joblib.cpu_count()
 TRAINER, PARTS = "trainer", "parts"
 PYTORCH = ("eager NCHW", "eager channels_last", "compiled NCHW", "compiled channels_last")
-PRECISIONS = ("float32", "mixed_bfloat16")
-Result = dict[str, Any]
 Rounds = dict[str, list[Result]]  # of each variant, a result for each round
 
 
-def measure(variant: str, setting: Setting, pytorch: str) -> Result:
+def measure(variant: str, setting: Step, pytorch: str) -> Result:
     """One measurement in a process of its own."""
     python, module = sys.executable, "benchmarks.trainer_step"
     if variant in PYTORCH:
         python, module = pytorch, "benchmarks.pytorch_step"
-    command = [python, "-m", module, variant, json.dumps(asdict(setting))]
-    finished = subprocess.run(command, check=False, capture_output=True, text=True)
-    if finished.returncode:
-        reason = (finished.stderr.splitlines() or ["killed"])[-1]
-        raise ChildProcessError(f"{variant}, {setting.precision}: {reason}")
-    result: Result = json.loads(finished.stdout.splitlines()[-1])
+    (result,) = jobs.measure(python, module, variant, setting)
     return result
 
 
-def rehearse(setting: Setting, pytorch: str) -> tuple[list[str], list[int]]:
+def rehearse(setting: Step, pytorch: str) -> tuple[list[str], list[int]]:
     """One short step of each variant, so that what cannot run fails before an hour has passed.
 
     Returns:
@@ -66,7 +56,7 @@ def rehearse(setting: Setting, pytorch: str) -> tuple[list[str], list[int]]:
     return list(dict.fromkeys(result["versions"] for result in results)), first
 
 
-def report(setting: Setting, rounds: Rounds) -> None:
+def report(setting: Step, rounds: Rounds) -> None:
     name = f"{setting.architecture}, {setting.activation}, {setting.precision}"
     print(f"\n{name + ', images/s':<46}  median    least     most  ratio  peak MB")
     rates = {
@@ -107,49 +97,24 @@ def report_parts(rounds: list[Result]) -> None:
         )
 
 
-def settings(options: argparse.Namespace) -> list[Setting]:
+def settings(options: argparse.Namespace) -> list[Step]:
     """Every activation in every precision.
 
     Raises:
         UsageError: this CPU lacks a precision that was asked for.
     """
-    precisions = options.precisions or [each for each in PRECISIONS if supported(each)]
+    precisions = options.precisions or machine.supported_precisions()
     for precision in precisions:
         check_precision(precision)
     given = (options.batch_size, options.steps, CORES)
     return [
-        Setting(options.architecture, activation, precision, *given)
+        Step(options.architecture, activation, precision, *given)
         for activation in options.activations
         for precision in precisions
     ]
 
 
-def supported(precision: str) -> bool:
-    try:
-        check_precision(precision)
-    except UsageError:
-        return False
-    return True
-
-
-def check(options: argparse.Namespace) -> None:
-    """Raise UsageError if the interpreter lacks PyTorch, or the folder of the results is missing."""
-    try:
-        command = [options.pytorch, "-c", "import torch"]
-        found = subprocess.run(command, check=False, capture_output=True).returncode == 0
-    except OSError:
-        found = False
-    if not found:
-        raise UsageError(
-            f"pytorch={options.pytorch}: not a Python that has PyTorch; "
-            "run `pip install torch==2.13.0` in an environment of its own and name its Python"
-        )
-    if not options.json.absolute().parent.is_dir():
-        raise UsageError(f"json={options.json}: its folder does not exist")
-
-
 def compare(options: argparse.Namespace) -> None:
-    check(options)
     planned = settings(options)
     versions, parameters = rehearse(planned[0], options.pytorch)
     about = f"{CORES} cores, {cpu_instructions()}; {', '.join(versions)}"
@@ -173,23 +138,17 @@ def compare(options: argparse.Namespace) -> None:
         report(setting, rounds)
 
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: it should be a whole number from 1")
-    return int(text)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     add = parser.add_argument
-    add("--pytorch", required=True, help="a Python interpreter that has PyTorch")
-    add("--json", type=Path, required=True, help="file for all measurements, written each round")
+    add("--pytorch", type=machine.pytorch, required=True, help="a Python that has PyTorch")
+    add("--json", type=machine.new_file, required=True, help="file for all measurements")
     add("--architecture", choices=WIDTHS, default="airbench93")
     add("--activations", nargs="+", choices=ACTIVATIONS, default=list(ACTIVATIONS))
     add("--precisions", nargs="+", choices=PRECISIONS, help="default: those that this CPU has")
-    add("--batch_size", type=positive, default=500)
-    add("--steps", type=positive, default=40)
-    add("--rounds", type=positive, default=5)
+    add("--batch_size", type=machine.positive, default=500)
+    add("--steps", type=machine.positive, default=40)
+    add("--rounds", type=machine.positive, default=5)
     options = parser.parse_args()
     quieten()
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the processes inherit it; both sides use the CPU

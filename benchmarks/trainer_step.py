@@ -8,15 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.step_setting import (
-    LEARNING_RATE,
-    MOMENTUM,
-    PLAIN_DATA,
-    WARM_UP,
-    Setting,
-    answer,
-    peak_megabytes,
-)
+from benchmarks.jobs import Result, answer, peak_megabytes, timed
+from benchmarks.settings import LEARNING_RATE, MOMENTUM, PLAIN_DATA, WARM_UP, Step
 from cifar_mlflow.backend import keras, layers, tf
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE
@@ -41,7 +34,7 @@ Piece = tuple[str, str, Callable[[], object]]  # part, layer, and what to time
 class Trainer:
     """The network of a setting, with its optimizer and random pixels."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Step) -> None:
         fit.configure(setting.threads)
         self.setting = setting
         self.config = TrialConfig(
@@ -68,13 +61,11 @@ class Trainer:
         return float(history["loss"][0])
 
 
-def measure(variant: str, setting: Setting) -> dict[str, object]:
+def measure(variant: str, setting: Step) -> Result:
     """The "trainer": images per second and memory; or its "parts": milliseconds of each, per step."""
     trainer = Trainer(setting)
     trainer.fit(WARM_UP * setting.batch_size)
-    began = time.perf_counter()
-    loss = trainer.fit(setting.images)
-    seconds = time.perf_counter() - began
+    seconds, loss = timed(lambda: trainer.fit(setting.images))
     if variant == "parts":
         data = {name: 1000 * data_seconds(trainer, changed) for name, changed in DATA.items()}
         return {"whole": 1000 * seconds / setting.steps, "parts": parts(trainer), "data": data}
@@ -187,4 +178,4 @@ def data_seconds(trainer: Trainer, changed: dict[str, Any]) -> float:
 
 
 if __name__ == "__main__":
-    answer(measure)
+    answer(measure, Step)

@@ -104,7 +104,11 @@ class TrialConfig(Parameters):
     """share of the training images held out for validation: the last ones in the file; 0 trains on all
     images, so that there is no validation accuracy"""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """random seed of the initial weights and of the order of the images"""
+    """random seed of the initial weights and, unless order_seed is given, of the order of the images"""
+    # auto and the number that it stands for are two trials here too: order_seed=0 with several seeds is
+    # a study of the initial weights, and auto is not.
+    order_seed: Annotated[int, Field(ge=0, lt=2**31)] | Literal["auto"] = "auto"
+    """random seed of the order of the images and of their augmentation; auto is the value of seed"""
     keep: Literal["last", "best"] = "last"
     """which weights to keep: those of the last epoch, or of the epoch with the best validation accuracy"""
 

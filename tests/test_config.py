@@ -57,6 +57,7 @@ def test_no_default_ever_changes_because_keys_leave_defaults_out() -> None:
         "epochs": 20,
         "validation_fraction": 0.2,
         "seed": 0,
+        "order_seed": "auto",
         "keep": "last",
         "schedule": "constant",
         "momentum": "auto",
@@ -102,6 +103,10 @@ def test_a_name_is_the_same_in_the_process_that_trains_the_trial() -> None:
         ({"learning_rate": "-1"}, "learning_rate=-1: input should be greater than 0 or 'auto'"),
         ({"learning_rate": "nan"}, "learning_rate=nan: input should be a finite number or 'auto'"),
         ({"seed": "-2"}, "seed=-2: input should be greater than or equal to 0"),
+        (
+            {"order_seed": "random"},
+            "order_seed=random: input should be a valid integer or 'auto'",
+        ),
         ({"architecture": "huge"}, "architecture=huge: input should be 'small', 'wide'"),
         ({"keep": ""}, "keep=: input should be 'last' or 'best'"),
     ],

@@ -4,7 +4,8 @@ Replicates are trials that differ by their seed alone. Differences between their
 Welch's t-test (Biometrika 34, 1947), which needs no equal variances, as Colas, Sigaud and Oudeyer
 recommend for a few seeds ("How Many Random Seeds?", 2018, arXiv:1806.08295). The p-values are adjusted
 for the number of comparisons by Holm's method (Scandinavian Journal of Statistics 6, 1979), as Demšar
-does where many are compared with one (JMLR 7, 2006).
+does where many are compared with one (JMLR 7, 2006). How large a difference such a test can find is
+computed from the noncentral t distribution (Cohen, Statistical Power Analysis, 1988, chapter 2).
 
 What other test images would change is measured by the percentile bootstrap over the images (Efron and
 Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13) and by McNemar's test (Psychometrika 12,
@@ -22,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 from sklearn.metrics import confusion_matrix
 
 from cifar_mlflow.formatting import percent, signed
@@ -30,9 +31,11 @@ from cifar_mlflow.formatting import percent, signed
 CONFIDENCE = 0.95  # of every interval
 INTERVAL = f"{percent(CONFIDENCE, 0)} interval"
 SIGNIFICANCE = 0.05
+POWER = 0.8  # the usual share of cases in which a test should find a difference
 # Fewer values give neither an interval nor a test: from two, an interval is too wide to be of use.
 MIN_VALUES = 3
 ROUNDING = 1e-9  # a smaller standard deviation counts as zero
+SHARES = 100  # quantiles of a beta distribution that a power is the mean over
 RESAMPLES = 2000
 RESAMPLES_AT_ONCE = 100  # fit into a processor's cache; more at once is slower
 # From this many disagreements on, the chi-square distribution replaces the binomial one, as is usual.
@@ -122,6 +125,47 @@ def holm(p_values: "pd.Series[float]") -> "pd.Series[float]":
     """Holm's step-down adjustment of the p-values of a family of tests."""
     ordered = p_values.sort_values()
     return (ordered * np.arange(len(ordered), 0, -1)).cummax().clip(upper=1)
+
+
+# Power ------------------------------------------------------------------------------------------
+
+
+def power(difference: float, n: int) -> float:
+    """The share of cases in which Welch's test at 5 % finds the greater mean of two groups.
+
+    Exact for normal values of one standard deviation. The sum of the two sample variances, which the
+    statistic is divided by, is independent of the first one's share of it, which alone determines
+    Welch's degrees of freedom: so the power is a mean over that share, which follows a beta distribution.
+
+    Args:
+        difference: between the true means, in standard deviations.
+        n: values in each group, at least 2.
+    """
+    half = (n - 1) / 2
+    shares = stats.beta.ppf((np.arange(SHARES) + 0.5) / SHARES, half, half)
+    freedom = (n - 1) / (shares**2 + (1 - shares) ** 2)
+    critical = stats.t.isf(SIGNIFICANCE / 2, freedom)
+    found = stats.nct.sf(critical, 2 * n - 2, difference * math.sqrt(n / 2))
+    return float(np.mean(found))
+
+
+def detectable_difference(n: int) -> float:
+    """The smallest difference of two means that `power` finds in 80 % of cases, in standard deviations.
+
+    NaN for fewer than 3 values in each group, which are not tested.
+    """
+    if n < MIN_VALUES:
+        return math.nan
+    largest = 4.0  # more than three values in each group need
+    return float(optimize.brentq(lambda difference: power(difference, n) - POWER, 0, largest))
+
+
+def pooled_sd(estimates: pd.DataFrame) -> float:
+    """The standard deviation that the groups of a table of `estimates` share; NaN if it is unknown."""
+    several = estimates[estimates["n"] > 1]
+    freedom = several["n"] - 1
+    variance = (several["sd"] ** 2 * freedom).sum() / freedom.sum() if len(several) else math.nan
+    return math.sqrt(variance)
 
 
 # Bootstrap over images --------------------------------------------------------------------------

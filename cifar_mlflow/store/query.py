@@ -1,6 +1,7 @@
 """How runs are found in MLflow, and their metrics and artifacts read."""
 
 import io
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,14 +53,18 @@ def find_run(run_id: str) -> TrackedRun | None:
 
 
 def search(
-    experiment_id: str,
+    experiment_id: str | None,
     where: str,
     order: str = "attributes.start_time ASC",
     limit: int = NO_LIMIT,
 ) -> list[TrackedRun]:
-    """The runs of an experiment that match a condition in MLflow's filter language."""
+    """The runs of an experiment that match a condition in MLflow's filter language.
+
+    Without an id it is the experiment that a run would be in now.
+    """
+    ids = [experiment_id] if experiment_id else None
     entities: list[Run] = mlflow.search_runs(
-        [experiment_id], where, max_results=limit, order_by=[order], output_format="list"
+        ids, where, max_results=limit, order_by=[order], output_format="list"
     )
     return [TrackedRun(run) for run in entities]
 
@@ -100,6 +105,14 @@ def latest(runs: Sequence[TrackedRun]) -> dict[str, TrackedRun]:
     return {run.key: run for run in ranked}
 
 
+def attempts(runs: Sequence[TrackedRun]) -> dict[str, list[TrackedRun]]:
+    """The runs of each trial, by the trial's key, in the order of ``runs``."""
+    by_key: dict[str, list[TrackedRun]] = {}
+    for run in runs:
+        by_key.setdefault(run.key, []).append(run)
+    return by_key
+
+
 def unfinished(study: TrackedRun, trials: Sequence[TrialConfig]) -> list[str]:
     """The names of a study's trials that did not finish."""
     runs = latest(children(study.as_parent()))
@@ -117,6 +130,18 @@ def finished_trials(experiment_id: str, data_digest: str) -> list[TrackedRun]:
         f"tags.{DATA_DIGEST} = '{data_digest}'",
     )
     return search(experiment_id, " AND ".join(conditions))
+
+
+def newest_trials(limit: int = 1000) -> list[TrackedRun]:
+    """The newest finished trials of the experiment that a run would be in now, backwards.
+
+    Without a store there are none, and MLflow, which would create one, is not asked.
+    """
+    file = re.fullmatch("sqlite:///(.*)", mlflow.get_tracking_uri())
+    if file and not Path(file[1]).exists():
+        return []
+    where = f"attributes.status = '{Status.FINISHED}' and tags.{TRIAL_KEY} != ''"
+    return search(None, where, "attributes.start_time DESC", limit)
 
 
 def experiment_name(experiment_id: str) -> str:

@@ -7,7 +7,7 @@ from cifar_mlflow.study.plan import check_choice, outline, share_cores
 
 
 def plan_or_run(parameters: StudyOptions) -> int:
-    """Run a study, or only print its plan, which loads neither MLflow nor TensorFlow.
+    """Run a study, or only print its plan, which loads neither TensorFlow nor, with one seed, MLflow.
 
     Returns:
         The exit code: FAILED if a trial did not finish.
@@ -24,6 +24,11 @@ def plan_or_run(parameters: StudyOptions) -> int:
         if parameters.refits:
             plan += "; then the best one again, on all training images"
         console.terminal.print(plan, highlight=False, soft_wrap=True)
+        if 1 < len({trial.seed for trial in trials}) < len(trials):
+            from cifar_mlflow.study.power import planned_power  # takes seconds to import
+
+            power = planned_power(trials, parameters.select_by)
+            console.terminal.print(power, highlight=False, soft_wrap=True)
         return DONE
 
     from cifar_mlflow.study.runner import run_study  # takes seconds to import

@@ -13,7 +13,13 @@ import pandas as pd
 from cifar_mlflow.analysis import statistics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import Lines
-from cifar_mlflow.formatting import UNKNOWN, counted, markdown_table, number, percent
+from cifar_mlflow.formatting import (
+    UNKNOWN,
+    counted,
+    markdown_table,
+    number,
+    percent,
+)
 from cifar_mlflow.paper import FACTORS as PAPER_FACTORS
 from cifar_mlflow.paper import Published, published
 from cifar_mlflow.store.runs import Status, TrackedRun
@@ -261,8 +267,34 @@ def reading(summary: pd.DataFrame, select_by: str) -> Lines:
     interval = f"{statistics.INTERVAL} of the mean, with three seeds or more"
     lines.append(("Cells", f"mean ± standard deviation over seeds ({interval})"))
     if summary["best"].any() and len(summary) > 1:
+        accuracies = summary[["n", f"{ACCURACIES[select_by]}_sd"]].set_axis(["n", "sd"], axis=1)
+        sd = statistics.pooled_sd(accuracies)
+        lines.append(("Power", power(int(summary["n"].max()), sd, "pooled", select_by)))
         lines.append(("Ranking", _ranking(summary, select_by)))
     return lines
+
+
+def power(seeds: int, sd: float, source: str, select_by: str) -> str:
+    """Which difference between two configurations their seeds can show.
+
+    Args:
+        sd: of the accuracies of a configuration's trials; NaN if it is not known.
+        source: where ``sd`` is from, in a few words.
+    """
+    if seeds < statistics.MIN_VALUES:
+        return (
+            f"{counted(seeds, 'seed')} of each configuration show no difference; tests need three"
+        )
+    difference = statistics.detectable_difference(seeds)
+    size, known = f"{number(difference, 1)} standard deviations", ""
+    if sd > statistics.ROUNDING:
+        size = number(difference * sd, 4)
+        known = f"; standard deviation {number(sd, 4)}, {source}"
+    share, level = (percent(each, 0) for each in (statistics.POWER, statistics.SIGNIFICANCE))
+    return (
+        f"{seeds} seeds show a difference of {size} in {select_by} accuracy in {share} of cases "
+        f"(Welch's t-test of one pair at {level}{known})"
+    )
 
 
 def _ranking(summary: pd.DataFrame, select_by: str) -> str:

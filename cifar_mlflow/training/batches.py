@@ -4,8 +4,7 @@ tf.data's autotuner is off, because it stalls `fit` between epochs. Images stay 
 tensor, and the graph gathers them by shuffled indices.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,9 +38,15 @@ def for_evaluation(images: tf.Tensor, targets: tf.Tensor) -> tf.data.Dataset:
     """(images, targets) batches, in order; the last one may be smaller."""
     return _dataset(
         np.arange(len(images)),
-        max(1, EVALUATION_PIXELS // math.prod(images.shape[1:3])),
+        evaluation_batch(images.shape[1:]),
         lambda index: (tf.gather(images, index), tf.gather(targets, index)),
     )
+
+
+def evaluation_batch(image_shape: Sequence[int]) -> int:
+    """How many images of this shape, (height, width, channels), are evaluated at once."""
+    height, width, _ = image_shape
+    return max(1, EVALUATION_PIXELS // (height * width))
 
 
 def targets(labels: tf.Tensor, classes: int, smoothing: float) -> tf.Tensor:
@@ -67,9 +72,9 @@ def for_training(
     Images are uint8 (N, size, size, 3). With label smoothing, labels are float32 (N, classes). With
     class weights there is a third tensor, float32 (N,): what each image counts in the loss.
 
-    All that is random is a function of the seed and the epoch, so no generator's state needs to be saved.
+    All that is random is a function of a seed and the epoch, so no generator's state needs to be saved.
     """
-    random = np.random.default_rng([config.seed, epoch])
+    random = generator(config, epoch)
     order = random.permutation(len(labels))
     drawn = [tf.constant(each) for each in changes(config, epoch, len(labels), random)]
     full_size = images.shape[1]
@@ -94,6 +99,12 @@ def for_training(
     return _dataset(order, config.batch_size, load)
 
 
+def generator(config: TrialConfig, epoch: int) -> np.random.Generator:
+    """What draws the order and the changes of an epoch's images; epoch 0 is what all epochs share."""
+    seed = config.seed if config.order_seed == "auto" else config.order_seed
+    return np.random.default_rng([seed, epoch])
+
+
 def changes(
     config: TrialConfig, epoch: int, count: int, random: np.random.Generator
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
@@ -104,7 +115,7 @@ def changes(
     An image that is mirrored in one epoch is not in the next, so that two epochs show both sides of
     each (alternating flip, arXiv 2404.00498).
     """
-    first = np.random.default_rng([config.seed, 0]).random(count) < 0.5
+    first = generator(config, epoch=0).random(count) < 0.5
     shifts, angles = np.zeros((count, 2), np.int32), np.zeros(count, np.float32)
     if config.augment == "flip-crop":
         shifts = random.integers(-SHIFT, SHIFT, (count, 2), np.int32, endpoint=True)

@@ -114,6 +114,32 @@ def test_changes_are_the_same_for_the_same_seed_and_epoch_only() -> None:
         assert (other[0] != again).any()
 
 
+@pytest.mark.parametrize("augment", ["none", "flip-crop", "flip-rotate"])
+def test_the_order_seed_alone_draws_the_batches_where_it_is_given(augment: str) -> None:
+    def batches_of(**seeds: object) -> npt.NDArray[np.uint8]:
+        config = TrialConfig.model_validate({"augment": augment, **seeds})
+        data = batches.for_training(*batches.tensors(photographs()), 10, config, epoch=2)
+        return np.concatenate([images for images, _ in data.as_numpy_iterator()])
+
+    given = batches_of(seed=3)
+    np.testing.assert_array_equal(batches_of(seed=3, order_seed="auto"), given)
+    np.testing.assert_array_equal(batches_of(seed=0, order_seed=3), given)
+    assert (batches_of(seed=3, order_seed=0) != given).any()
+
+
+def test_by_default_batches_are_drawn_as_before_there_was_an_order_seed() -> None:
+    config = TrialConfig(seed=5, augment="flip-crop")
+    data = batches.for_training(*batches.tensors(numbered()), 10, config, epoch=2)
+    seen = np.concatenate([labels for _, labels in data.as_numpy_iterator()])
+    order = np.random.default_rng([5, 2]).permutation(COUNT)
+    np.testing.assert_array_equal(seen, order)
+    mirrored, shifts, _ = batches.changes(config, 2, COUNT, np.random.default_rng([5, 2]))
+    np.testing.assert_array_equal(mirrored, np.random.default_rng([5, 0]).random(COUNT) >= 0.5)
+    np.testing.assert_array_equal(
+        shifts, np.random.default_rng([5, 2]).integers(-2, 2, (COUNT, 2), np.int32, endpoint=True)
+    )
+
+
 def test_images_grow_through_the_sizes_of_the_resolution() -> None:
     growing = {"architecture": "airbench93", "resolution": "16-24-32", "epochs": 6}
     sizes = [epoch_of(photographs(), number, **growing)[0].shape[1:3] for number in range(1, 7)]

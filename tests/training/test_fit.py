@@ -80,6 +80,7 @@ ALL_CHOICES = {
     "augment": "flip-crop",
     "resolution": "16-24-32",
     "tta": "flip-shift",
+    "order_seed": 1,
 }
 
 
@@ -208,6 +209,17 @@ def differing(one: Origin, other: Origin) -> set[str]:
 def test_another_seed_gives_other_weights(usual: Usual, small_cifar10: DataSet) -> None:
     other = run(quick(seed=1), small_cifar10)
     assert not np.array_equal(weights(usual.trained)[0], weights(other)[0])
+
+
+def test_the_order_seed_leaves_the_initial_weights(small_cifar10: DataSet) -> None:
+    images = small_cifar10.examples("train").images
+    first, same, other = (
+        fit.prepare(quick(**seeds), images, classes=10).get_weights()
+        for seeds in ({"seed": 1}, {"seed": 1, "order_seed": 2}, {"seed": 2, "order_seed": 1})
+    )
+    for one, another in zip(first, same, strict=True):
+        np.testing.assert_array_equal(one, another)
+    assert not np.array_equal(first[0], other[0])
 
 
 def test_training_learns_the_classes(small_cifar10: DataSet) -> None:

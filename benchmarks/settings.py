@@ -1,12 +1,8 @@
-"""What a step of training is, given as JSON to the processes that measure it.
+"""What a step and a training are, for the processes that measure them (see `jobs`).
 
 Imported by the interpreter that has TensorFlow and by the one that has PyTorch, so it needs neither.
 """
 
-import json
-import resource
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 
 WARM_UP = 5  # steps that are not timed: tracing, compilation, the first memory
@@ -14,10 +10,13 @@ LEARNING_RATE, MOMENTUM = 0.01, 0.9  # SGD with Nesterov's momentum
 WIDTHS = {"airbench93": (64, 128, 128), "airbench94": (64, 256, 256)}  # of PyTorch's networks
 PLAIN_DATA = "plain"  # neither augmented nor resized
 ACTIVATIONS = {"gelu": "GELU", "silu": "SiLU"}  # by their names in PyTorch
+EVALUATION_BATCH = 500  # as in `training.batches`
 
 
 @dataclass(frozen=True)
-class Setting:
+class Step:
+    """A step of training, on random pixels."""
+
     architecture: str
     activation: str
     precision: str  # float32 or mixed_bfloat16
@@ -30,12 +29,12 @@ class Setting:
         return self.batch_size * self.steps
 
 
-def peak_megabytes() -> float:
-    """The largest memory that this process, or the one that started it before, ever had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+@dataclass(frozen=True)
+class Training:
+    """A training of the paper's third network with relu and adam, on the real data."""
 
-
-def answer(measure: Callable[[str, Setting], dict[str, object]]) -> None:
-    """Measure the variant and the setting of the command line; print the result as a line of JSON."""
-    variant, setting = sys.argv[1:]
-    print(json.dumps(measure(variant, Setting(**json.loads(setting)))))
+    precision: str  # float32 or mixed_bfloat16
+    batch_size: int
+    epochs: int
+    threads: int | None  # None leaves it to the library
+    folder: str = ""  # for PyTorch: of the arrays, see `training_speed.write_arrays`
