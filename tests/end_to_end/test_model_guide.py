@@ -123,7 +123,7 @@ def test_every_block_of_the_guide_runs_as_printed(studies: Studies, server: str)
     card = (user.folder / "README.md").read_text(encoding="utf-8")
     Image.fromarray(images[0]).save(user.folder / "photo.jpg")
     (program,) = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
-    assert run_code(user, "python", program).split()[0] in CLASSES
+    assert run_code(user, "python", program).splitlines()[-1].partition(" ")[0] in CLASSES
     # The same picture by curl, by `mlflow models predict` and by Python gets the same answer.
     (by_curl,) = [json.loads(line) for line in lines if line.startswith('{"predictions"')]
     by_file = json.loads((user.folder / "answer.json").read_text())
