@@ -183,7 +183,7 @@ class TrialConfig(Parameters):
         """The same trial, trained on all training images, so that none are left for validation."""
         return self.model_copy(update={"validation_fraction": 0.0})
 
-    def image_size(self, epoch: int, full_size: int) -> int:
+    def training_size(self, epoch: int, full_size: int) -> int:
         """Height and width of the training images in an epoch, counted from 1, in pixels.
 
         The last epoch has the last size, however few epochs there are.
@@ -204,7 +204,7 @@ class TrialConfig(Parameters):
         Raises:
             UsageError: they are.
         """
-        smallest = min(self.image_size(epoch, full_size) for epoch in range(1, self.epochs + 1))
+        smallest = min(self.training_size(epoch, full_size) for epoch in range(1, self.epochs + 1))
         if smallest < (needed := SMALLEST.get(self.architecture, 1)):
             at = "" if smallest == full_size else f" at resolution={self.resolution}"
             raise UsageError(

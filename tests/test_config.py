@@ -121,7 +121,7 @@ def test_a_trial_on_all_images_is_another_trial_and_alike_in_the_rest() -> None:
 
 def test_images_grow_in_equal_shares_of_the_epochs() -> None:
     trial = TrialConfig(architecture="airbench93", resolution="20-24-24-32", epochs=8)
-    sizes = [trial.image_size(epoch, 32) for epoch in range(1, 9)]
+    sizes = [trial.training_size(epoch, 32) for epoch in range(1, 9)]
     assert sizes == [20, 20, 24, 24, 24, 24, 32, 32]
 
 
@@ -130,7 +130,7 @@ def test_however_few_the_epochs_images_never_shrink_and_the_last_ones_are_whole(
     epochs: int,
 ) -> None:
     trial = TrialConfig(architecture="airbench93", resolution="20-24-28-32", epochs=epochs)
-    sizes = [trial.image_size(epoch, 32) for epoch in range(1, epochs + 1)]
+    sizes = [trial.training_size(epoch, 32) for epoch in range(1, epochs + 1)]
     assert sizes == sorted(sizes)
     assert sizes[-1] == 32
 
@@ -165,8 +165,8 @@ def test_the_best_epoch_is_refused_where_no_image_is_held_out_to_find_it() -> No
 
 def test_images_of_another_size_grow_in_proportion() -> None:
     trial = TrialConfig(architecture="airbench93", resolution="20-24-32", epochs=3)
-    assert [trial.image_size(epoch, 64) for epoch in (1, 2, 3)] == [40, 48, 64]
-    assert [trial.image_size(epoch, 21) for epoch in (1, 2, 3)] == [13, 16, 21]
+    assert [trial.training_size(epoch, 64) for epoch in (1, 2, 3)] == [40, 48, 64]
+    assert [trial.training_size(epoch, 21) for epoch in (1, 2, 3)] == [13, 16, 21]
 
 
 def test_images_that_are_too_small_for_the_network_are_refused() -> None:

@@ -47,9 +47,10 @@ SMALL: Any = {"font.size": 9, "legend.fontsize": 8, "lines.linewidth": 1.4, "axe
 OCCLUSION_SCALE = 5  # nats, the same in every figure; it divides the odds by 150
 TITLE_WIDTH = 36  # characters above a panel
 NAME_WIDTH = 22  # characters of a line with a class name
-# Of more classes, galleries show the first, curves name the lowest, and a confusion matrix has no numbers
-# in its cells and a name at every second line, or fewer.
-MOST_PICTURED, MOST_NAMED, MOST_NUMBERED, MOST_LABELLED = 100, 20, 20, 100
+MOST_PICTURED = 100  # classes in a gallery
+MOST_NAMED = 20  # curves with a name of their own
+MOST_NUMBERED = 20  # classes of a confusion matrix with numbers in its cells
+MOST_LABELLED = 100  # names along its sides
 
 
 def class_examples(examples: Examples, classes: Sequence[str]) -> Figure:

@@ -85,9 +85,11 @@ def architectures(report: ReportData) -> dict[str, Any]:
     """Figures 2 to 4, the layers, and a table of results."""
     study = report.architectures
     if study is None:
-        part = "Figures 2 to 4, the three architectures with their layers"
+        own = report.own_data
+        figures_missing = "" if own else "Figures 2 to 4, the three "
+        part = f"{figures_missing}architectures with their layers"
         why = "this experiment has no finished study of the architectures"
-        repeat = command("architectures", {}, report.experiment)
+        repeat = command("architectures", data_options(own), report.experiment)
         return {"study": None, "missing": [Missing(part, why, repeat)]}
     curves, missing = _curves(study, report.experiment)
     networks = []
@@ -102,9 +104,11 @@ def grid(report: ReportData) -> dict[str, Any]:
     """Figures 5 to 16 and table 1."""
     study = report.grid
     if study is None:
-        part = "Figures 5 to 17 and tables 1 to 4, the grid and its best model"
+        own = report.own_data
+        figures_missing = "" if own else "Figures 5 to 17 and tables 1 to 4, "
+        part = f"{figures_missing}the grid and its best model"
         why = "this experiment has no finished grid"
-        repeat = command("grid", {}, report.experiment)
+        repeat = command("grid", data_options(own), report.experiment)
         return {"study": None, "missing": [Missing(part, why, repeat)]}
     curves, missing = _curves(study, report.experiment)
     return {

@@ -73,7 +73,7 @@ def for_training(
     order = random.permutation(len(labels))
     drawn = [tf.constant(each) for each in changes(config, epoch, len(labels), random)]
     full_size = images.shape[1]
-    size = config.image_size(epoch, full_size)
+    size = config.training_size(epoch, full_size)
     balanced = config.class_weights == "balanced"
     weights = tf.constant(class_weights(np.asarray(labels), classes)) if balanced else None
 

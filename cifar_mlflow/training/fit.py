@@ -128,7 +128,7 @@ def train(
 
     full_size = data.image_shape[0]
     flop = len(splits.train.labels) * sum(
-        training_flop(network, config.image_size(epoch.epoch, full_size)) for epoch in history
+        training_flop(network, config.training_size(epoch.epoch, full_size)) for epoch in history
     )
     kept, weights = history[-1], network.get_weights()
     if config.keep == "best":
