@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,17 +15,19 @@ from cifar_mlflow.store import models
 from cifar_mlflow.store.models import Lineage, LoadedModel
 from tests import standin
 
+UNUSED: Any = None  # in place of a network
+
 
 def model(
     fraction: float | None = 0.2, digest: str | None = None, known: bool = True
 ) -> EvaluatedModel:
-    loaded = LoadedModel("a/folder", "m-1", None, None, CLASSES, model=None)
+    loaded = LoadedModel("a/folder", "m-1", None, None, CLASSES, model=UNUSED)
     origin = Lineage("relu-32-sgd-deep", fraction, digest) if known else None
     return EvaluatedModel(loaded, origin)
 
 
 def test_a_model_goes_by_its_version_else_its_trial_else_its_folder() -> None:
-    registered = LoadedModel("models:/mine@champion", "m-1", "mine", "3", CLASSES, model=None)
+    registered = LoadedModel("models:/mine@champion", "m-1", "mine", "3", CLASSES, model=UNUSED)
     assert EvaluatedModel(registered, None).name == "mine version 3"
     assert model().name == "relu-32-sgd-deep"
     assert model(known=False).name == "folder"
@@ -78,24 +81,24 @@ def test_it_is_said_if_a_model_was_trained_on_other_data(small_cifar10: DataSet)
 def test_a_model_of_other_classes_is_refused(
     small_cifar10: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(uri: str) -> LoadedModel:
-        return LoadedModel(uri, None, None, None, ("cat", "dog"), model=None)
+    def load(uri: str, threads: int) -> LoadedModel:
+        return LoadedModel(uri, None, None, None, ("cat", "dog"), model=UNUSED)
 
     monkeypatch.setattr(models, "load_model", load)
     with pytest.raises(UsageError, match=r"^models:/m-1: its classes are cat, dog, not CIFAR-10's"):
-        evaluate.find_model("models:/m-1", small_cifar10)
+        evaluate.find_model("models:/m-1", small_cifar10, threads=1)
 
 
 def test_a_model_of_another_image_size_is_refused(
     small_cifar10: DataSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(uri: str) -> LoadedModel:
+    def load(uri: str, threads: int) -> LoadedModel:
         larger = SimpleNamespace(input_shape=(None, 64, 64, 3))
         return LoadedModel(uri, None, None, None, CLASSES, model=larger)
 
     monkeypatch.setattr(models, "load_model", load)
     with pytest.raises(UsageError, match="it takes images of 64 x 64 pixels; give image_size=64"):
-        evaluate.find_model("models:/m-1", small_cifar10)
+        evaluate.find_model("models:/m-1", small_cifar10, threads=1)
 
 
 def predictions() -> pd.DataFrame:

@@ -44,14 +44,11 @@ def predict(parameters: PredictParameters) -> None:
             output folder holds files of the user's.
     """
     output = user_path(parameters.output).resolve()
-    previous = outputs.previous_outputs(output)
+    previous = outputs.FOLDER.previous(output)
     names, skipped = images.find(parameters.images, leave_out=previous)
     if not names:
         raise _no_image(skipped)
-    from cifar_mlflow.training import fit  # takes seconds to import
-
-    fit.configure(joblib.cpu_count())
-    model = models.load_model(parameters.model)
+    model = models.load_model(parameters.model, joblib.cpu_count())
     say("Model", str(model))
     say("Images", f"{len(names):,} found")
 
@@ -65,7 +62,7 @@ def predict(parameters: PredictParameters) -> None:
             console=terminal, disable=not terminal.is_terminal, transient=True
         ) as progress:
             batches = progress.track(
-                images.read_batches(names, model.model.input_shape[1]),
+                images.read_batches(names, model.image_size),
                 total=math.ceil(len(names) / BATCH),
                 description="  Classifying",
             )
@@ -74,7 +71,7 @@ def predict(parameters: PredictParameters) -> None:
         if predictions.table.empty:
             raise _no_image(predictions.skipped)
         outputs.write(Path(scratch), model, predictions)
-        outputs.publish(Path(scratch), output, previous)
+        outputs.FOLDER.publish(Path(scratch), output, previous)
         tracking.log_folder(Path(scratch))
         tracking.log_metrics(
             {

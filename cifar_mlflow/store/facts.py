@@ -14,7 +14,6 @@ from cifar_mlflow.formatting import UNKNOWN
 from cifar_mlflow.store import query, registry
 from cifar_mlflow.store.runs import DATA_DIGEST, PARENT, REFIT_OF, TRIAL, Status, TrackedRun
 
-FORMATS = "formats"  # a version's tag: what it was exported to, such as ``litert,onnx``
 PREDICTIONS = "predictions.parquet"
 
 
@@ -53,7 +52,7 @@ class Facts:
     @property
     def formats(self) -> list[str]:
         """What the model was exported to."""
-        return [name for name in self.tags.get(FORMATS, "").split(",") if name]
+        return [name for name in self.tags.get(registry.FORMATS, "").split(",") if name]
 
     @property
     def select_by(self) -> str:

@@ -19,6 +19,7 @@ PLAN_KEY = "plan_key"  # of what a command computes: its trials and its data
 DATA_DIGEST = "data_digest"
 DATA_NAME = "data_name"  # DataSet.title
 REGISTERED_MODEL = "registered_model"  # on a study: the name that its model is a version of
+VALIDATION_FRACTION = "validation_fraction"  # a trial's parameter, and a tag of a version
 MODEL_URI = "model_uri"
 END_REASON = "end_reason"  # why a run did not finish, as text
 FAILURE = "failure"  # errors.Failure
