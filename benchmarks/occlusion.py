@@ -36,7 +36,7 @@ def main() -> None:
     test = load.load().examples("test")
     random = np.random.default_rng(0)
     images = test.images[random.choice(len(test.labels), options.images, replace=False)]
-    model = load_model(options.model).model
+    model: Any = load_model(options.model).model  # of Keras, which has gradients
     probabilities = model.predict(images, verbose=0)
     classes = probabilities.argmax(axis=1)
 

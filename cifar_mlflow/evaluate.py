@@ -33,7 +33,9 @@ class EvaluatedModel:
 
     @property
     def name(self) -> str:
-        """The registered version, else the trial, else the folder."""
+        """The exported file, else the registered version, else the trial, else the folder."""
+        if self.loaded.file:
+            return self.loaded.file
         if self.loaded.name:
             return f"{self.loaded.name} version {self.loaded.version}"
         return (self.origin and self.origin.trial) or Path(self.loaded.uri).name
@@ -45,8 +47,11 @@ class EvaluatedModel:
 
     @property
     def model_id(self) -> str | None:
-        """The id to link metrics to; None if the tracking store does not know the model."""
-        return self.loaded.model_id if self.origin else None
+        """The id to link metrics to; None if the tracking store does not know the model.
+
+        The numbers of an exported file are its own, not those of the model that it was made of.
+        """
+        return self.loaded.model_id if self.origin and not self.loaded.file else None
 
     @property
     def tags(self) -> dict[str, str]:
@@ -85,10 +90,7 @@ def evaluate_models(parameters: EvaluateParameters) -> None:
     data = load(parameters.data_dir)
     say("Data", str(data))
     threads = joblib.cpu_count()
-    from cifar_mlflow.training import fit  # takes seconds
-
-    fit.configure(threads)
-    evaluated = [find_model(model) for model in parameters.model]
+    evaluated = [find_model(model, threads) for model in parameters.model]
     images = choose_images(parameters.part, data, evaluated)
     say("Images", f"{images}{images.remark}")
 
@@ -111,13 +113,13 @@ def evaluate_models(parameters: EvaluateParameters) -> None:
         log_comparison(evaluations[0], evaluations[1], images)
 
 
-def find_model(model: str) -> EvaluatedModel:
-    """Find and load a model.
+def find_model(model: str, threads: int) -> EvaluatedModel:
+    """Find and load a model, which computes with so many threads.
 
     Raises:
         UsageError: there is no such model, or it is not one for CIFAR-10.
     """
-    loaded = models.load_model(model)
+    loaded = models.load_model(model, threads)
     if loaded.classes != CLASSES:
         raise UsageError(
             f"{model}: its classes are {', '.join(loaded.classes)}, not CIFAR-10's "
@@ -155,9 +157,7 @@ def evaluate_one(
     model: EvaluatedModel, images: EvaluationSet, parameters: EvaluateParameters, threads: int
 ) -> ModelEvaluation:
     """Evaluate a model, log everything to the active run, and print the main results."""
-    from cifar_mlflow.training import fit
-
-    probabilities = fit.predict(model.loaded.model, images.examples)
+    probabilities = model.loaded.predict(images.examples.images)
     predictions = metrics.prediction_table(probabilities, images.examples.labels)
     result = metrics.evaluate(predictions)
     intervals = metrics.intervals(predictions)
@@ -198,16 +198,10 @@ def draw_occlusion(
     model: EvaluatedModel, predictions: pd.DataFrame, images: npt.NDArray[np.uint8], title: str
 ) -> Figure:
     """Where the model looks in the images of which it is most confident, rightly and wrongly."""
-    from cifar_mlflow.training import fit
-
-    def predict(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        unused = np.zeros(len(pixels), np.uint8)
-        return fit.predict(model.loaded.model, Examples(pixels, unused))
-
     shown = pd.concat([metrics.most_confident(predictions, right) for right in (True, False)])
     pixels = images[shown.index.to_numpy()]
     classes = pd.Index(CLASSES).get_indexer(pd.Index(shown["predicted"]))
-    maps = occlusion.occlusion_maps(predict, pixels, classes)
+    maps = occlusion.occlusion_maps(model.loaded.predict, pixels, classes)
     return figures.occlusion(pixels, shown, maps, title)
 
 

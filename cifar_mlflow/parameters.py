@@ -87,6 +87,9 @@ def _file_to_write(value: Path) -> Path:
 Flag = Annotated[bool, BeforeValidator(_flag)]
 CommaList = Annotated[tuple[str, ...], BeforeValidator(_comma_list)]
 FileToWrite = Annotated[Path, AfterValidator(_file_to_write)]
+Formats = Annotated[
+    tuple[Literal["onnx", "litert"], ...], BeforeValidator(_comma_list), AfterValidator(_distinct)
+]
 # The values of one factor, as text: TrialConfig checks each of them when the trials are planned.
 Factor = Annotated[CommaList, AfterValidator(_distinct)]
 
@@ -215,8 +218,8 @@ class EvaluateParameters(DataOptions):
     """Evaluate any model on the test set or the validation part; compare two on the same images."""
 
     model: Annotated[Factor, AfterValidator(_one_or_two)] = ("models:/cifar10-cnn@champion",)
-    """a model's URI in MLflow, the id of its run, or a local folder; two models, separated by a
-    comma, are compared"""
+    """a model's URI in MLflow, the id of its run, a local folder, or an exported file; two models,
+    separated by a comma, are compared"""
     part: Literal["test", "validation"] = "test"
     """the images: the test set, or those held out for validation when the model was trained (the last
     fifth of the training images, if that is not known)"""
@@ -229,10 +232,26 @@ class PredictParameters(Options):
     """files, folders (searched recursively), patterns such as photos/*.jpg, and http(s) URLs
     (comma list)"""
     model: str = "models:/cifar10-cnn@champion"
-    """a model's URI in MLflow, the id of its run, or a local folder"""
+    """a model's URI in MLflow, the id of its run, a local folder, or an exported file (.onnx or
+    .tflite), which needs no TensorFlow"""
     output: Path = Path("predictions")
     """folder for predictions.csv, predictions.json and the contact sheet; replaces the output of an
     earlier predict"""
+
+
+class ExportParameters(DataOptions):
+    """Export a model to files that run without TensorFlow; measure each against the model."""
+
+    model: str = "models:/cifar10-cnn@champion"
+    """a model's URI in MLflow, the id of its run, or a local folder"""
+    formats: Formats = ("onnx", "litert")
+    """onnx, for ONNX Runtime and browsers; litert (TensorFlow Lite), for phones and microcontrollers
+    (comma list)"""
+    int8: Flag = False
+    """export each format with 8-bit numbers too, calibrated on training images: a quarter of the size"""
+    output: Path = Path("exported")
+    """folder for the model in all formats, its card and config.json, as a model hub takes it; replaces
+    the output of an earlier export"""
 
 
 class ReportParameters(Options):

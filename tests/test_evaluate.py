@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,17 +13,19 @@ from cifar_mlflow.store import models
 from cifar_mlflow.store.models import Lineage, LoadedModel
 from tests import standin
 
+UNUSED: Any = None  # in place of a network
+
 
 def model(
     fraction: float | None = 0.2, digest: str | None = None, known: bool = True
 ) -> EvaluatedModel:
-    loaded = LoadedModel("a/folder", "m-1", None, None, CLASSES, model=None)
+    loaded = LoadedModel("a/folder", "m-1", None, None, CLASSES, model=UNUSED)
     origin = Lineage("relu-32-sgd-deep", fraction, digest) if known else None
     return EvaluatedModel(loaded, origin)
 
 
 def test_a_model_goes_by_its_version_else_its_trial_else_its_folder() -> None:
-    registered = LoadedModel("models:/mine@champion", "m-1", "mine", "3", CLASSES, model=None)
+    registered = LoadedModel("models:/mine@champion", "m-1", "mine", "3", CLASSES, model=UNUSED)
     assert EvaluatedModel(registered, None).name == "mine version 3"
     assert model().name == "relu-32-sgd-deep"
     assert model(known=False).name == "folder"
@@ -73,12 +77,12 @@ def test_it_is_said_if_a_model_was_trained_on_other_data(small_cifar10: Cifar10)
 
 
 def test_a_model_of_other_classes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(uri: str) -> LoadedModel:
-        return LoadedModel(uri, None, None, None, ("cat", "dog"), model=None)
+    def load(uri: str, threads: int) -> LoadedModel:
+        return LoadedModel(uri, None, None, None, ("cat", "dog"), model=UNUSED)
 
     monkeypatch.setattr(models, "load_model", load)
     with pytest.raises(UsageError, match=r"^models:/m-1: its classes are cat, dog, not CIFAR-10's"):
-        evaluate.find_model("models:/m-1")
+        evaluate.find_model("models:/m-1", threads=1)
 
 
 def predictions() -> pd.DataFrame:

@@ -12,7 +12,7 @@ PACKAGE = PROJECT / "cifar_mlflow"
 # From the top down: a module imports from its own room and from the floors below it.
 FLOORS = (
     ("reproduce",),
-    ("report",),
+    ("report", "export"),
     ("study", "predict", "evaluate", "describe_data"),
     ("store",),
     ("analysis", "training"),
@@ -23,7 +23,7 @@ FLOORS = (
     ("config",),
     ("architectures",),
     ("backend",),
-    ("console", "paths"),
+    ("console", "paths", "formats", "output_folder"),
     ("errors", "formatting", "processes"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

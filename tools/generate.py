@@ -17,6 +17,7 @@ from cifar_mlflow.parameters import (
     DataOptions,
     DataParameters,
     EvaluateParameters,
+    ExportParameters,
     GridParameters,
     Options,
     PredictParameters,
@@ -39,6 +40,7 @@ ENTRY_POINTS: dict[str, type[Options]] = {
     "report": ReportParameters,
     "evaluate": EvaluateParameters,
     "predict": PredictParameters,
+    "export": ExportParameters,
     "data": DataParameters,
 }
 # Other names of entry points, with a remark.

@@ -43,14 +43,11 @@ def predict(parameters: PredictParameters) -> None:
             output folder holds files of the user's.
     """
     output = user_path(parameters.output).resolve()
-    previous = outputs.previous_outputs(output)
+    previous = outputs.FOLDER.previous(output)
     names, skipped = images.find(parameters.images, leave_out=previous)
     if not names:
         raise _no_image(skipped)
-    from cifar_mlflow.training import fit  # takes seconds to import
-
-    fit.configure(joblib.cpu_count())
-    model = models.load_model(parameters.model)
+    model = models.load_model(parameters.model, joblib.cpu_count())
     say("Model", str(model))
     say("Images", f"{len(names):,} found")
 
@@ -73,7 +70,7 @@ def predict(parameters: PredictParameters) -> None:
         if predictions.table.empty:
             raise _no_image(predictions.skipped)
         outputs.write(Path(scratch), model, predictions)
-        outputs.publish(Path(scratch), output, previous)
+        outputs.FOLDER.publish(Path(scratch), output, previous)
         tracking.log_folder(Path(scratch))
         tracking.log_metrics(
             {

@@ -1,24 +1,21 @@
 """The files that a prediction writes: a table, a record and contact sheets."""
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 from PIL import Image
 
-from cifar_mlflow.errors import UsageError
+from cifar_mlflow.output_folder import OutputFolder
 from cifar_mlflow.predict import contact_sheet
 from cifar_mlflow.predict.contact_sheet import PER_PAGE
 from cifar_mlflow.predict.images import Skipped
 from cifar_mlflow.store.models import LoadedModel
 
 CSV, RECORD, SHEET = "predictions.csv", "predictions.json", "contact_sheet"
-MADE_BY = "cifar_mlflow predict"
+FOLDER = OutputFolder("cifar_mlflow predict", RECORD, (RECORD, CSV, f"{SHEET}*.png"))
 MODEL = ("uri", "model_id", "name", "version", "classes")  # what the record says about the model
 
 
@@ -53,11 +50,10 @@ def write(folder: Path, model: LoadedModel, predictions: Predictions) -> None:
         page = slice(start, start + PER_PAGE)
         contact_sheet.draw(thumbnails[page], predictions.table[page], heading).save(folder / name)
     record = {
-        "made_by": MADE_BY,
         "model": {name: getattr(model, name) for name in MODEL},
         "predictions": json.loads(predictions.table.to_json(orient="records", double_precision=6)),
         "skipped": [asdict(each) for each in predictions.skipped],
-        "files": sorted([RECORD, *(path.name for path in folder.iterdir())]),
+        **FOLDER.entries(folder),
     }
     text = json.dumps(record, indent=1, ensure_ascii=False)
     (folder / RECORD).write_text(text, encoding="utf-8")
@@ -67,54 +63,3 @@ def _as_cell(value: object) -> object:
     """An apostrophe before text that a spreadsheet would take for a formula."""
     formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{value}" if formula else value
-
-
-def previous_outputs(folder: Path) -> list[Path]:
-    """The files of a previous prediction in ``folder``, which the next one replaces.
-
-    Raises:
-        UsageError: the folder has a file named like an output that its predictions.json does not list,
-            or cannot be written to.
-    """
-    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    if not nearest.is_dir() or not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
-        raise UsageError(f"output={folder}: {nearest} is not a folder that can be written to")
-    listed = _listed(folder)
-    present = [path for name in (RECORD, CSV, f"{SHEET}*.png") for path in folder.glob(name)]
-    for path in sorted(present):
-        if path.name not in listed:
-            raise UsageError(
-                f"output={folder}: {path.name} is not from a previous prediction; choose another "
-                "folder, or move it away"
-            )
-    return present
-
-
-def _listed(folder: Path) -> Collection[str]:
-    """The files that a folder's predictions.json lists; none if no prediction wrote it."""
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return list(record["files"]) if record["made_by"] == MADE_BY else []
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def publish(source: Path, folder: Path, previous: Sequence[Path]) -> None:
-    """Copy the files of ``source`` into ``folder`` and delete the previous outputs.
-
-    A full disk leaves the previous outputs as they are.
-
-    Raises:
-        UsageError: the folder cannot be written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as staging:
-            copies = [Path(shutil.copy(path, staging)) for path in source.iterdir()]
-            for path in previous:
-                path.unlink()
-            # The record first: if the process dies here, the next prediction knows the other files.
-            for copy in sorted(copies, key=lambda copy: copy.name != RECORD):
-                copy.replace(folder / copy.name)
-    except OSError as error:
-        raise UsageError(f"output={folder}: {error.strerror}") from error

@@ -1,32 +1,49 @@
-"""Find a model in the tracking store, the registry or a folder; load it without running its code."""
+"""Find a model in the tracking store, the registry, a folder or a file; load it without running its code."""
 
 import re
 import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import mlflow
 import numpy as np
+import numpy.typing as npt
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 
 from cifar_mlflow.data.cifar10 import IMAGE_SHAPE
 from cifar_mlflow.errors import UsageError
+from cifar_mlflow.formats import SUFFIXES, Metadata
 from cifar_mlflow.formatting import printable
 from cifar_mlflow.paths import user_path
 from cifar_mlflow.store import keras_file
 from cifar_mlflow.store.query import UNKNOWN
-from cifar_mlflow.store.registry import VALIDATION_FRACTION
-from cifar_mlflow.store.runs import DATA_DIGEST
-
-if TYPE_CHECKING:
-    import keras
+from cifar_mlflow.store.runs import DATA_DIGEST, VALIDATION_FRACTION
 
 LOADER = "mlflow.keras"
 KERAS_FILE = Path("data", "model.keras")  # in a model's folder
+FILE_BYTES = 500_000_000  # at most, of an exported file
+BATCH = 500  # images at once
+
+
+class Classifier(Protocol):
+    """A network that classifies images, whatever computes it: Keras, ONNX Runtime or LiteRT."""
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """(None, 32, 32, 3)"""
+
+    def predict_on_batch(self, images: npt.NDArray[np.uint8], /) -> npt.NDArray[np.float32]:
+        """The probabilities (N, classes) of uint8 pixels (N, 32, 32, 3)."""
+
+
+class ClassifierFile(Classifier, Protocol):
+    """A classifier in an exported file, and the text that the file holds about it."""
+
+    metadata: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -35,14 +52,21 @@ class LoadedModel:
 
     uri: str  # as the user gave it, but printable; of a run id the URI of that run's model
     model_id: str | None  # None for a folder that was saved but never logged
-    name: str | None  # of the registered model, if ``uri`` leads to one
+    name: str | None  # of the registered model, if ``uri`` or an exported file leads to one
     version: str | None  # of the registered model
     classes: tuple[str, ...]
-    model: "keras.Model"  # uint8 pixels (N, 32, 32, 3) to probabilities (N, len(classes))
+    model: Classifier
+    file: str | None = None  # the name of an exported file; None for a Keras model
 
     def __str__(self) -> str:
         known = [f"{self.name} version {self.version}"] if self.name else []
-        return ", ".join([*known, *filter(None, [self.model_id])]) or self.uri
+        return ", ".join([*known, *filter(None, [self.file or self.model_id])]) or self.uri
+
+    def predict(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """The probabilities (N, classes) of any number of images, batch by batch."""
+        starts = range(0, len(images), BATCH)
+        batches = [self.model.predict_on_batch(images[start : start + BATCH]) for start in starts]
+        return np.concatenate(batches).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
@@ -57,23 +81,31 @@ class Lineage:
 # Loading --------------------------------------------------------------------------------------
 
 
-def load_model(model: str) -> LoadedModel:
-    """Load a model of the kind that `tracking.log_model` writes, without running any code of its own.
+def load_model(model: str, threads: int = 1) -> LoadedModel:
+    """Load a model of the kind that `tracking.log_model` or `export` writes; runs no code of its own.
 
     A model may come from anyone, and most of MLflow's flavors contain pickles or code. So this loads
-    only a .keras file, in Keras' safe mode, and imports nothing that the model's description names. It
-    does not take much more memory than the file has bytes, and its names have no control characters.
+    only a .keras file, in Keras' safe mode, and imports nothing that the model's description names; or
+    an ONNX or LiteRT file of these formats' own operators, which needs no TensorFlow. It does not take
+    much more memory than the file has bytes, and its names have no control characters.
 
     Args:
         model: any model URI that MLflow knows, such as ``models:/cifar10-cnn@champion``,
             ``models:/cifar10-cnn/3``, ``models:/m-…`` or ``runs:/…/model``; a run's id, bare or as
-            ``runs:/ID``, for the model that it logged; or a local folder.
+            ``runs:/ID``, for the model that it logged; a local folder; or an exported file.
+        threads: that it computes with. A Keras model must be the first one in the process to compute, or
+            the others must have had as many.
 
     Raises:
         UsageError: there is no such model, or it is of another kind.
     """
     uri = _model_uri(model)
     shown = printable(uri)
+    try:
+        if (file := user_path(uri)).is_file():
+            return _load_file(shown, file, threads)
+    except Exception as error:  # a damaged file can raise anything
+        raise UsageError(f"{shown}: {_first_line(error)}") from error
     with tempfile.TemporaryDirectory() as scratch:
         try:
             name, version, folder = _fetch(uri, Path(scratch))
@@ -82,12 +114,52 @@ def load_model(model: str) -> LoadedModel:
             raise UsageError(f"{shown}: {_first_line(error)}{_hint(error)}") from error
         try:
             classes = _check_description(description, folder)
-            network = keras_file.load(folder / KERAS_FILE)
+            network = _load_keras(folder / KERAS_FILE, threads)
             _check_behaviour(network, len(classes))
         except Exception as error:  # every layer that cannot be built raises errors of its own
             raise UsageError(f"{shown}: {_first_line(error)}") from error
     model_id = printable(str(description.model_id)) if description.model_id else None
     return LoadedModel(shown, model_id, name, version, classes, network)
+
+
+def _load_keras(path: Path, threads: int) -> Classifier:
+    from cifar_mlflow.training import fit  # takes seconds to import
+
+    fit.configure(threads)
+    network: Classifier = keras_file.load(path)
+    return network
+
+
+def _load_file(uri: str, path: Path, threads: int) -> LoadedModel:
+    if (size := path.stat().st_size) > FILE_BYTES:
+        raise UsageError(f"it has {size:,} bytes; {FILE_BYTES:,} are allowed")
+    network = _open_file(path, threads)
+    metadata = Metadata.parse(network.metadata)
+    _check_behaviour(network, len(metadata.classes))
+    return LoadedModel(
+        uri,
+        metadata.model_id or None,
+        metadata.model_name or None,
+        metadata.model_version or None,
+        metadata.classes,
+        network,
+        printable(path.name),
+    )
+
+
+def _open_file(path: Path, threads: int) -> ClassifierFile:
+    suffix = path.suffix.lower()
+    if suffix == SUFFIXES["onnx"]:
+        from cifar_mlflow.store.onnx_file import (
+            OnnxModel,
+        )  # as slow to import as a command to start
+
+        return OnnxModel(path, threads)
+    if suffix == SUFFIXES["litert"]:
+        from cifar_mlflow.store.litert_file import LitertModel
+
+        return LitertModel(path, threads)
+    raise UsageError(f"not a folder, and not a file that ends in {' or '.join(SUFFIXES.values())}")
 
 
 def _model_uri(model: str) -> str:
@@ -139,7 +211,11 @@ def _fetch(uri: str, scratch: Path) -> tuple[str | None, str | None, Path]:
         link.symlink_to(local.resolve())
         return None, None, link
     if ":" not in uri:
-        raise UsageError("no such folder, and not a run id or a URI such as models:/NAME@ALIAS")
+        # `mlflow run` starts commands in the project's folder, so say where a relative path leads.
+        where = "" if local.is_absolute() else f" in {Path.cwd()}"
+        raise UsageError(
+            f"no such file or folder{where}, and not a run id or a URI such as models:/NAME@ALIAS"
+        )
     name = version = None
     if uri.startswith("models:"):
         # An alias may move between two calls; a version does not change.
@@ -175,15 +251,16 @@ def _check_description(description: Model, folder: Path) -> tuple[str, ...]:
     return tuple(map(printable, classes))
 
 
-def _check_behaviour(model: "keras.Model", classes: int) -> None:
-    """Raise UsageError unless the model turns images into a probability of each class."""
-    if model.input_shape != (None, *IMAGE_SHAPE) or model.output_shape != (None, classes):
-        raise UsageError(
-            f"takes {model.input_shape} and gives {model.output_shape}, not images "
-            f"{(None, *IMAGE_SHAPE)} and probabilities {(None, classes)}"
-        )
-    probabilities = model.predict_on_batch(np.zeros((1, *IMAGE_SHAPE), np.uint8))
-    if probabilities.min() < 0 or not np.isclose(probabilities.sum(), 1, atol=1e-3):
+def _check_behaviour(network: Classifier, classes: int) -> None:
+    """Raise UsageError unless the network turns images into a probability of each class."""
+    if network.input_shape != (None, *IMAGE_SHAPE):
+        raise UsageError(f"it takes {network.input_shape}, not images {(None, *IMAGE_SHAPE)}")
+    probabilities = network.predict_on_batch(np.zeros((1, *IMAGE_SHAPE), np.uint8))
+    if probabilities.shape != (1, classes):
+        given = (None, *probabilities.shape[1:])
+        raise UsageError(f"it gives {given}, not probabilities {(None, classes)}")
+    # The probabilities of an int8 file may be multiples of 1/256.
+    if probabilities.min() < 0 or not np.isclose(probabilities.sum(), 1, atol=classes / 512):
         raise UsageError("its outputs are not probabilities: they do not add up to 1")
 
 

@@ -2,8 +2,9 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import mlflow
 import pandas as pd
@@ -17,12 +18,13 @@ from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
 from cifar_mlflow.formatting import markdown_table, number, percent
 from cifar_mlflow.store import query
 from cifar_mlflow.store.query import UNKNOWN
-from cifar_mlflow.store.runs import DATA_DIGEST, REFIT_OF, TrackedRun
+from cifar_mlflow.store.runs import DATA_DIGEST, REFIT_OF, VALIDATION_FRACTION, TrackedRun
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-VALIDATION_FRACTION = "validation_fraction"
 KEPT_VAL_ACCURACY = "kept_val_accuracy"
 PROMOTION = "promotion"  # why a version got its alias
+FORMATS = "formats"  # that the version was exported to, with commas
+EXPORTED = "exported"  # the folder of these files, among the model's artifacts
 JUDGED_WITH = "judged_with"  # the first version of its round, while the alias is set
 ABOUT = """Image classifiers for CIFAR-10: uint8 images (N, 32, 32, 3) to probabilities of 10 classes.
 
@@ -201,6 +203,19 @@ def _versions(name: str) -> list[ModelVersion]:
 
 def _tags(version: ModelVersion | None) -> dict[str, str] | None:
     return dict(version.tags) if version else None
+
+
+def add_formats(
+    model_id: str, files: Mapping[str, Path], name: str | None, version: str | None
+) -> None:
+    """Add exported files, by format, to a logged model; and the formats to its version's tag."""
+    client = mlflow.MlflowClient()
+    for file in files.values():
+        client.log_model_artifact(model_id, str(file), EXPORTED)
+    if name and version:
+        before = client.get_model_version(name, version).tags.get(FORMATS, "").split(",")
+        formats = sorted({*filter(None, before), *files})
+        client.set_model_version_tag(name, version, FORMATS, ",".join(formats))
 
 
 def describe(

@@ -17,6 +17,7 @@ TRIAL, REFIT = "trial", "refit"  # a refit is a study's best trial, trained agai
 TRIAL_KEY = "trial_key"  # TrialConfig.key
 PLAN_KEY = "plan_key"  # of what a command computes: its trials and its data
 DATA_DIGEST = "data_digest"
+VALIDATION_FRACTION = "validation_fraction"  # a trial's parameter, and a tag of a version
 MODEL_URI = "model_uri"
 END_REASON = "end_reason"  # why a run did not finish, as text
 FAILURE = "failure"  # errors.Failure

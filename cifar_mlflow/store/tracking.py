@@ -14,12 +14,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import LoggedModelInput, Metric, Run, RunTag
@@ -38,6 +37,9 @@ from cifar_mlflow.store.runs import Parent, Status, TrackedRun
 from cifar_mlflow.training.checkpoint import Epoch
 from cifar_mlflow.training.devices import cpu_instructions
 from cifar_mlflow.training.origin import Origin, environment
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # takes a second
 
 METRICS_PER_CALL = 1000  # MLflow's limit
 DESCRIPTION = "mlflow.note.content"
@@ -301,7 +303,7 @@ def log_metrics(
 
 
 def log_files(
-    figures: Mapping[str, Figure] | None = None,
+    figures: "Mapping[str, Figure] | None" = None,
     tables: Mapping[str, pd.DataFrame] | None = None,
     texts: Mapping[str, str] | None = None,
 ) -> None:

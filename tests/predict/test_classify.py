@@ -25,7 +25,9 @@ CLASSES = ("dark", "middle", "bright", "other")
 
 
 class Brightness:
-    """A fake Keras model: the class is how bright an image is."""
+    """A classifier: the class is how bright an image is."""
+
+    input_shape = (None, 32, 32, 3)
 
     def predict_on_batch(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         level = pixels.mean(axis=(1, 2, 3)) / 255
@@ -94,7 +96,7 @@ def predict(
 ) -> Predict:
     """Runs `predict` in a folder with bright.png and damaged.png, and gives its run."""
     monkeypatch.setattr(joblib, "cpu_count", lambda: 1)  # as many threads as TensorFlow has here
-    monkeypatch.setattr(models, "load_model", lambda uri: MODEL)
+    monkeypatch.setattr(models, "load_model", lambda uri, threads: MODEL)
     Image.new("RGB", (40, 30), "white").save(tmp_path / "bright.png")
     (tmp_path / "damaged.png").write_text("damaged")
 
@@ -170,7 +172,9 @@ def test_if_no_image_can_be_read_it_is_an_error_and_nothing_is_written(
 def test_the_users_files_are_an_error_before_anything_is_read(predict: Predict) -> None:
     Path("mine").mkdir()
     Path("mine", "predictions.csv").write_text("mine")
-    with pytest.raises(UsageError, match="predictions.csv is not from a previous prediction"):
+    with pytest.raises(
+        UsageError, match="predictions.csv is not an output of cifar_mlflow predict"
+    ):
         predict("bright.png", output="mine")
     assert Path("mine", "predictions.csv").read_text() == "mine"
     assert runs() == []

@@ -2,6 +2,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -23,7 +24,8 @@ TABLE = pd.DataFrame(
     }
 )
 SKIPPED = [Skipped("d.png", "the file is empty")]
-MODEL = LoadedModel("models:/mine/1", "m-1", "mine", "1", ("cat", "dog"), None)
+UNUSED: Any = None  # in place of a network
+MODEL = LoadedModel("models:/mine/1", "m-1", "mine", "1", ("cat", "dog"), UNUSED)
 
 Leave = Callable[..., Path]
 
@@ -35,11 +37,11 @@ def leave(tmp_path: Path) -> Leave:
     def leave(images: int = 1, folder: str = "out") -> Path:
         scratch, output = tmp_path / "scratch", tmp_path / folder
         scratch.mkdir()
-        previous = outputs.previous_outputs(output)
+        previous = outputs.FOLDER.previous(output)
         table = pd.concat([TABLE] * images, ignore_index=True)[:images]
         thumbnails = [Image.new("RGB", (128, 128))] * images
         outputs.write(scratch, MODEL, Predictions(table, SKIPPED, thumbnails))
-        outputs.publish(scratch, output, previous)
+        outputs.FOLDER.publish(scratch, output, previous)
         shutil.rmtree(scratch)
         return output
 
@@ -52,7 +54,7 @@ def names(folder: Path) -> list[str]:
 
 def refusal(folder: Path) -> str:
     with pytest.raises(UsageError) as caught:
-        outputs.previous_outputs(folder)
+        outputs.FOLDER.previous(folder)
     assert str(caught.value).startswith(f"output={folder}: ")
     return str(caught.value)
 
@@ -112,7 +114,7 @@ def test_outputs_replace_the_previous_ones_and_leave_other_files_alone(leave: Le
 def test_the_users_own_files_are_never_replaced(leave: Leave, tmp_path: Path, name: str) -> None:
     for text in ("{}", "[]", '{"made_by": "someone", "files": []}', '{"made_by": 1}'):
         (tmp_path / name).write_text(text)
-        assert f"{name} is not from a previous prediction" in refusal(tmp_path)
+        assert f"{name} is not an output of cifar_mlflow predict" in refusal(tmp_path)
     if name.endswith("png"):  # which the record of a real prediction does not list either
         shutil.copy(tmp_path / name, leave())
         assert name in refusal(tmp_path / "out")

@@ -528,7 +528,7 @@ def test_names_in_a_models_description_can_be_printed(save: Save) -> None:
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
-    assert "no such folder" in refusal(str(tmp_path / "absent"))
+    assert "no such file or folder" in refusal(str(tmp_path / "absent"))
     assert "it has no file MLmodel" in refusal(str(tmp_path))
     (tmp_path / "MLmodel").write_text("flavors: [")
     refusal(str(tmp_path))
