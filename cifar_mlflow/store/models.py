@@ -76,6 +76,7 @@ class Lineage:
     trial: str | None  # its name
     validation_fraction: float | None
     data_digest: str | None
+    run_id: str | None  # of the trial
 
 
 # Loading --------------------------------------------------------------------------------------
@@ -198,7 +199,17 @@ def lineage(model_id: str | None) -> Lineage | None:
         trial=run.info.run_name if run else None,
         validation_fraction=float(fraction) if fraction else None,
         data_digest=run.data.tags.get(DATA_DIGEST) if run else None,
+        run_id=logged.source_run_id or None,
     )
+
+
+def short_name(model: LoadedModel, origin: Lineage | None) -> str:
+    """The exported file, else the registered version, else the trial, else the folder."""
+    if model.file:
+        return model.file
+    if model.name:
+        return f"{model.name} version {model.version}"
+    return (origin and origin.trial) or Path(model.uri).name
 
 
 def _fetch(uri: str, scratch: Path) -> tuple[str | None, str | None, Path]:
