@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import joblib
 import numpy as np
@@ -33,12 +32,7 @@ class EvaluatedModel:
 
     @property
     def name(self) -> str:
-        """The exported file, else the registered version, else the trial, else the folder."""
-        if self.loaded.file:
-            return self.loaded.file
-        if self.loaded.name:
-            return f"{self.loaded.name} version {self.loaded.version}"
-        return (self.origin and self.origin.trial) or Path(self.loaded.uri).name
+        return models.short_name(self.loaded, self.origin)
 
     def __str__(self) -> str:
         if not self.origin:

@@ -266,6 +266,15 @@ class ExportParameters(DataOptions):
     the output of an earlier export"""
 
 
+class DemoParameters(Options):
+    """Write one HTML file in which people try a model on their own pictures; it needs no network."""
+
+    model: str = "models:/cifar10-cnn@champion"
+    """a model's URI in MLflow, the id of its run, a local folder, or an exported .onnx file"""
+    output: FileToWrite = Path("demo.html")
+    """file to write the page to; also logged as an artifact"""
+
+
 class ReportParameters(Options):
     """Write the paper's figures and tables as one HTML page, from tracked runs alone."""
 

@@ -25,3 +25,17 @@ def user_path(text: str | Path) -> Path:
 def written_to(path: Path) -> Path:
     """Return the file to write for ``path``, with `~` expanded and links followed."""
     return Path(os.path.realpath(user_path(path)))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file completely or not at all: beside it first, then renamed.
+
+    Raises:
+        OSError: it cannot be written; a previous file is as it was.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

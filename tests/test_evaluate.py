@@ -22,7 +22,7 @@ def model(
     fraction: float | None = 0.2, digest: str | None = None, known: bool = True
 ) -> EvaluatedModel:
     loaded = LoadedModel("a/folder", "m-1", None, None, CLASSES, model=UNUSED)
-    origin = Lineage("relu-32-sgd-deep", fraction, digest) if known else None
+    origin = Lineage("relu-32-sgd-deep", fraction, digest, "CIFAR-10", "1") if known else None
     return EvaluatedModel(loaded, origin)
 
 

@@ -36,7 +36,7 @@ class Network:
 
 def model(digest: str | None = "abc", file: str | None = None) -> EvaluatedModel:
     loaded = LoadedModel("models:/mine/3", "m-1", "mine", "3", CLASSES, Network(), file)
-    return EvaluatedModel(loaded, Lineage("a trial", 0.2, digest))
+    return EvaluatedModel(loaded, Lineage("a trial", 0.2, digest, "CIFAR-10", "1"))
 
 
 def test_a_wrong_conversion_fails_and_says_which_limit_it_misses() -> None:

@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 from pathlib import Path
@@ -7,7 +8,7 @@ from pydantic import ValidationError
 
 from cifar_mlflow.errors import UsageError, one_line
 from cifar_mlflow.parameters import ReportParameters
-from cifar_mlflow.paths import user_path, written_to
+from cifar_mlflow.paths import user_path, write_whole, written_to
 
 
 def test_only_a_new_or_regular_file_is_written(
@@ -51,3 +52,21 @@ def test_a_tilde_stands_for_a_home_unless_a_file_is_named_so(
         ReportParameters.model_validate({"output": "~nobody-else/a.html"})
     expected = "output=~nobody-else/a.html: no home folder is known for ~nobody-else"
     assert one_line(caught.value) == expected
+
+
+def test_a_file_is_written_whole_or_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "page.html"
+    write_whole(path, b"old")
+
+    def fill_the_disk(partial: Path, content: bytes) -> int:
+        with partial.open("wb") as file:
+            file.write(content[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]

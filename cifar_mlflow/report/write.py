@@ -2,7 +2,7 @@
 
 from cifar_mlflow.console import say
 from cifar_mlflow.parameters import ReportParameters
-from cifar_mlflow.paths import written_to
+from cifar_mlflow.paths import write_whole, written_to
 from cifar_mlflow.report.collect import collect
 from cifar_mlflow.report.page import render_page
 from cifar_mlflow.store import tracking
@@ -19,8 +19,6 @@ def write_report(parameters: ReportParameters) -> None:
         tracking.log_parameters(parameters)
         text = render_page(collect(run.experiment_id, parameters.run_id))
         tracking.log_files(texts={"report.html": text})
-    partial = output.with_name(f".{output.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(output)
+    write_whole(output, text.encode())
     say("Report", str(output))
     say("Artifact", f"report.html of run {run.run_id}")

