@@ -42,6 +42,15 @@ class Picture(NamedTuple):
         return cls(pixels, content, same, look.tobytes())
 
 
+class Decoded(NamedTuple):
+    """What is kept in memory of images that were decoded: 128 bytes of each."""
+
+    rows: npt.NDArray[np.int64]  # (N,), their indices in the collection
+    content: npt.NDArray[np.uint8]  # (N, 32), see `Picture`
+    same: npt.NDArray[np.int64]  # (N,), equal for equal pixels
+    look: npt.NDArray[np.uint8]  # (N, 64), see `Picture`
+
+
 @dataclass(frozen=True)
 class Collection:
     """Images with their classes and, where these are given, their parts."""

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from cifar_mlflow.data.collection import PARTS, TEST, TRAIN, VALIDATION, Collection
+from cifar_mlflow.data.collection import PARTS, TEST, TRAIN, VALIDATION, Collection, Decoded
 from cifar_mlflow.errors import DataError
 from cifar_mlflow.formatting import counted
 
@@ -18,23 +18,23 @@ TEST_SHARE = 0.2
 # JPEG copy differs by 1 or 2; see docs/data.md.
 SIMILAR = 4.0
 
-Rows = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Division:
-    """Rows of the images by part, in an order that only their content decides."""
+    """Decoded images by part, as their numbers, in an order that only their content decides."""
 
-    train: Rows  # those that validate among them
+    train: Numbers  # those that validate among them
     positions: Floats  # (len(train),), ascending; see `DataSet`
-    test: Rows
-    left_out: Rows  # copies of images in an earlier part
-    contradicting: Rows  # copies of images of another class
+    test: Numbers
+    left_out: Numbers  # copies of images in an earlier part
+    contradicting: Numbers  # copies of images of another class
     similar: int  # images that look like one of an earlier part
 
 
-def divide(images: pd.DataFrame, collection: Collection) -> Division:
+def divide(images: Decoded, collection: Collection) -> Division:
     """Divide images into training, validation and test images.
 
     A part that is not given is taken from the training images, by two numbers in 0..1 that an image's
@@ -43,19 +43,15 @@ def divide(images: pd.DataFrame, collection: Collection) -> Division:
     its image with the lowest number always tests, and its lowest and highest position are 0 and 1; this
     moves images in small classes only.
 
-    Args:
-        images: a row for each image of the collection that could be read, with the columns label, part,
-            content, same and look (see `Picture`).
-
     Raises:
         DataError: a class has too few images.
     """
-    label = images["label"].to_numpy()
-    hashes = np.frombuffer(b"".join(images["content"]), ">u8").reshape(-1, 4)
-    numbers = pd.DataFrame(hashes[:, :2] / 2.0**64).groupby(images["same"].to_numpy())
-    shared = numbers.transform("min").to_numpy().T
-    part, position = _assign(label, images["part"].to_numpy(), shared[0], shared[1], collection)
-    kept = part == _earliest_part(images["same"], part)
+    label = np.asarray(collection.labels)[images.rows]
+    part = np.asarray(collection.parts)[images.rows]
+    hashes = images.content.view(">u8")  # (N, 4)
+    numbers = pd.DataFrame(hashes[:, :2] / 2.0**64).groupby(images.same).transform("min").to_numpy()
+    part, position = _assign(label, part, numbers[:, 0], numbers[:, 1], collection)
+    kept = part == pd.Series(part).groupby(images.same).transform("min")  # not in an earlier part
     for needed in sorted({TRAIN, TEST} | collection.given):
         counts = np.bincount(label[kept & (part == needed)], minlength=len(collection.classes))
         if not counts.all():
@@ -66,8 +62,7 @@ def divide(images: pd.DataFrame, collection: Collection) -> Division:
 
     order = np.lexsort((label, hashes[:, 2], position))
     train, test = (order[(kept & side)[order]] for side in (part != TEST, part == TEST))
-    labels_of_copies = images.groupby("same")["label"].transform("nunique").to_numpy()
-    looks = np.frombuffer(b"".join(images["look"]), np.uint8).reshape(len(images), -1)
+    labels_of_copies = pd.Series(label).groupby(images.same).transform("nunique")
     return Division(
         train=train,
         positions=position[train],
@@ -75,15 +70,15 @@ def divide(images: pd.DataFrame, collection: Collection) -> Division:
         left_out=np.flatnonzero(~kept),
         contradicting=np.flatnonzero(labels_of_copies > 1),
         similar=sum(
-            _count_similar(looks[kept & (part == later)], looks[kept & (part < later)])
+            _count_similar(images.look[kept & (part == later)], images.look[kept & (part < later)])
             for later in (VALIDATION, TEST)
         ),
     )
 
 
 def _assign(
-    label: Rows, part: Rows, number: Floats, position: Floats, collection: Collection
-) -> tuple[Rows, Floats]:
+    label: Numbers, part: Numbers, number: Floats, position: Floats, collection: Collection
+) -> tuple[Numbers, Floats]:
     """The part and the position of each image: TRAIN also for what validates by its position."""
     part, position = part.copy(), position.copy()
     taken = [missing for missing in (VALIDATION, TEST) if missing not in collection.given]
@@ -115,11 +110,6 @@ def _too_few(count: int, taken: Sequence[int]) -> str:
         f"has {counted(count, 'different training image')}; it needs {1 + len(taken)}, because {parts} "
         "images are taken from them"
     )
-
-
-def _earliest_part(same: pd.Series, part: Rows) -> Rows:
-    """For each image the first part that has it or a copy of it."""
-    return pd.Series(part).groupby(same.to_numpy()).transform("min").to_numpy()
 
 
 def _count_similar(looks: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8]) -> int:

@@ -6,18 +6,17 @@ import math
 import os
 import platform
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from rich.progress import Progress
 
 from cifar_mlflow import console
 from cifar_mlflow.console import Lines, say_lines
 from cifar_mlflow.data import cache, folders, npz
-from cifar_mlflow.data.collection import Collection, Picture
+from cifar_mlflow.data.collection import Collection, Decoded
 from cifar_mlflow.data.dataset import POSITIONS, DataSet
 from cifar_mlflow.data.images import BATCH, Skipped
 from cifar_mlflow.data.parts import Division, divide
@@ -104,7 +103,7 @@ def _store(root: Path, entry: str, collection: Collection, image_size: int) -> t
         written = partial / "arrays"
         written.mkdir()
         for part, rows in (("train", division.train), ("test", division.test)):
-            labels = images["label"].to_numpy(np.uint8)[rows]
+            labels = np.array(collection.labels, np.uint8)[images.rows[rows]]
             np.save(written / f"{part}_labels.npy", labels)
             _gather(partial / "pixels", rows, image_size, written / f"{part}_images.npy")
         np.save(written / f"{POSITIONS}.npy", division.positions)
@@ -113,7 +112,7 @@ def _store(root: Path, entry: str, collection: Collection, image_size: int) -> t
         lines = [
             *collection.lines,
             *_skipped(skipped, len(collection.names)),
-            *_copies(division, images),
+            *_copies(division, images, collection),
         ]
         noted = partial / entry
         noted.write_text(json.dumps({"digest": folder.name, "lines": lines}))
@@ -121,15 +120,15 @@ def _store(root: Path, entry: str, collection: Collection, image_size: int) -> t
     return folder, lines
 
 
-def _decode(
-    collection: Collection, image_size: int, pixels: Path
-) -> tuple[pd.DataFrame, list[Skipped]]:
-    """Write the pixels of all images to a file, one after another; return what `divide` takes of them.
+def _decode(collection: Collection, image_size: int, pixels: Path) -> tuple[Decoded, list[Skipped]]:
+    """Write the pixels of all images that can be decoded to a file, one after another.
 
     One batch at a time is in memory.
     """
-    rows: list[tuple[Any, ...]] = []
+    rows: list[int] = []
     skipped: list[Skipped] = []
+    # Not lists: small objects that stay between large ones that go would keep 3 KB of each image.
+    content, same, look = bytearray(), bytearray(), bytearray()
     terminal = console.terminal
     with (
         pixels.open("wb") as file,
@@ -140,15 +139,22 @@ def _decode(
             total=math.ceil(len(collection.names) / BATCH),
             description="  Reading",
         )
-        described = zip(collection.names, collection.labels, collection.parts, strict=True)
-        for batch in batches:
-            for image, about in zip(batch, described):
-                if isinstance(image, Skipped):
-                    skipped.append(image)
-                else:
-                    file.write(image.pixels.data)
-                    rows.append((*about, *image[1:]))
-    return pd.DataFrame(rows, columns=["name", "label", "part", *Picture._fields[1:]]), skipped
+        for row, image in enumerate(chain.from_iterable(batches)):
+            if isinstance(image, Skipped):
+                skipped.append(image)
+                continue
+            rows.append(row)
+            file.write(image.pixels.data)
+            content += image.content
+            same += image.same
+            look += image.look
+    decoded = Decoded(
+        rows=np.array(rows, np.int64),
+        content=np.frombuffer(content, np.uint8).reshape(-1, 32),
+        same=np.unique(np.frombuffer(same, "S16"), return_inverse=True)[1],
+        look=np.frombuffer(look, np.uint8).reshape(-1, 64),
+    )
+    return decoded, skipped
 
 
 def _gather(pixels: Path, rows: npt.NDArray[np.int64], image_size: int, written: Path) -> None:
@@ -173,15 +179,17 @@ def _skipped(skipped: list[Skipped], found: int) -> Lines:
     return [("Skipped", text) for text in (count, *named)]
 
 
-def _copies(division: Division, images: pd.DataFrame) -> Lines:
+def _copies(division: Division, images: Decoded, collection: Collection) -> Lines:
     lines: Lines = []
     if count := len(division.left_out):
         text = f"{counted(count, 'image')} left out: the same image is in an earlier part ({ORDER})"
         lines.append(("Copies", text))
     if len(division.contradicting):
-        same = images.iloc[division.contradicting].groupby("same")["name"]
-        first, second, *_ = next(iter(same))[1]
-        text = f"{counted(same.ngroups, 'image')} in two classes, such as {first} and {second}"
+        of_image = images.same[division.contradicting]
+        rows = images.rows[division.contradicting[of_image == of_image[0]]]
+        files = {collection.labels[row]: collection.names[row] for row in rows}
+        named = " and ".join(files.values())
+        text = f"{counted(len(np.unique(of_image)), 'image')} in several classes, such as {named}"
         lines.append(("Copies", printable(text)))
     if count := division.similar:
         text = f"{counted(count, 'image')} kept that look like one of an earlier part ({ORDER})"

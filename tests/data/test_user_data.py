@@ -215,12 +215,12 @@ def test_copies_share_a_part_where_parts_are_not_given(folder: Path, screen: Scr
     assert shown.getvalue() == ""
 
 
-def test_an_image_in_two_classes_is_named(folder: Path, screen: Screen) -> None:
+def test_an_image_in_several_classes_is_named(folder: Path, screen: Screen) -> None:
     shown = screen()
     shutil.copy(folder / "3" / "0-0060.bmp", folder / "8" / "three.png")
     read(folder)
     named = f"such as {folder}/3/0-0060.bmp and {folder}/8/three.png"
-    assert f"Copies    1 image in two classes, {named}" in shown.getvalue()
+    assert f"Copies    1 image in several classes, {named}" in shown.getvalue()
 
 
 def test_images_that_look_alike_in_two_parts_are_counted(tmp_path: Path, screen: Screen) -> None:
