@@ -249,10 +249,11 @@ def headline_lines(
     ]
     top = [f"{k}: {number(share, 4)}" for k, share in result.top_accuracy.items()]
     balanced = number(result.macro_recall, 4)
+    uneven = balanced != number(result.accuracy, 4)  # as where the classes differ in size
     return [
         ("Model", str(model)),
         ("Accuracy", headline("accuracy")),
-        ("Balanced", f"{balanced}, balanced accuracy: the mean recall of the classes"),
+        *([("Balanced", f"{balanced}, the mean recall of the classes")] if uneven else []),
         ("Macro F1", headline("macro_f1")),
         ("Loss", f"{headline('loss')} nats"),
         *([("Top k", ", ".join(top))] if top else []),

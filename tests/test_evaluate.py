@@ -148,6 +148,16 @@ def test_the_main_results_name_the_worst_mistakes_and_classes() -> None:
     assert lines["Classes"] == "best automobile (F1 1.000), worst airplane (F1 0.500)"
 
 
+def test_the_balanced_accuracy_is_shown_where_classes_differ_in_size() -> None:
+    labels = np.array([0] * 9 + [1], np.uint8)
+    table = metrics.prediction_table(np.eye(2, dtype=np.float32)[[0] * 10], labels, ("cat", "dog"))
+    result = metrics.evaluate(table)
+    pairs = metrics.most_confused(result.confusion)
+    lines = evaluate.headline_lines(model(), result, metrics.intervals(table, resamples=100), pairs)
+    assert ("Balanced", "0.5000, the mean recall of the classes") in lines
+    assert "Top k" not in dict(lines)
+
+
 def test_a_description_says_what_it_is_about(small_cifar10: DataSet) -> None:
     images = choose_images("test", small_cifar10, [model()])
     text = evaluate.description([("Compared", "a is better")], images)

@@ -4,10 +4,9 @@ A folder is named by its digest, and is complete as soon as it has its name.
 """
 
 import hashlib
-import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
@@ -23,7 +22,7 @@ from cifar_mlflow.errors import DataError
 
 R = TypeVar("R")
 
-CLASSES = "classes.json"  # a list of names, beside the arrays of the user's own images
+CLASSES = "classes.json"  # names, beside the arrays of the user's own images
 # Folders in the cache; only a killed command leaves one behind.
 PARTIAL, DOWNLOAD = "partial-", "download-"
 
@@ -91,14 +90,6 @@ def keep(written: Path, cache: Path) -> Path:
         shutil.rmtree(folder)
     written.rename(folder)
     return folder
-
-
-def write_classes(folder: Path, classes: Sequence[str]) -> None:
-    (folder / CLASSES).write_text(json.dumps(classes))
-
-
-def read_classes(folder: Path) -> tuple[str, ...]:
-    return tuple(json.loads((folder / CLASSES).read_text()))
 
 
 def _stored_digest(folder: Path) -> str:

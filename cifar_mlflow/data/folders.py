@@ -117,17 +117,15 @@ def _parts(path: Path) -> dict[int, Path]:
     for name, folder in sorted(found.items()):
         part = PART_NAMES.get(name.lower())
         if part is None or part in parts:
-            why = (
-                "is not one of the parts"
-                if part is None
-                else "is a part that another folder has too"
-            )
+            why = "is no part" if part is None else "is a part that another folder has too"
             raise DataError(
                 f"{printable(str(folder))}: {why}; allowed are train, validation (or val, valid) and test"
             )
         parts[part] = folder
     if TRAIN not in parts:
-        raise DataError(f"{path}: the folder train is missing beside {', '.join(sorted(found))}")
+        raise DataError(
+            f"{path}: the folder train is missing beside {printable(', '.join(sorted(found)))}"
+        )
     return parts
 
 

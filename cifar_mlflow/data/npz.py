@@ -105,10 +105,9 @@ def _classes(
 ) -> tuple[tuple[str, ...], Sequence[int]]:
     """The names of the classes, and the index of each label's class."""
     if not given:
-        names, indices = np.unique(labels, return_inverse=True)
-        return check_classes(
-            path, [str(name) for name in names], "one for each label"
-        ), indices.tolist()
+        different, indices = np.unique(labels, return_inverse=True)
+        names = [str(label) for label in different]
+        return check_classes(path, names, "one for each label"), indices.tolist()
     classes = check_classes(path, [str(name) for name in given[0].ravel()], "each with its name")
     if labels.dtype.kind == "U" or labels.min() < 0 or labels.max() >= len(classes):
         raise DataError(

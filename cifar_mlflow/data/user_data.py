@@ -47,13 +47,13 @@ def read_user_data(path: Path, image_size: int) -> DataSet:
         lambda root: _from_cache(root, entry),
         lambda root: _store(root, entry, collection, image_size),
     )
-    say_lines(lines)
+    say_lines([*collection.lines, *lines])
     return DataSet(
         folder=folder,
         digest=folder.name,
         source=str(path),
         name=printable(path.resolve().stem if path.is_file() else path.resolve().name),
-        classes=cache.read_classes(folder),
+        classes=collection.classes,
         image_shape=(image_size, image_size, 3),
     )
 
@@ -107,10 +107,9 @@ def _store(root: Path, entry: str, collection: Collection, image_size: int) -> t
             np.save(written / f"{part}_labels.npy", labels)
             _gather(partial / "pixels", rows, image_size, written / f"{part}_images.npy")
         np.save(written / f"{POSITIONS}.npy", division.positions)
-        cache.write_classes(written, collection.classes)
+        (written / cache.CLASSES).write_text(json.dumps(collection.classes))
         folder = cache.keep(written, root)
         lines = [
-            *collection.lines,
             *_skipped(skipped, len(collection.names)),
             *_copies(division, images, collection),
         ]
