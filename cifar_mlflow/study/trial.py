@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pandas as pd
 
@@ -17,9 +17,10 @@ from cifar_mlflow.config import Parameters, TrialConfig
 from cifar_mlflow.console import say
 from cifar_mlflow.data.cifar10 import Cifar10, Splits
 from cifar_mlflow.data.load import on_this_host
-from cifar_mlflow.errors import DataError, Failure, Superseded, UsageError, WorkerDied
+from cifar_mlflow.errors import DataError, Failure, Paused, Superseded, UsageError, WorkerDied
+from cifar_mlflow.parameters import StudyOptions
 from cifar_mlflow.store import claims, query, resume, tracking
-from cifar_mlflow.store.runs import TRIAL, TRIAL_KEY, Parent, Status, TrackedRun
+from cifar_mlflow.store.runs import KIND, ROUND, TRIAL, TRIAL_KEY, Parent, Status, TrackedRun
 from cifar_mlflow.training.checkpoint import Checkpoint, best
 from cifar_mlflow.training.devices import check_precision
 from cifar_mlflow.training.origin import Origin
@@ -37,6 +38,24 @@ class TrialOptions:
     retries: int = 0
     max_same_failures: int = 3
     kind: str = TRIAL  # of their runs
+    round: int | None = None  # of a search
+    pause_after: int | None = None  # the epoch; None trains to the end
+
+    @classmethod
+    def of(cls, options: StudyOptions, threads: int, kind: str = TRIAL) -> Self:
+        """As a study asks for them."""
+        return cls(threads, options.tensorboard, options.retries, options.max_same_failures, kind)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Those of their runs, besides their kind and key."""
+        return {} if self.round is None else {ROUND: str(self.round)}
+
+    @property
+    def where(self) -> str:
+        """The condition by which their runs are found under their parent."""
+        conditions = {KIND: self.kind, **self.tags}
+        return " and ".join(f"tags.{name} = '{value}'" for name, value in conditions.items())
 
 
 Say = Callable[[str, str], None]  # a topic, and a line of text about it
@@ -54,28 +73,58 @@ def train_and_log(
     say: Say,
 ) -> None:
     """Train a trial in the active run, evaluate it on the test set, and log everything."""
+    from cifar_mlflow.training import fit
+
+    splits = _begin(config, data, options)
+    trained = _train(config, splits, options, attempts, say)
+    probabilities = fit.predict(trained.model, splits.test)
+    _log_model(config, data, trained, metrics.prediction_table(probabilities, splits.test.labels))
+    tracking.raise_if_superseded()
+
+
+def train_candidate(
+    config: TrialConfig,
+    data: Cifar10,
+    options: TrialOptions,
+    attempts: Sequence[TrackedRun],
+    say: Say,
+) -> None:
+    """Train a search's trial in the active run, and log how it validates: no test images, no model.
+
+    Raises:
+        Paused: it has reached the epoch to pause after.
+    """
+    splits = _begin(config, data, options)
+    trained = _train(config, splits, options, attempts, say)
+    tracking.log_metrics(_training_metrics(config, splits, trained), data)
+    tracking.raise_if_superseded()
+
+
+def _begin(config: TrialConfig, data: Cifar10, options: TrialOptions) -> Splits:
+    """Prepare this process for a trial, and log on the active run all that its result depends on."""
     from cifar_mlflow.training import fit  # takes seconds
 
     fit.configure(options.threads)
     tracking.log_trial(config)
     tracking.log_environment(options.threads, fit.origin(config))
     tracking.log_dataset(data, "training")
-    splits = data.split(config.validation_fraction)
-    trained = _train(config, splits, options.tensorboard, attempts, say)
-    probabilities = fit.predict(trained.model, splits.test)
-    _log_model(config, data, trained, metrics.prediction_table(probabilities, splits.test.labels))
-    tracking.raise_if_superseded()
+    return data.split(config.validation_fraction)
 
 
 def _train(
     config: TrialConfig,
     splits: Splits,
-    tensorboard: bool,
+    options: TrialOptions,
     attempts: Sequence[TrackedRun],
     say: Say,
 ) -> "Trained":
     """Train from the newest checkpoint, or from the first epoch; each epoch is logged and saved."""
     from cifar_mlflow.training import fit
+
+    def pause_at_rung(checkpoint: Checkpoint) -> None:
+        if options.pause_after and len(checkpoint.history) >= options.pause_after:
+            tracking.raise_if_superseded()
+            raise Paused
 
     def check(checkpoint: Checkpoint) -> None:
         fit.restore(config, checkpoint, splits.train.images)
@@ -88,18 +137,28 @@ def _train(
         if epoch.val_accuracy is not None:
             parts.append(f"val {epoch.val_accuracy:.3f}")
         say("Epoch", "  ".join([*parts, f"{epoch.epoch_seconds:.1f} s"]))
+        pause_at_rung(checkpoint)
 
     start = resume.resume_from(attempts, check)
     if start:
         say("Resuming", f"after epoch {len(start.history)}")
+        pause_at_rung(start)  # it was interrupted just before
     elif lost := query.read(query.active().run_id).checkpoint_lost:
         say("Retrained", f"from the first epoch; the checkpoint is lost: {lost}")
     with tempfile.TemporaryDirectory() as folder:
-        events = Path(folder) if tensorboard else None
-        trained = fit.train(config, splits, on_epoch=on_epoch, start=start, tensorboard=events)
-        if events:
-            tracking.log_folder(events, "tensorboard")
+        events = Path(folder) if options.tensorboard else None
+        try:
+            trained = fit.train(config, splits, on_epoch=on_epoch, start=start, tensorboard=events)
+        except Paused:
+            _log_events(events)
+            raise
+        _log_events(events)
     return trained
+
+
+def _log_events(folder: Path | None) -> None:
+    if folder:
+        tracking.log_folder(folder, "tensorboard")
 
 
 def _log_model(
@@ -113,20 +172,11 @@ def _log_model(
     from cifar_mlflow.training import network
 
     result = metrics.evaluate(predictions)
-    train_seconds = sum(epoch.epoch_seconds for epoch in trained.history)
     splits = data.split(config.validation_fraction)
     tracking.log_model(
         trained.model,
         data,
-        metrics={
-            **result.metrics("test"),
-            **_validation_metrics(trained),
-            "kept_epoch": trained.kept.epoch,
-            "parameters": trained.model.count_params(),
-            "train_pflop": trained.flop / 1e15,
-            "train_seconds": train_seconds,
-            "images_per_second": len(splits.train.labels) * config.epochs / train_seconds,
-        },
+        metrics={**result.metrics("test"), **_training_metrics(config, splits, trained)},
         parameters=config.model_dump(),
     )
     summary = io.StringIO()
@@ -139,6 +189,19 @@ def _log_model(
         tables={**tables, "layers.csv": network.layer_table(trained.model)},
         texts={"model_summary.txt": summary.getvalue()},
     )
+
+
+def _training_metrics(config: TrialConfig, splits: Splits, trained: "Trained") -> dict[str, float]:
+    """All metrics of a finished training that need no test images."""
+    train_seconds = sum(epoch.epoch_seconds for epoch in trained.history)
+    return {
+        **_validation_metrics(trained),
+        "kept_epoch": trained.kept.epoch,
+        "parameters": trained.model.count_params(),
+        "train_pflop": trained.flop / 1e15,
+        "train_seconds": train_seconds,
+        "images_per_second": len(splits.train.labels) * config.epochs / train_seconds,
+    }
 
 
 def _validation_metrics(trained: "Trained") -> dict[str, float]:
@@ -177,7 +240,7 @@ def run_trial(
     """
     check_precision(config.precision)
     with (
-        trial_run(config) as run,
+        trial_run(config, None, options) as run,
         claims.claim(run, claims.plan_key([config], data), resume_option) as previous,
     ):
         if command:
@@ -197,8 +260,8 @@ def run_child(
     """Train, evaluate and track one configuration as a child of a study's run, on any machine.
 
     The outcome is in the store. It resumes an earlier attempt under the same parent that left a
-    checkpoint. It does nothing if another worker has finished the trial, or if the study has ended or
-    should stop.
+    checkpoint; a paused one in its own run. It does nothing if another worker has finished the trial, or
+    brought it to where it pauses, or if the study has ended or should stop.
 
     Args:
         train: what a worker does with the trial; benchmarks and tests replace it.
@@ -210,7 +273,7 @@ def run_child(
     if query.read(parent.run_id).status != Status.RUNNING:
         return
     attempts = query.children(parent, f"tags.{TRIAL_KEY} = '{config.key}'")
-    if any(attempt.status == Status.FINISHED for attempt in attempts):
+    if any(attempt.has_reached(options.pause_after) for attempt in attempts):
         return
     if repeated_failure(parent, options.max_same_failures):
         return
@@ -221,24 +284,37 @@ def run_child(
             deaths = sum(earlier.failure is Failure.WORKER_DIED for earlier in attempts)
             if deaths >= options.retries:
                 return
-    with suppress(Superseded), trial_run(config, parent, options.kind) as run:
+    with suppress(Superseded), trial_run(config, parent, options, attempts) as run:
         train(config, _local(data), options, attempts, lambda topic, text: None)
     _clean_up(run)
 
 
 @contextmanager
 def trial_run(
-    config: TrialConfig, parent: Parent | None = None, kind: str = TRIAL
+    config: TrialConfig,
+    parent: Parent | None,
+    options: TrialOptions,
+    attempts: Sequence[TrackedRun] = (),
 ) -> Iterator[TrackedRun]:
     """A trial's run. A failure ends the run FAILED and goes no further: the store has its cause.
+
+    Args:
+        attempts: earlier ones; the run of a paused one goes on.
 
     Raises:
         UsageError, Superseded, KeyboardInterrupt: as the block does.
         MlflowException, OSError: the store cannot be written, not even to end the run.
     """
-    run = tracking.start_run(kind, config.name, parent, {TRIAL_KEY: config.key})
+    paused = next((attempt for attempt in attempts if attempt.status == Status.PAUSED), None)
+    if paused:
+        run = tracking.continue_run(paused)
+    else:
+        tags = {TRIAL_KEY: config.key, **options.tags}
+        run = tracking.start_run(options.kind, config.name, parent, tags)
     try:
         yield run
+    except Paused:
+        tracking.pause_run()
     except BaseException as error:
         tracking.fail_run(error)
         if isinstance(error, UsageError | Superseded) or not isinstance(error, Exception):
