@@ -24,9 +24,10 @@ from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.data.load import load
 from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store import claims, query, resume, tracking
-from cifar_mlflow.store.runs import KIND, PROCESS
+from cifar_mlflow.store.runs import KIND, PROCESS, TRIAL
 from cifar_mlflow.study import engines, runner, summary
 from cifar_mlflow.study.progress import Watch
+from cifar_mlflow.study.trial import TrialOptions
 from cifar_mlflow.training.checkpoint import Epoch
 from tests import standin
 
@@ -64,8 +65,9 @@ def run_half(
         with phase("resuming"):
             resume.adopt_trials(resume.previous_trials(previous, parent), previous, parent)
         batch = list(trials) if last else list(trials[::2])
-        with phase("running"), Watch(parent, trials):
-            runner.train_all(batch, data, engine, options, parent, train=log_only)
+        each = TrialOptions.of(options, engine)
+        with phase("running"), Watch(parent, TRIAL, len(trials), len(trials)):
+            runner.train_all(batch, data, engine, each, parent, train=log_only)
         if last:
             with phase("summary"):
                 summary.summarise_study(trials, data, options, parent)

@@ -4,6 +4,7 @@ UsageError (exit code 2)        invalid input; the message names what is wrong a
   DataError                     the data is missing, unreadable or not what it should be
 Superseded (exit code 1)        another process has ended or resumed this run
 CheckpointError (ValueError)    a checkpoint that cannot be resumed from; its trial starts over
+Paused (Exception)              a trial of a search waits at a rung
 Diverged (ArithmeticError)      a trial fails, and is not retried
 WorkerDied (ChildProcessError)  a trial fails, and is retried
 
@@ -53,6 +54,10 @@ class Superseded(Exception):
 
 class CheckpointError(ValueError):
     """The bytes are not a checkpoint, or not one of this training; the message says what is wrong."""
+
+
+class Paused(Exception):
+    """A trial of a search has reached a rung, and its checkpoint is saved."""
 
 
 class Diverged(ArithmeticError):

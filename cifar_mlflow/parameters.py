@@ -4,11 +4,13 @@ Each class is at once the command line, its help, the checks and the logged para
 point. MLproject and docs/parameters.md are generated from them (``python -m tools.generate``).
 """
 
+import itertools
 import os
 import re
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -24,10 +26,13 @@ from cifar_mlflow.config import (
     LARGEST_IMAGE,
     SMALLEST_IMAGE,
     Parameters,
+    Recipe,
     TrialConfig,
     combinations,
 )
+from cifar_mlflow.formatting import as_text
 from cifar_mlflow.paths import written_to
+from cifar_mlflow.space import Space
 
 P = TypeVar("P", bound="Parameters")
 S = TypeVar("S", bound="StudyOptions")
@@ -62,6 +67,15 @@ def _distinct(items: tuple[str, ...]) -> tuple[str, ...]:
         if items.count(item) > 1:
             raise ValueError(f"{item} is given twice; input should be different values")
     return items
+
+
+def _rungs(value: object) -> object:
+    if not isinstance(value, str) or value == "none":
+        return value
+    numbers = [int(item) if item.strip().isdecimal() else 0 for item in value.split(",")]
+    if len(numbers) < 2 or min(numbers) < 1 or any(a >= b for a, b in itertools.pairwise(numbers)):
+        raise ValueError("input should be 'none' or ascending numbers of epochs, such as 3,9,27")
+    return tuple(numbers)
 
 
 def _one_or_two(models: tuple[str, ...]) -> tuple[str, ...]:
@@ -101,6 +115,7 @@ Formats = Annotated[
 ]
 # The values of one factor, as text: TrialConfig checks each of them when the trials are planned.
 Factor = Annotated[CommaList, AfterValidator(_distinct)]
+Rungs = Annotated[tuple[PositiveInt, ...] | Literal["none"], BeforeValidator(_rungs)]
 
 
 # Shared options -------------------------------------------------------------------------------
@@ -284,8 +299,12 @@ class ReportParameters(Options):
     """file to write the page to; also logged as an artifact"""
 
 
-def factors(**values: tuple[str, ...]) -> Callable[[type[S]], type[S]]:
-    """A class decorator: add TrialConfig's fields, each as a comma list, with these defaults."""
+def factors(remark: str = "comma list", **values: tuple[str, ...]) -> Callable[[type[S]], type[S]]:
+    """A class decorator: add TrialConfig's fields, each as a comma list, with these defaults.
+
+    Args:
+        remark: what to say of each in its help text.
+    """
 
     def add(study: type[S]) -> type[S]:
         fields: dict[str, Any] = {
@@ -293,7 +312,7 @@ def factors(**values: tuple[str, ...]) -> Callable[[type[S]], type[S]]:
                 Factor,
                 Field(
                     default=values.get(name, (str(field.default),)),
-                    description=f"{field.description} (comma list)",
+                    description=f"{field.description} ({remark})",
                 ),
             )
             for name, field in TrialConfig.model_fields.items()
@@ -320,6 +339,108 @@ class ArchitecturesParameters(StudyOptions):
 
     kind = "architectures"
     compares_networks = True
+
+
+@factors(
+    "comma list, or a range of numbers",
+    batch_size=("32", "64", "128"),
+    optimizer=("sgd", "adam"),
+    learning_rate=("log:0.0001..0.1",),
+)
+class SearchParameters(RegistryOptions, StudyOptions):
+    """Search for the best configuration: propose trials, stop the poor ones early, train the best ones
+    again with several seeds; register the best model."""
+
+    kind = "search"
+
+    trials: PositiveInt = 20
+    """configurations that are tried"""
+    sampler: Literal["tpe", "random", "gp"] = "tpe"
+    """what proposes them, of Optuna: tpe, tree-structured Parzen estimators; gp, a Gaussian process, which
+    needs torch and no rungs; random, chance alone"""
+    sampler_seed: int = Field(default=0, ge=0)
+    """random seed of the sampler"""
+    rungs: Rungs = "none"
+    """epochs at which only the best trials of a round go on, such as 3,9,27, the last being all epochs;
+    none trains every trial to its end"""
+    round_size: PositiveInt | Literal["auto"] = "auto"
+    """trials that are proposed at once, knowing the results of earlier rounds; auto is so many that one of
+    them reaches the last rung, or 8 without rungs"""
+    finalists: PositiveInt = 3
+    """configurations that are trained again, with new seeds: those with the best validation accuracy"""
+    replicates: PositiveInt = 5
+    """seeds of each finalist: those that follow the search's own"""
+    select_by: Literal["validation"] = "validation"
+    """the images whose accuracy, its mean over the replicates, chooses the best configuration"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_follow_rungs(cls, given: Any) -> Any:
+        rungs = given.get("rungs", "none") if isinstance(given, dict) else "none"
+        if not isinstance(rungs, str) or rungs == "none" or "epochs" in given:
+            return given
+        return given | {"epochs": rungs.rpartition(",")[2]}
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        if self.rungs != "none" and self.rungs[-1] != self.epochs_each:
+            raise ValueError(
+                f"rungs={as_text(self.rungs)}: the last one should be epochs={self.epochs_each}"
+            )
+        if self.rungs != "none" and self.sampler == "gp":
+            raise ValueError(
+                "sampler=gp: it learns from trials alone that were trained to their end; input should be "
+                "tpe or random, or rungs=none"
+            )
+        if self.space.domains["validation_fraction"].examples == (0,):
+            raise ValueError(
+                "validation_fraction=0: this leaves no image to compare the trials by; input should be "
+                "greater than 0"
+            )
+        return self
+
+    @cached_property
+    def space(self) -> Space:
+        """What may be proposed."""
+        texts = {name: getattr(self, name) for name in TrialConfig.model_fields}
+        return Space.parse(texts, _recipe(self))
+
+    @property
+    def epochs_each(self) -> int:
+        """The epochs of a trial that is trained to its end."""
+        return int(self.space.domains["epochs"].examples[0])
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The epochs that trials are trained to, one after the other."""
+        return (self.epochs_each,) if self.rungs == "none" else self.rungs
+
+    @property
+    def possible_trials(self) -> int:
+        """The number of trials, which is smaller than asked for if the space has no more."""
+        return int(min(self.trials, self.space.size))
+
+    @property
+    def proposed_at_once(self) -> int:
+        if self.round_size != "auto":
+            return self.round_size
+        return 8 if self.rungs == "none" else self.rungs[-1] // self.rungs[0]
+
+    @property
+    def most_at_once(self) -> int:
+        """The most trials that can run at the same time."""
+        return max(self.proposed_at_once, self.finalists * self.replicates)
+
+    @property
+    def plan(self) -> dict[str, object]:
+        """All that determines what is proposed and which trials go on."""
+        names = {"trials", "sampler", "sampler_seed"}
+        return {
+            **self.model_dump(include=names),
+            "space": self.space.identity(),
+            "stages": self.stages,
+            "proposed_at_once": self.proposed_at_once,
+        }
 
 
 class ReproduceParameters(RegistryOptions, StudyOptions):
@@ -361,5 +482,9 @@ def expand(study: StudyOptions) -> list[TrialConfig]:
         pydantic.ValidationError, UsageError: as `combinations` does.
     """
     values = {name: getattr(study, name) for name in TrialConfig.model_fields}
-    recipe = study.recipe if isinstance(study, RecipeOption) else recipes.NONE
-    return combinations(values, recipes.find(recipe))
+    return combinations(values, _recipe(study))
+
+
+def _recipe(study: StudyOptions) -> Recipe | None:
+    """What the trials of a study are named after."""
+    return recipes.find(study.recipe) if isinstance(study, RecipeOption) else None

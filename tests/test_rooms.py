@@ -19,7 +19,7 @@ FLOORS = (
     ("data",),
     ("command_line",),
     ("parameters",),
-    ("paper", "recipes"),
+    ("paper", "recipes", "space"),
     ("config",),
     ("architectures",),
     ("backend", "npm"),

@@ -25,6 +25,7 @@ from cifar_mlflow.parameters import (
     RecipeOption,
     ReportParameters,
     ReproduceParameters,
+    SearchParameters,
     StudyOptions,
     TrainingOptions,
     TrainParameters,
@@ -36,6 +37,7 @@ ROOT = Path(__file__).parent.parent
 ENTRY_POINTS: dict[str, type[Options]] = {
     "train": TrainParameters,
     "grid": GridParameters,
+    "search": SearchParameters,
     "architectures": ArchitecturesParameters,
     "reproduce": ReproduceParameters,
     "report": ReportParameters,
@@ -157,11 +159,10 @@ def _entry_point(name: str, parameters: type[Options]) -> Iterator[str]:
         if name not in defaults or as_text(field.default) != as_text(defaults[name])
     }
     links = [f"[{heading.lower()}](#{heading.lower().replace(' ', '-')})" for heading in shared]
-    lists = (
-        " (each a comma list)"
-        if issubclass(parameters, StudyOptions) and "Trials" in shared
-        else ""
-    )
+    lists = ""
+    if issubclass(parameters, StudyOptions) and "Trials" in shared:
+        ranges = " or a range of numbers" if issubclass(parameters, SearchParameters) else ""
+        lists = f" (each a comma list{ranges})"
     if links:
         links[0] += lists
         yield ""

@@ -5,9 +5,10 @@ process is; a command on another machine is alive if its heartbeat changes while
 """
 
 import hashlib
+import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -39,8 +40,16 @@ SERVER_SILENCE_SECONDS = 150.0
 
 def plan_key(trials: Sequence[TrialConfig], data: DataSet) -> str:
     """What a command computes, as 12 hexadecimal digits: the trials, in any order, and the data."""
-    text = "\n".join([data.digest, *sorted(trial.key for trial in trials)])
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _hash(data.digest, *sorted(trial.key for trial in trials))
+
+
+def search_key(search: Mapping[str, object], data: DataSet) -> str:
+    """The same of a search, whose trials nobody knows yet: all that determines them, and the data."""
+    return _hash(data.digest, json.dumps(search, sort_keys=True))
+
+
+def _hash(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ def claim(run: TrackedRun, key: str, resume: str) -> Iterator[list[UnfinishedRun
     """Claim a plan for a run, send heartbeats inside the block, and give the dead runs to resume.
 
     Args:
-        key: `plan_key` of what the run computes.
+        key: `plan_key` or `search_key` of what the run computes.
         resume: ``auto`` for every unfinished run of the same plan in the experiment; ``never`` for
             none; or one run's id.
 

@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.store.runs import (
+    CANDIDATE,
     DATA_DIGEST,
     KIND,
     PARENT,
@@ -122,11 +123,12 @@ def unfinished(study: TrackedRun, trials: Sequence[TrialConfig]) -> list[str]:
 def finished_trials(experiment_id: str, data_digest: str) -> list[TrackedRun]:
     """All finished trials of an experiment on the same data, whatever study or command made them.
 
-    One search, however many there are.
+    The candidates of searches are left out, which were not tested. One search, however many there are.
     """
     conditions = (
         f"attributes.status = '{Status.FINISHED}'",
         f"tags.{TRIAL_KEY} != ''",
+        f"tags.{KIND} != '{CANDIDATE}'",
         f"tags.{DATA_DIGEST} = '{data_digest}'",
     )
     return search(experiment_id, " AND ".join(conditions))

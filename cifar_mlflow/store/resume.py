@@ -38,8 +38,8 @@ def supersede(run_id: str) -> None:
 def previous_trials(previous: Sequence[UnfinishedRun], parent: Parent) -> list[TrackedRun]:
     """The trials of previous runs of a study that are worth taking over; none is RUNNING any more.
 
-    One run for each trial: a FINISHED one, else one with a checkpoint, else one that failed, so that
-    the study knows what it has tried. Of several such runs the newest.
+    One run for each trial: a FINISHED one, else one that is PAUSED or has a checkpoint, else one that
+    failed, so that the study knows what it has tried. Of several such runs the newest.
     """
     chosen: dict[str, TrackedRun] = {}
     for study in previous:
@@ -55,7 +55,8 @@ def previous_trials(previous: Sequence[UnfinishedRun], parent: Parent) -> list[T
 
 
 def _worth(trial: TrackedRun) -> tuple[bool, bool, bool]:
-    return trial.status == Status.FINISHED, bool(trial.checkpoint), trial.was_tried
+    part_done = trial.status == Status.PAUSED or bool(trial.checkpoint)
+    return trial.status == Status.FINISHED, part_done, trial.was_tried
 
 
 def adopt_trials(
@@ -65,7 +66,8 @@ def adopt_trials(
     client = mlflow.MlflowClient()
     for trial in trials:
         client.set_tag(trial.run_id, runs.PARENT, parent.run_id)
-        if trial.status == Status.FAILED:  # the cause may be gone, so it gets another chance
+        # The cause may be gone, so it gets another chance, unless its search has built on the failure.
+        if trial.status == Status.FAILED and not trial.given_up:
             client.set_terminated(trial.run_id, Status.KILLED)
         if trial.status == Status.FINISHED and trial.checkpoint:
             delete_checkpoint(trial.run_id)
@@ -116,14 +118,15 @@ def resume_from(
 ) -> Checkpoint | None:
     """Take over, in the active run, the newest checkpoint of previous attempts at the same trial.
 
-    Its history is logged again, so that the curves of the active run are whole. If the checkpoint is
-    lost, the trial starts over and the tag ``checkpoint_lost`` says why.
+    Its history is logged again, so that the curves of the active run are whole; unless it is the active
+    run's own, which was paused. If the checkpoint is lost, the trial starts over and the tag
+    ``checkpoint_lost`` says why.
 
     Args:
         attempts: the oldest first; those that other runs have superseded are left as they are.
         check: raises CheckpointError for a checkpoint of another training, which counts as lost.
     """
-    checkpoint = None
+    checkpoint, active = None, query.active().run_id
     with_checkpoint = [attempt for attempt in attempts if attempt.checkpoint]
     if with_checkpoint:
         newest = with_checkpoint[-1]
@@ -134,10 +137,13 @@ def resume_from(
             checkpoint = None
             mlflow.set_tag(runs.CHECKPOINT_LOST, f"run {newest.run_id}: {error}")
         else:
-            mlflow.set_tag(runs.RESUMED_FROM, newest.run_id)
-            tracking.log_epochs(checkpoint.history[:-1])
-            save_checkpoint(checkpoint)
+            if newest.run_id != active:
+                mlflow.set_tag(runs.RESUMED_FROM, newest.run_id)
+                tracking.log_epochs(checkpoint.history[:-1])
+                save_checkpoint(checkpoint)
     for attempt in attempts:
+        if attempt.run_id == active:
+            continue
         if attempt.checkpoint or attempt.status in (Status.RUNNING, Status.FAILED):
             supersede(attempt.run_id)
             delete_checkpoint(attempt.run_id)

@@ -7,13 +7,15 @@ from enum import StrEnum
 import mlflow
 from mlflow.entities import Run
 
+from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.errors import Failure
 from cifar_mlflow.processes import Process
 from cifar_mlflow.training.origin import OF_A_CHECKPOINT, Origin
 
 # Tags.
-KIND = "kind"  # the name of the run's entry point, or one of these two
+KIND = "kind"  # the name of the run's entry point, or one of these
 TRIAL, REFIT = "trial", "refit"  # a refit is a study's best trial, trained again on all images
+CANDIDATE = "candidate"  # a trial that a search proposed: no test images, no model
 TRIAL_KEY = "trial_key"  # TrialConfig.key
 PLAN_KEY = "plan_key"  # of what a command computes: its trials and its data
 DATA_DIGEST = "data_digest"
@@ -25,6 +27,9 @@ END_REASON = "end_reason"  # why a run did not finish, as text
 FAILURE = "failure"  # errors.Failure
 STOPPED = "stopped"  # on a study: the reason that its last trials all failed for
 BEST = "best"  # on one child of a study
+ROUND = "round"  # of a search, in which a candidate was proposed
+PAUSED_AT = "paused_at"  # the epoch after which a candidate waits, perhaps for ever
+GIVEN_UP = "given_up"  # on a candidate that failed for good: its search builds on that
 REFIT_OF = "refit_of"  # on a refit, and a version of its model: the id of the best trial's run
 CHECKPOINT = "checkpoint"  # the newest one's file, epoch and SHA-256, as JSON
 RESUMED_FROM = "resumed_from"  # the id of the run that this one resumed
@@ -42,6 +47,7 @@ class Status(StrEnum):
     FINISHED = "FINISHED"
     FAILED = "FAILED"
     KILLED = "KILLED"  # interrupted, or resumed by another run
+    PAUSED = "SCHEDULED"  # a candidate at a rung of its search
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,14 @@ class TrackedRun:
         return dict(self.entity.data.tags)
 
     @property
+    def config(self) -> TrialConfig:
+        """A trial's configuration, from its parameters."""
+        fields = TrialConfig.model_fields.keys()
+        return TrialConfig.model_validate(
+            {name: value for name, value in self.parameters.items() if name in fields}
+        )
+
+    @property
     def kind(self) -> str:
         return self._tag(KIND)
 
@@ -119,6 +133,11 @@ class TrackedRun:
     def epochs(self) -> int:
         """The number of epochs that a trial has logged."""
         return int(self.metrics.get("epoch", 0))
+
+    @property
+    def epochs_planned(self) -> int:
+        """The number of epochs that a trial has in all; 0 until it has logged its parameters."""
+        return int(self.parameters.get("epochs", 0))
 
     @property
     def end_reason(self) -> str:
@@ -134,6 +153,17 @@ class TrackedRun:
         """The cause by which it failed or was interrupted."""
         tag = self._tag(FAILURE)
         return Failure(tag) if tag else None
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it failed for good, so that it is not tried again even when its search is resumed."""
+        return bool(self._tag(GIVEN_UP))
+
+    def has_reached(self, epoch: int | None) -> bool:
+        """Whether a trial has finished, or does not run and can go on after this epoch or a later one."""
+        if epoch is None or self.status in (Status.FINISHED, Status.RUNNING):
+            return self.status == Status.FINISHED
+        return self.epochs >= epoch and (self.status == Status.PAUSED or bool(self.checkpoint))
 
     @property
     def was_tried(self) -> bool:

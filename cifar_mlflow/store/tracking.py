@@ -123,6 +123,33 @@ def start_run(
     return TrackedRun(run)
 
 
+def continue_run(paused: TrackedRun) -> TrackedRun:
+    """Make a paused run the active one of this process."""
+    tags = {runs.HOST: platform.node(), **process_tags(this_process())}
+    run = mlflow.start_run(paused.run_id, nested=True, tags=tags)
+    mlflow.delete_tag(runs.PAUSED_AT)
+    return TrackedRun(run)
+
+
+def pause_run() -> None:
+    """Pause the active run after the epochs that it has logged."""
+    run = query.read(query.active().run_id)
+    mlflow.set_tag(runs.PAUSED_AT, run.epochs)
+    mlflow.end_run(Status.PAUSED)
+
+
+def pause_interrupted(run: TrackedRun) -> None:
+    """The same for a run that was interrupted before it could be paused."""
+    client = mlflow.MlflowClient()
+    client.set_tag(run.run_id, runs.PAUSED_AT, run.epochs)
+    client.set_terminated(run.run_id, Status.PAUSED)
+
+
+def give_up(run: TrackedRun) -> None:
+    """Mark a failed run as one that is not tried again."""
+    mlflow.MlflowClient().set_tag(run.run_id, runs.GIVEN_UP, "true")
+
+
 def finish_run() -> None:
     """End the active run: FINISHED, or FAILED after `tag_end_reason`."""
     has_reason = runs.END_REASON in mlflow.get_run(query.active().run_id).data.tags

@@ -1,9 +1,17 @@
-"""Print a study's plan, or run it: the entry points grid and architectures."""
+"""Print a study's plan, or run it: the entry points grid, architectures and search."""
 
 from cifar_mlflow import console
 from cifar_mlflow.errors import DONE, FAILED
-from cifar_mlflow.parameters import StudyOptions, expand
-from cifar_mlflow.study.plan import check_choice, outline, share_cores
+from cifar_mlflow.parameters import SearchParameters, StudyOptions, expand
+from cifar_mlflow.study.plan import (
+    check_choice,
+    outline,
+    outline_search,
+    outline_space,
+    share_cores,
+)
+
+THEN_REFIT = "; then the best one again, on all training images"
 
 
 def plan_or_run(parameters: StudyOptions) -> int:
@@ -20,10 +28,7 @@ def plan_or_run(parameters: StudyOptions) -> int:
     if parameters.dry_run:
         for trial in trials:
             console.terminal.print(f"{trial.key}  {trial.name}", highlight=False)
-        plan = outline(trials, *share_cores(len(trials), parameters))
-        if parameters.refits:
-            plan += "; then the best one again, on all training images"
-        console.terminal.print(plan, highlight=False, soft_wrap=True)
+        _print_plan(outline(trials, *share_cores(len(trials), parameters)), parameters)
         if 1 < len({trial.seed for trial in trials}) < len(trials):
             from cifar_mlflow.study.power import planned_power  # takes seconds to import
 
@@ -34,3 +39,27 @@ def plan_or_run(parameters: StudyOptions) -> int:
     from cifar_mlflow.study.runner import run_study  # takes seconds to import
 
     return DONE if run_study(trials, parameters) else FAILED
+
+
+def plan_or_search(parameters: SearchParameters) -> int:
+    """The same for a search; its plan is the space, the rungs and the budget.
+
+    Raises:
+        UsageError: the plan is wrong, or `run_search` cannot run it.
+    """
+    check_choice(list(parameters.space.examples()), parameters)
+    if parameters.dry_run:
+        for topic, text in outline_space(parameters):
+            console.terminal.print(f"{topic:<19}  {text}", highlight=False, soft_wrap=True)
+        cores = share_cores(parameters.most_at_once, parameters)
+        _print_plan(outline_search(parameters, *cores), parameters)
+        return DONE
+
+    from cifar_mlflow.study.search import run_search  # takes seconds to import
+
+    return DONE if run_search(parameters) else FAILED
+
+
+def _print_plan(plan: str, parameters: StudyOptions) -> None:
+    plan += THEN_REFIT if parameters.refits else ""
+    console.terminal.print(plan, highlight=False, soft_wrap=True)

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 import joblib
 
 from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.console import Lines
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import counted
-from cifar_mlflow.parameters import StudyOptions, TrainingOptions
+from cifar_mlflow.parameters import SearchParameters, StudyOptions, TrainingOptions
+from cifar_mlflow.study import halving
 from cifar_mlflow.training.devices import gpus
 
 
@@ -63,6 +65,28 @@ def outline(trials: Sequence[TrialConfig], workers: int, threads: int) -> str:
         f"{counted(len(trials), 'trial')}{replicated}, {epochs} in all, "
         f"workers x threads {workers} x {threads}"
     )
+
+
+def outline_search(options: SearchParameters, workers: int, threads: int) -> str:
+    """A search in one line: trials, rounds, epochs, finalists, workers and threads."""
+    trials, at_once, stages = options.possible_trials, options.proposed_at_once, options.stages
+    epochs = counted(halving.planned_epochs(trials, at_once, stages), "epoch")
+    finalists = min(options.finalists, trials)
+    more = counted(finalists * options.replicates * options.epochs_each, "epoch")
+    return (
+        f"{counted(trials, 'trial')} by {options.sampler} in rounds of {min(at_once, trials)}, {epochs}; then "
+        f"{counted(finalists, 'finalist')} x {counted(options.replicates, 'seed')}, {more}; workers x "
+        f"threads {workers} x {threads}"
+    )
+
+
+def outline_space(options: SearchParameters) -> Lines:
+    """What a search varies, and how many trials of a round are trained how far."""
+    at_once = min(options.proposed_at_once, options.possible_trials)
+    sizes = halving.rung_sizes(at_once, options.stages)
+    rungs = [f"{size} to epoch {stage}" for size, stage in zip(sizes, options.stages, strict=True)]
+    lines = [(name, str(domain)) for name, domain in options.space.varied.items()]
+    return [*lines, ("each round", ", ".join(rungs))]
 
 
 def remainder(trials: Sequence[TrialConfig], done: Mapping[str, int]) -> str:

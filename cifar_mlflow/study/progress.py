@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Self
@@ -10,7 +9,6 @@ from typing import Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from cifar_mlflow import console
-from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.formatting import duration
 from cifar_mlflow.store import query
 from cifar_mlflow.store.runs import Parent, Status, TrackedRun
@@ -19,6 +17,7 @@ POLL_SECONDS = 2.0
 MAX_POLL_SECONDS = 60.0
 POLL_SHARE = 0.01  # of the time is spent polling, so that the trials have the cores
 LINE_SECONDS = 60.0  # between lines about the running trials, in a file
+WORDS = {Status.FAILED: "failed", Status.PAUSED: "paused"}
 MAX_BARS = 30  # a study with more trials has bars for the running ones only
 
 
@@ -30,12 +29,17 @@ class Watch(AbstractContextManager["Watch"]):
     ended since the last one, so thousands of trials cost no more than a few. Slow polls become rarer.
     """
 
-    def __init__(self, parent: Parent, trials: Sequence[TrialConfig]):
+    def __init__(self, parent: Parent, kind: str, trials: int, epochs: int):
+        """Watch the runs of a kind under a parent, of which there will be so many, with so many epochs."""
         self.parent = parent
-        self.epochs = {trial.key: trial.epochs for trial in trials}
+        self.kind = kind
+        self.trials = trials
+        self.epochs = epochs
         self.began = self.last_line = time.monotonic()
         self.newest_end = 0  # milliseconds since 1970, of the runs polled so far
-        self.ended: dict[str, str] = {}  # by trial key: the run whose end was shown
+        self.ended: dict[
+            str, tuple[str, int]
+        ] = {}  # by trial key: the run and epoch shown as its end
         self.trial_epochs: dict[str, int] = {}  # by trial key: epochs done, in all runs
         self.run_epochs: dict[str, int] = {}  # by run id: epochs logged
         self.inherited: dict[str, int] = {}  # by run id: epochs that this command did not train
@@ -86,25 +90,27 @@ class Watch(AbstractContextManager["Watch"]):
         """
         running = self._runs(query.RUNNING)
         ended = self._runs(f"attributes.end_time >= {self.newest_end}")
+        # A paused run that goes on still has the time of its pause.
+        ended = [run for run in ended if run.status != Status.RUNNING]
         for run in (*ended, *running):
             self._count(run, first)
         for run in ended:
             self.newest_end = max(self.newest_end, run.end_time)
-            if run.status != Status.KILLED and self.ended.get(run.key) != run.run_id:
+            if run.status != Status.KILLED and self.ended.get(run.key) != (run.run_id, run.epochs):
                 self._show_end(run)
         done = sum(self.trial_epochs.values())
         left = self._time_left(done)
         for run in running:
-            self._bar(run.key, run.name, run.epochs, self.epochs[run.key], _note(run))
-        self._bar("", "study", done, sum(self.epochs.values()), left)
+            self._bar(run.key, run.name, run.epochs, run.epochs_planned, _note(run))
+        self._bar("", "study", done, self.epochs, left)
         if running and time.monotonic() - self.last_line > LINE_SECONDS:
             self.last_line = time.monotonic()
-            each = (f"{r.name} {r.epochs}/{self.epochs[r.key]} {_note(r)}".strip() for r in running)
+            each = (f"{r.name} {r.epochs}/{r.epochs_planned} {_note(r)}".strip() for r in running)
             self._line("; ".join([duration(self.last_line - self.began), *each, left]).rstrip("; "))
         self.progress.refresh()
 
     def _runs(self, where: str) -> list[TrackedRun]:
-        return [run for run in query.children(self.parent, where) if run.key in self.epochs]
+        return [run for run in query.children(self.parent, where) if run.kind == self.kind]
 
     def _count(self, run: TrackedRun, first: bool) -> None:
         if not run.epochs:
@@ -118,17 +124,17 @@ class Watch(AbstractContextManager["Watch"]):
         self.run_epochs[run.run_id] = self.trial_epochs[run.key] = run.epochs
 
     def _show_end(self, run: TrackedRun) -> None:
-        self.ended[run.key] = run.run_id
-        self._line(f"{len(self.ended)}/{len(self.epochs)} {run.name}: {_note(run)}")
-        self._bar(run.key, run.name, run.epochs, self.epochs[run.key], _note(run))
-        if len(self.epochs) > MAX_BARS:
+        self.ended[run.key] = run.run_id, run.epochs
+        self._line(f"{len(self.ended)}/{self.trials} {run.name}: {_note(run)}")
+        self._bar(run.key, run.name, run.epochs, run.epochs_planned, _note(run))
+        if self.trials > MAX_BARS:
             self.progress.remove_task(self.tasks.pop(run.key))
 
     def _time_left(self, done: int) -> str:
         new = sum(
             max(0, epochs - self.inherited[run_id]) for run_id, epochs in self.run_epochs.items()
         )
-        remaining = sum(self.epochs.values()) - done
+        remaining = self.epochs - done
         if new <= 0 or remaining <= 0:
             return ""
         return f"about {duration((time.monotonic() - self.began) / new * remaining)} left"
@@ -136,7 +142,7 @@ class Watch(AbstractContextManager["Watch"]):
     def _bar(self, key: str, name: str, done: int, total: int, note: str) -> None:
         if key not in self.tasks:
             self.tasks[key] = self.progress.add_task(name, total=total, note=note)
-        self.progress.update(self.tasks[key], completed=done, note=note)
+        self.progress.update(self.tasks[key], completed=done, total=total, note=note)
 
     def _line(self, line: str) -> None:
         if not console.terminal.is_terminal:
@@ -149,7 +155,7 @@ def poll_pause(seconds: float) -> float:
 
 
 def _note(run: TrackedRun) -> str:
-    words = ["failed"] if run.status == Status.FAILED else []
+    words = [WORDS[run.status]] if run.status in WORDS else []
     for word, metric in (("val", "val_accuracy"), ("test", "test_accuracy")):
         if metric in run.metrics:
             words.append(f"{word} {run.metrics[metric]:.3f}")

@@ -1,12 +1,14 @@
 """Run many trials: on every core or machine, resuming interrupted ones; then choose the best model."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import joblib
 
+from cifar_mlflow import console
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.console import say
+from cifar_mlflow.console import Lines, say
 from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.data.load import load
 from cifar_mlflow.errors import Failure, WorkerDied
@@ -25,7 +27,7 @@ from cifar_mlflow.store.runs import (
 from cifar_mlflow.study import engines, timing
 from cifar_mlflow.study.plan import outline, remainder
 from cifar_mlflow.study.progress import Watch
-from cifar_mlflow.study.summary import Finished, end_study, summarise_study
+from cifar_mlflow.study.summary import Finished, Summary, end_study, summarise_study
 from cifar_mlflow.study.trial import (
     Train,
     TrialOptions,
@@ -51,6 +53,29 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions) -> bool:
             no image, a network takes larger images, or nothing can be resumed as requested.
         Superseded: another command has resumed this study.
     """
+    data = load_data(trials, options)
+    key = claims.plan_key(trials, data)
+    with claimed_run(key, options) as (parent, previous):
+        with tracked_engine(len(trials), data, options, parent) as engine:
+            say("Study", outline(trials, engine.workers, engine.threads))
+            if previous:
+                take_over(previous, trials, data, options, engine, parent)
+            if options.address == "local":
+                say_expected_time(trials, data, engine, parent)
+            repeated = run_trials(trials, data, engine, options, parent)
+        summary = summarise_study(trials, data, options, parent)
+        return conclude(summary, repeated, data, options, parent)
+
+
+# The parts that all studies share -------------------------------------------------------------
+
+
+def load_data(trials: Sequence[TrialConfig], options: StudyOptions) -> DataSet:
+    """The data of a study, once it is sure that its trials can be trained on it here.
+
+    Raises:
+        UsageError: as `run_study` does.
+    """
     data = load(options.data_dir, options.image_size)
     for trial in trials:
         trial.check_size(data.image_shape[0])
@@ -60,32 +85,53 @@ def run_study(trials: Sequence[TrialConfig], options: StudyOptions) -> bool:
         for precision in {trial.precision for trial in trials}:
             check_precision(precision)
     say("Data", str(data))
-    key = claims.plan_key(trials, data)
+    return data
+
+
+@contextmanager
+def claimed_run(
+    key: str, options: StudyOptions
+) -> Iterator[tuple[Parent, list[claims.UnfinishedRun]]]:
+    """A study's run, with its plan claimed, and the interrupted runs that it resumes."""
     with (
         tracking.tracked_run(options.kind) as run,
         claims.claim(run, key, options.resume) as previous,
     ):
-        parent = run.as_parent()
-        with engines.started(options, len(trials), parent.tracking_uri) as engine:
-            say("Study", outline(trials, engine.workers, engine.threads))
-            tracking.log_parameters(options)
-            tracking.log_environment(engine.threads)
-            tracking.log_dataset(data, "training")
-            if previous:
-                take_over(previous, trials, data, options, engine, parent)
-            if options.address == "local":
-                say_expected_time(trials, data, engine, parent)
-            repeated = run_trials(trials, data, engine, options, parent)
-        summary = summarise_study(trials, data, options, parent)
-        model = summary.best
-        if model and options.refits:
-            model = None if repeated else refit(model, data, options, parent)
-        end_study(summary, model, data, options, parent.tracking_uri)
-        finished = summary.complete and model is not None
-        if not finished:
-            missing = "the refit did not finish" if summary.complete else "not every trial finished"
-            tracking.tag_end_reason(repeated or missing)
-        return finished
+        yield run.as_parent(), previous
+
+
+@contextmanager
+def tracked_engine(
+    trials: int, data: DataSet, options: StudyOptions, parent: Parent
+) -> Iterator[engines.Engine]:
+    """The engine for so many trials at once; all that they depend on is logged on the study's run."""
+    with engines.started(options, trials, parent.tracking_uri) as engine:
+        tracking.log_parameters(options)
+        tracking.log_environment(engine.threads)
+        tracking.log_dataset(data, "training")
+        yield engine
+
+
+def conclude(
+    summary: Summary, repeated: str | None, data: DataSet, options: StudyOptions, parent: Parent
+) -> bool:
+    """Refit the best trial if asked to, register the model, and say what is missing.
+
+    Args:
+        repeated: the reason that the study stopped for, if it did.
+
+    Returns:
+        Whether nothing is missing.
+    """
+    model = summary.best
+    if model and options.refits:
+        model = None if repeated else refit(model, data, options, parent)
+    end_study(summary, model, data, options, parent.tracking_uri)
+    finished = summary.complete and model is not None
+    if not finished:
+        missing = "the refit did not finish" if summary.complete else "not every trial finished"
+        tracking.tag_end_reason(repeated or missing)
+    return finished
 
 
 def refit(best: Finished, data: DataSet, options: StudyOptions, parent: Parent) -> Finished | None:
@@ -116,19 +162,33 @@ def run_trials(
     parent: Parent,
     kind: str = TRIAL,
 ) -> str | None:
-    """`train_all`, shown while it goes on; no trial is left running, and what went wrong is said."""
+    """`train_all`, shown while it goes on."""
+    each = TrialOptions.of(options, engine, kind)
+    epochs = sum(trial.epochs for trial in trials)
+    with shown(Watch(parent, kind, len(trials), epochs)):
+        repeated = train_all(trials, data, engine, each, parent)
+    say_stopped(repeated, options)
+    return repeated
+
+
+@contextmanager
+def shown(watch: Watch) -> Iterator[None]:
+    """Show the trials while the block runs them; after it none runs, and it is said what went wrong."""
     try:
-        with Watch(parent, trials):
-            repeated = train_all(trials, data, engine, options, parent, kind=kind)
+        with watch:
+            yield
     finally:
         # Trials of an interrupted study, and of workers that it lost the connection to.
-        for trial in query.children(parent, query.RUNNING):
+        for trial in query.children(watch.parent, query.RUNNING):
             tracking.end_run(trial.run_id, "the study was interrupted")
-    for trial in query.children(parent, f"tags.{KIND} = '{kind}' and tags.{CHECKPOINT_LOST} != ''"):
+    lost = f"tags.{KIND} = '{watch.kind}' and tags.{CHECKPOINT_LOST} != ''"
+    for trial in query.children(watch.parent, lost):
         say("Retrained", f"{trial.name}; the checkpoint is lost: {trial.checkpoint_lost}")
+
+
+def say_stopped(repeated: str | None, options: StudyOptions) -> None:
     if repeated:
         say("Stopped", f"{options.max_same_failures} trials failed alike: {repeated}")
-    return repeated
 
 
 def take_over(
@@ -141,19 +201,12 @@ def take_over(
 ) -> None:
     """Take over the trials of interrupted runs of the study, and say how many there are.
 
-    Finished trials of another network or other versions are marked; or they stay where they are, and
-    are retrained here. A refit is taken over like a trial, if this study refits too.
+    A refit is taken over like a trial, if this study refits too.
     """
     refits = [trial.on_all_images for trial in trials] if options.refits else []
     planned = {trial.key: trial for trial in (*trials, *refits)}
     earlier = [run for run in resume.previous_trials(previous, parent) if run.key in planned]
-    finished = [run for run in earlier if run.status == Status.FINISHED]
-    outdated = find_outdated(finished, planned, data, engine)
-    keep = options.outdated == "keep"
-    adopted = [run for run in earlier if keep or run.run_id not in outdated]
-    for run in adopted:
-        tracking.mark_outdated(run, outdated.get(run.run_id, ""))
-    resume.adopt_trials(adopted, previous, parent)
+    adopted, outdated = adopt(earlier, planned, previous, data, options, engine, parent)
     own = [run for run in adopted if run.kind != REFIT]
     done = {run.key for run in own if run.status == Status.FINISHED}
     part_done = {run.key: run.epochs for run in own if run.checkpoint and run.key not in done}
@@ -163,11 +216,41 @@ def take_over(
         "Resuming",
         f"study {studies}: {len(done)} of {len(trials)} finished, {len(part_done)} part-done; {left}",
     )
-    if outdated:
-        fate = "kept (outdated=retrain trains them again)" if keep else "trained again"
-        first, *others = sorted(set(outdated.values()))
-        more = f" (and {len(others)} more; results.csv has all)" if keep and others else ""
-        say("Outdated", f"{counted(len(outdated), 'trial')}, {fate}: {first}{more}")
+    console.say_lines(outdated)
+
+
+def adopt(
+    earlier: Sequence[TrackedRun],
+    planned: Mapping[str, TrialConfig],
+    previous: Sequence[claims.UnfinishedRun],
+    data: DataSet,
+    options: StudyOptions,
+    engine: engines.Engine,
+    parent: Parent,
+) -> tuple[list[TrackedRun], Lines]:
+    """Move earlier trials under this study; gives those that were moved, and what to say.
+
+    Those of another network or other versions are marked; or they stay where they are, and are retrained
+    here.
+
+    Args:
+        planned: the trials by their keys.
+        previous: the interrupted runs of the study, which end.
+    """
+    results = [run for run in earlier if run.status in (Status.FINISHED, Status.PAUSED)]
+    outdated = find_outdated(results, planned, data, engine)
+    keep = options.outdated == "keep"
+    adopted = [run for run in earlier if keep or run.run_id not in outdated]
+    for run in adopted:
+        tracking.mark_outdated(run, outdated.get(run.run_id, ""))
+    resume.adopt_trials(adopted, previous, parent)
+    if not outdated:
+        return adopted, []
+    fate = "kept (outdated=retrain trains them again)" if keep else "trained again"
+    first, *others = sorted(set(outdated.values()))
+    more = f" (and {len(others)} more; results.csv has all)" if keep and others else ""
+    text = f"{counted(len(outdated), 'trial')}, {fate}: {first}{more}"
+    return adopted, [("Outdated", text)]
 
 
 def find_outdated(
@@ -210,18 +293,17 @@ def train_all(
     trials: Sequence[TrialConfig],
     data: DataSet,
     engine: engines.Engine,
-    options: StudyOptions,
+    each: TrialOptions,
     parent: Parent,
     train: Train = train_and_log,
-    kind: str = TRIAL,
 ) -> str | None:
-    """Run the trials that are not finished in the store, round by round, while one is worth trying.
+    """Run the trials that are not done in the store, round by round, while one is worth trying.
 
     Trials that failed before the study was resumed come last, so that the others are tried first.
 
     Args:
+        each: how they run; a trial is done if it has reached what this says.
         train: see `run_child`.
-        kind: of the runs.
 
     Returns:
         The reason that so many trials failed for, one after another, that the study stopped; None if
@@ -231,25 +313,16 @@ def train_all(
         Superseded: another process presumed this one dead, and has resumed its study.
         WorkerDied: a worker died while no trial was running.
     """
-    each = TrialOptions(
-        engine.threads,
-        options.tensorboard,
-        options.retries,
-        options.max_same_failures,
-        kind,
-        engine.restarts,
-    )
     failures: Counter[str] = Counter()
     alone: set[str] = set()  # keys of trials that ran when a worker died: each is retried alone
     while True:
-        children = query.children(parent)
+        children = query.children(parent, each.where)
         attempts = query.attempts(children)
         runs = query.latest(children)
         pending = [
             trial
             for trial in trials
-            if (trial.key not in runs or runs[trial.key].status != Status.FINISHED)
-            and failures[trial.key] <= options.retries
+            if failures[trial.key] <= each.retries and is_pending(runs.get(trial.key), each)
         ]
         if not pending:
             return None
@@ -265,14 +338,19 @@ def train_all(
             alone |= end_running(parent, death)
         tracking.raise_if_superseded()
         stopped = query.read(parent.run_id).stopped
-        if repeated := stopped or repeated_failure(parent, options.max_same_failures):
+        if repeated := stopped or repeated_failure(parent, each.max_same_failures):
             return repeated
-        runs = query.latest(query.children(parent))
+        runs = query.latest(query.children(parent, each.where))
         for trial in batch:
             run = runs.get(trial.key)
             if run and run.status == Status.FAILED:
                 hopeless = run.failure is Failure.DIVERGED
-                failures[trial.key] += options.retries + 1 if hopeless else 1
+                failures[trial.key] += each.retries + 1 if hopeless else 1
+
+
+def is_pending(run: TrackedRun | None, each: TrialOptions) -> bool:
+    """Whether a trial, whose run this is, is still to be trained."""
+    return run is None or not (run.has_reached(each.pause_after) or run.given_up)
 
 
 def end_running(parent: Parent, death: WorkerDied) -> set[str]:

@@ -13,7 +13,7 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import Lines
 from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.formatting import markdown_table, number
-from cifar_mlflow.parameters import AUTO, StudyOptions
+from cifar_mlflow.parameters import AUTO, GridParameters, StudyOptions
 from cifar_mlflow.store import card, query, registry, tracking
 from cifar_mlflow.store.runs import Parent, Status, TrackedRun
 from cifar_mlflow.study import results
@@ -40,7 +40,7 @@ class Summary:
     complete: bool  # all trials finished
     best: Finished | None  # None if no trial finished
     text: str  # the results as Markdown
-    layers: list[str]  # of the networks that it compares, as Markdown
+    sections: list[str]  # what else its description says, as Markdown
 
 
 def summarise_study(
@@ -88,7 +88,7 @@ def draw(
         drawn["curves.png"] = figures.small_multiples(histories)
     if summary["n"].gt(1).sum() > 1:
         drawn["ranking.png"] = figures.ranking(*results.ranking(summary, options.select_by))
-    if not options.compares_networks:
+    if isinstance(options, GridParameters):
         images = "validation" if summary["validation_fraction"].any() else "test"
         measure = results.ACCURACIES[images]
         grid = results.accuracy_grid(summary, f"{measure}_mean")
@@ -215,7 +215,7 @@ def end_study(
             accuracy = number(model.run.metrics["test_accuracy"], 4)
             lines.insert(0, ("Refit", f"run {model.run.run_id}, test accuracy {accuracy}"))
     console.say_lines(lines)
-    text = [summary.text, console.lines_markdown(lines), *summary.layers]
+    text = [summary.text, console.lines_markdown(lines), *summary.sections]
     tracking.describe("\n\n".join(text))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import pandas as pd
 
@@ -15,11 +15,13 @@ from cifar_mlflow.analysis import figures, metrics
 from cifar_mlflow.analysis.artifacts import model_artifacts
 from cifar_mlflow.config import Parameters, TrialConfig
 from cifar_mlflow.console import say
-from cifar_mlflow.data.dataset import DataSet
+from cifar_mlflow.data.dataset import DataSet, Splits
 from cifar_mlflow.data.load import on_this_host
-from cifar_mlflow.errors import DataError, Failure, Superseded, UsageError, WorkerDied
+from cifar_mlflow.errors import DataError, Failure, Paused, Superseded, UsageError, WorkerDied
+from cifar_mlflow.parameters import StudyOptions
 from cifar_mlflow.store import claims, query, resume, tracking
-from cifar_mlflow.store.runs import TRIAL, TRIAL_KEY, Parent, Status, TrackedRun
+from cifar_mlflow.store.runs import KIND, ROUND, TRIAL, TRIAL_KEY, Parent, Status, TrackedRun
+from cifar_mlflow.study.engines import Engine
 from cifar_mlflow.training.checkpoint import Checkpoint, best
 from cifar_mlflow.training.devices import check_precision
 from cifar_mlflow.training.origin import Origin
@@ -38,6 +40,31 @@ class TrialOptions:
     max_same_failures: int = 3
     kind: str = TRIAL  # of their runs
     restarts: bool = False  # the engine runs a trial again by itself if its worker dies
+    round: int | None = None  # of a search
+    pause_after: int | None = None  # the epoch; None trains to the end
+
+    @classmethod
+    def of(cls, options: StudyOptions, engine: Engine, kind: str = TRIAL) -> Self:
+        """As a study asks for them."""
+        return cls(
+            engine.threads,
+            options.tensorboard,
+            options.retries,
+            options.max_same_failures,
+            kind,
+            engine.restarts,
+        )
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Those of their runs, besides their kind and key."""
+        return {} if self.round is None else {ROUND: str(self.round)}
+
+    @property
+    def where(self) -> str:
+        """The condition by which their runs are found under their parent."""
+        conditions = {KIND: self.kind, **self.tags}
+        return " and ".join(f"tags.{name} = '{value}'" for name, value in conditions.items())
 
 
 Say = Callable[[str, str], None]  # a topic, and a line of text about it
@@ -55,13 +82,10 @@ def train_and_log(
     say: Say,
 ) -> None:
     """Train a trial in the active run, evaluate it on the test set, and log everything."""
-    from cifar_mlflow.training import fit  # takes seconds
+    from cifar_mlflow.training import fit
 
-    fit.configure(options.threads)
-    tracking.log_trial(config)
-    tracking.log_environment(options.threads, fit.origin(config, data))
-    tracking.log_dataset(data, "training")
-    trained = _train(config, data, options.tensorboard, attempts, say)
+    _begin(config, data, options)
+    trained = _train(config, data, options, attempts, say)
     test = data.examples("test")
     probabilities = fit.predict(trained.model, test)
     predictions = metrics.prediction_table(probabilities, test.labels, data.classes)
@@ -69,15 +93,49 @@ def train_and_log(
     tracking.raise_if_superseded()
 
 
+def train_candidate(
+    config: TrialConfig,
+    data: DataSet,
+    options: TrialOptions,
+    attempts: Sequence[TrackedRun],
+    say: Say,
+) -> None:
+    """Train a search's trial in the active run, and log how it validates: no test images, no model.
+
+    Raises:
+        Paused: it has reached the epoch to pause after.
+    """
+    _begin(config, data, options)
+    trained = _train(config, data, options, attempts, say)
+    splits = data.split(config.validation_fraction)
+    tracking.log_metrics(_training_metrics(config, splits, trained), data)
+    tracking.raise_if_superseded()
+
+
+def _begin(config: TrialConfig, data: DataSet, options: TrialOptions) -> None:
+    """Prepare this process for a trial, and log on the active run all that its result depends on."""
+    from cifar_mlflow.training import fit  # takes seconds
+
+    fit.configure(options.threads)
+    tracking.log_trial(config)
+    tracking.log_environment(options.threads, fit.origin(config, data))
+    tracking.log_dataset(data, "training")
+
+
 def _train(
     config: TrialConfig,
     data: DataSet,
-    tensorboard: bool,
+    options: TrialOptions,
     attempts: Sequence[TrackedRun],
     say: Say,
 ) -> "Trained":
     """Train from the newest checkpoint, or from the first epoch; each epoch is logged and saved."""
     from cifar_mlflow.training import fit
+
+    def pause_at_rung(checkpoint: Checkpoint) -> None:
+        if options.pause_after and len(checkpoint.history) >= options.pause_after:
+            tracking.raise_if_superseded()
+            raise Paused
 
     def check(checkpoint: Checkpoint) -> None:
         fit.restore(config, checkpoint, data)
@@ -90,18 +148,28 @@ def _train(
         if epoch.val_accuracy is not None:
             parts.append(f"val {epoch.val_accuracy:.3f}")
         say("Epoch", "  ".join([*parts, f"{epoch.epoch_seconds:.1f} s"]))
+        pause_at_rung(checkpoint)
 
     start = resume.resume_from(attempts, check)
     if start:
         say("Resuming", f"after epoch {len(start.history)}")
+        pause_at_rung(start)  # it was interrupted just before
     elif lost := query.read(query.active().run_id).checkpoint_lost:
         say("Retrained", f"from the first epoch; the checkpoint is lost: {lost}")
     with tempfile.TemporaryDirectory() as folder:
-        events = Path(folder) if tensorboard else None
-        trained = fit.train(config, data, on_epoch=on_epoch, start=start, tensorboard=events)
-        if events:
-            tracking.log_folder(events, "tensorboard")
+        events = Path(folder) if options.tensorboard else None
+        try:
+            trained = fit.train(config, data, on_epoch=on_epoch, start=start, tensorboard=events)
+        except Paused:
+            _log_events(events)
+            raise
+        _log_events(events)
     return trained
+
+
+def _log_events(folder: Path | None) -> None:
+    if folder:
+        tracking.log_folder(folder, "tensorboard")
 
 
 def _log_model(
@@ -115,21 +183,11 @@ def _log_model(
     from cifar_mlflow.training import network
 
     result = metrics.evaluate(predictions)
-    train_seconds = sum(epoch.epoch_seconds for epoch in trained.history)
     splits = data.split(config.validation_fraction)
     tracking.log_model(
         trained.model,
         data,
-        metrics={
-            **result.metrics("test"),
-            **_validation_metrics(trained, len(splits.validation.labels)),
-            "train_images": len(splits.train.labels),
-            "kept_epoch": trained.kept.epoch,
-            "parameters": trained.model.count_params(),
-            "train_pflop": trained.flop / 1e15,
-            "train_seconds": train_seconds,
-            "images_per_second": len(splits.train.labels) * config.epochs / train_seconds,
-        },
+        metrics={**result.metrics("test"), **_training_metrics(config, splits, trained)},
         parameters=config.model_dump(),
     )
     summary = io.StringIO()
@@ -142,6 +200,20 @@ def _log_model(
         tables={**tables, "layers.csv": network.layer_table(trained.model)},
         texts={"model_summary.txt": summary.getvalue()},
     )
+
+
+def _training_metrics(config: TrialConfig, splits: Splits, trained: "Trained") -> dict[str, float]:
+    """All metrics of a finished training that need no test images."""
+    train_seconds = sum(epoch.epoch_seconds for epoch in trained.history)
+    return {
+        **_validation_metrics(trained, len(splits.validation.labels)),
+        "train_images": len(splits.train.labels),
+        "kept_epoch": trained.kept.epoch,
+        "parameters": trained.model.count_params(),
+        "train_pflop": trained.flop / 1e15,
+        "train_seconds": train_seconds,
+        "images_per_second": len(splits.train.labels) * config.epochs / train_seconds,
+    }
 
 
 def _validation_metrics(trained: "Trained", images: int) -> dict[str, float]:
@@ -182,7 +254,7 @@ def run_trial(
     check_precision(config.precision)
     config.check_size(data.image_shape[0])
     with (
-        trial_run(config) as run,
+        trial_run(config, None, options) as run,
         claims.claim(run, claims.plan_key([config], data), resume_option) as previous,
     ):
         if command:
@@ -203,9 +275,9 @@ def run_child(
     """Train, evaluate and track one configuration as a child of a study's run, on any machine.
 
     The outcome is in the store. It resumes an earlier attempt under the same parent that left a
-    checkpoint. It does nothing if another worker has finished the trial, or if the study has ended or
-    stops. It searches the study only after a failure, or if the engine restarts trials: otherwise its
-    cost does not grow with the number of trials.
+    checkpoint; a paused one in its own run. It does nothing if another worker has finished the trial, or
+    brought it to where it pauses, or if the study has ended or stops. It searches the study only after a
+    failure, or if the engine restarts trials: otherwise its cost does not grow with the number of trials.
 
     Args:
         attempts: earlier ones under the same parent, the oldest first.
@@ -220,7 +292,7 @@ def run_child(
         return
     if options.restarts:  # the study does not know of an attempt that Dask has started by itself
         attempts = query.children(parent, f"tags.{TRIAL_KEY} = '{config.key}'")
-    if any(attempt.status == Status.FINISHED for attempt in attempts):
+    if any(attempt.has_reached(options.pause_after) for attempt in attempts):
         return
     for attempt in attempts:
         if attempt.status == Status.RUNNING:
@@ -228,7 +300,7 @@ def run_child(
             deaths = sum(earlier.failure is Failure.WORKER_DIED for earlier in attempts)
             if _stop_after_failures(parent, options) or deaths >= options.retries:
                 return
-    with suppress(Superseded), trial_run(config, parent, options.kind) as run:
+    with suppress(Superseded), trial_run(config, parent, options, attempts) as run:
         train(config, _local(data), options, attempts, lambda topic, text: None)
     if _clean_up(run).status == Status.FAILED:
         _stop_after_failures(parent, options)
@@ -236,17 +308,30 @@ def run_child(
 
 @contextmanager
 def trial_run(
-    config: TrialConfig, parent: Parent | None = None, kind: str = TRIAL
+    config: TrialConfig,
+    parent: Parent | None,
+    options: TrialOptions,
+    attempts: Sequence[TrackedRun] = (),
 ) -> Iterator[TrackedRun]:
     """A trial's run. A failure ends the run FAILED and goes no further: the store has its cause.
+
+    Args:
+        attempts: earlier ones; the run of a paused one goes on.
 
     Raises:
         UsageError, Superseded, KeyboardInterrupt: as the block does.
         MlflowException, OSError: the store cannot be written, not even to end the run.
     """
-    run = tracking.start_run(kind, config.name, parent, {TRIAL_KEY: config.key})
+    paused = next((attempt for attempt in attempts if attempt.status == Status.PAUSED), None)
+    if paused:
+        run = tracking.continue_run(paused)
+    else:
+        tags = {TRIAL_KEY: config.key, **options.tags}
+        run = tracking.start_run(options.kind, config.name, parent, tags)
     try:
         yield run
+    except Paused:
+        tracking.pause_run()
     except BaseException as error:
         tracking.fail_run(error)
         if isinstance(error, UsageError | Superseded) or not isinstance(error, Exception):

@@ -36,7 +36,9 @@ class Store:
         key, name = TRIALS[trial].key, f"trial {trial}"
         ended = 0 if status == "RUNNING" else 1 + int(self.now)
         logged = {**metrics, "epoch": float(epochs)} if epochs else {}
-        run = tracked(run_id, name, status, logged, ended, {}, trial_key=key, **tags)
+        planned = {"epochs": str(TRIALS[trial].epochs)}
+        tags = {"kind": "trial", "trial_key": key, **tags}
+        run = tracked(run_id, name, status, logged, ended, planned, **tags)
         self.runs[run_id] = run
 
     def children(self, parent: Parent, where: str) -> list[TrackedRun]:
@@ -59,7 +61,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def watch() -> progress.Watch:
-    return progress.Watch(Parent("", "0", "study"), TRIALS)
+    return progress.Watch(Parent("", "0", "study"), "trial", 4, 80)
 
 
 def left(watched: progress.Watch) -> str:
@@ -169,8 +171,7 @@ def test_of_more_than_30_trials_only_the_running_ones_have_a_bar(
     store: Store, screen: Screen, trials: int, shown: bool
 ) -> None:
     screen(100, is_terminal=True)
-    many = [TrialConfig(seed=seed) for seed in range(trials)]
-    watched = progress.Watch(Parent("", "0", "study"), many)
+    watched = progress.Watch(Parent("", "0", "study"), "trial", trials, 20 * trials)
     store.write("a", 0, 20, "FINISHED")
     store.write("b", 1, 3)
     watched.poll()
@@ -231,9 +232,29 @@ def test_slow_polls_become_rarer() -> None:
     assert progress.poll_pause(100) == progress.MAX_POLL_SECONDS
 
 
-def test_only_the_trials_watched_are_shown(store: Store, screen: Screen) -> None:
+def test_only_the_trials_of_one_kind_are_shown(store: Store, screen: Screen) -> None:
     shown = screen()
-    store.write("0", 0, 20, "FINISHED")
-    store.write("1", 1, 20)
-    progress.Watch(Parent("", "0", "study"), TRIALS[2:]).poll()
+    store.write("0", 0, 20, "FINISHED", kind="refit")
+    store.write("1", 1, 20, kind="refit")
+    watch().poll()
     assert shown.getvalue() == ""
+
+
+def test_a_trial_that_was_paused_goes_on_in_its_bar(store: Store, screen: Screen) -> None:
+    screen(100, is_terminal=True)
+    watched = watch()
+    store.write("a", 0, 3, "SCHEDULED", {"val_accuracy": 0.4})
+    watched.poll()
+    assert bars(watched)["trial 0"] == (3, 20, "paused val 0.400")
+    store.write("a", 0, 4, metrics={"val_accuracy": 0.5})
+    watched.poll()
+    assert bars(watched)["trial 0"] == (4, 20, "val 0.500")
+
+
+def test_a_file_gets_a_line_at_each_rung(store: Store, screen: Screen) -> None:
+    shown = screen()
+    watched = watch()
+    for store.now, epochs, status in ((1, 3, "SCHEDULED"), (2, 4, "RUNNING"), (3, 9, "SCHEDULED")):
+        store.write("a", 0, epochs, status)
+        watched.poll()
+    assert lines(shown) == ["1/4 trial 0: paused"] * 2

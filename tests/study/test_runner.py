@@ -12,10 +12,11 @@ from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import Diverged, Superseded, WorkerDied
 from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store import claims, query, resume, tracking
-from cifar_mlflow.store.runs import REFIT, REFIT_OF, TRIAL_KEY, Parent, Status, TrackedRun
+from cifar_mlflow.store.runs import KIND, REFIT, REFIT_OF, TRIAL_KEY, Parent, Status, TrackedRun
 from cifar_mlflow.study import runner
 from cifar_mlflow.study.engines import Engine, Jobs
 from cifar_mlflow.study.summary import Finished
+from cifar_mlflow.study.trial import TrialOptions
 from tests.conftest import Screen
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -61,9 +62,8 @@ class Study:
             resume.adopt_trials(trials, self.previous, parent)
             self.previous = [claims.UnfinishedRun.of(run)]
             engine = Engine(1, 1, self.run_jobs)
-            return runner.train_all(
-                expand(parameters), self.data, engine, parameters, parent, train
-            )
+            each = TrialOptions.of(parameters, engine)
+            return runner.train_all(expand(parameters), self.data, engine, each, parent, train)
 
     @property
     def trials(self) -> list[TrackedRun]:
@@ -157,7 +157,7 @@ class Workers:
         return self.deaths[rate] >= 0
 
     def _leave_running(self, config: TrialConfig, parent: Parent) -> None:
-        tags = {TRIAL_KEY: config.key, "mlflow.parentRunId": parent.run_id}
+        tags = {KIND: "trial", TRIAL_KEY: config.key, "mlflow.parentRunId": parent.run_id}
         mlflow.MlflowClient().create_run(parent.experiment_id, tags=tags, run_name=config.name)
 
 

@@ -15,6 +15,7 @@ from cifar_mlflow.study.trial import TrialOptions, run_child, trial_run
 
 pytestmark = pytest.mark.usefixtures("store")
 CONFIG = TrialConfig()
+OPTIONS = TrialOptions(threads=1)
 
 
 def leave_attempt(parent: Parent, status: str = "RUNNING", **tags: str) -> str:
@@ -187,7 +188,7 @@ def test_a_worker_whose_run_was_resumed_by_another_stops_quietly(worker: Worker)
 
 @pytest.mark.parametrize("error", [UsageError("a wrong value"), Superseded("0" * 32)])
 def test_wrong_input_and_a_resumed_run_end_the_command_too(error: Exception) -> None:
-    with pytest.raises(type(error)), trial_run(CONFIG):
+    with pytest.raises(type(error)), trial_run(CONFIG, None, OPTIONS):
         raise error
 
 
@@ -198,7 +199,7 @@ def test_a_store_that_cannot_end_the_run_ends_the_command(monkeypatch: pytest.Mo
     with (
         pytest.raises(OSError, match="the disk is full"),
         monkeypatch.context() as patch,
-        trial_run(CONFIG),
+        trial_run(CONFIG, None, OPTIONS),
     ):
         patch.setattr(mlflow, "set_tags", full)
         patch.setattr(mlflow, "end_run", full)
