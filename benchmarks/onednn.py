@@ -10,11 +10,16 @@ together: median, minimum and maximum, and the ratio of the medians.
 import argparse
 import os
 import statistics
+import sys
 
-from benchmarks.training_speed import CORES, Variant, measure
+from benchmarks import jobs
+from benchmarks.machine import CORES
+from benchmarks.settings import Training
+from benchmarks.tensorflow_training import TRAINER
 from cifar_mlflow.data import load
 from cifar_mlflow.training.devices import cpu_instructions
 
+MODULE = "benchmarks.tensorflow_training"
 SWITCH = {"on": "1", "off": "0"}
 
 
@@ -26,13 +31,14 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{load.load()}; {CORES} cores, {cpu_instructions()}, n = {options.rounds}")
     print("batch  oneDNN    median    least     most")
-    trainer = Variant(CORES, 1, "ours")
     for batch_size in options.batch_sizes:
+        setting = Training("float32", batch_size, options.epochs, threads=1)
         rates: dict[str, list[float]] = {name: [] for name in SWITCH}
         for _ in range(options.rounds):
             for name, value in SWITCH.items():
                 os.environ["TF_ENABLE_ONEDNN_OPTS"] = value  # the processes inherit it
-                rates[name].append(measure(trainer, batch_size, options.epochs)["rate"])
+                each = jobs.measure(sys.executable, MODULE, TRAINER, setting, CORES)
+                rates[name].append(sum(result["images_per_second"] for result in each))
         for name, measured in rates.items():
             middle = statistics.median(measured)
             row = f"{batch_size:5}  {name:<6}  {middle:8.0f} {min(measured):8.0f} {max(measured):8.0f}"
