@@ -105,6 +105,14 @@ def latest(runs: Sequence[TrackedRun]) -> dict[str, TrackedRun]:
     return {run.key: run for run in ranked}
 
 
+def attempts(runs: Sequence[TrackedRun]) -> dict[str, list[TrackedRun]]:
+    """The runs of each trial, by the trial's key, in the order of ``runs``."""
+    by_key: dict[str, list[TrackedRun]] = {}
+    for run in runs:
+        by_key.setdefault(run.key, []).append(run)
+    return by_key
+
+
 def unfinished(study: TrackedRun, trials: Sequence[TrialConfig]) -> list[str]:
     """The names of a study's trials that did not finish."""
     runs = latest(children(study.as_parent()))

@@ -20,6 +20,7 @@ DATA_DIGEST = "data_digest"
 MODEL_URI = "model_uri"
 END_REASON = "end_reason"  # why a run did not finish, as text
 FAILURE = "failure"  # errors.Failure
+STOPPED = "stopped"  # on a study: the reason that its last trials all failed for
 BEST = "best"  # on one child of a study
 REFIT_OF = "refit_of"  # on a refit, and a version of its model: the id of the best trial's run
 CHECKPOINT = "checkpoint"  # the newest one's file, epoch and SHA-256, as JSON
@@ -119,6 +120,11 @@ class TrackedRun:
     @property
     def end_reason(self) -> str:
         return self._tag(END_REASON)
+
+    @property
+    def stopped(self) -> str:
+        """Why a study starts no more trials; empty while it does."""
+        return self._tag(STOPPED)
 
     @property
     def failure(self) -> Failure | None:

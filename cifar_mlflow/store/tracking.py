@@ -378,6 +378,11 @@ def tag_end_reason(reason: str) -> None:
     mlflow.set_tag(runs.END_REASON, reason)
 
 
+def tag_stopped(study: Parent, reason: str) -> None:
+    """Say on a study's run, from any process, why it starts no more trials."""
+    mlflow.MlflowClient().set_tag(study.run_id, runs.STOPPED, reason)
+
+
 def describe(markdown: str) -> None:
     """Set the description that the UI shows above the run; a long one is cut after a whole line."""
     if len(markdown) > DESCRIPTION_LENGTH:

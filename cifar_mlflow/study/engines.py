@@ -27,6 +27,7 @@ class Engine:
     workers: int
     threads: int  # of each trial
     run: Callable[[Jobs], list[Any]]  # runs all jobs, gives their results in order; or WorkerDied
+    restarts: bool = False  # it runs a job again by itself if the job's worker dies
 
 
 def started(
@@ -107,7 +108,7 @@ def _dask(options: StudyOptions, trials: int) -> Iterator[Engine]:
         client.run_on_scheduler(tolerate, deaths=options.retries + 1)
         if options.address != "local":
             workers, threads = sum(client.ncores().values()), share_threads(None, options)
-        yield Engine(workers, threads, run)
+        yield Engine(workers, threads, run, restarts=True)
 
 
 @contextmanager

@@ -226,12 +226,19 @@ def train_all(
         WorkerDied: a worker died while no trial was running.
     """
     each = TrialOptions(
-        engine.threads, options.tensorboard, options.retries, options.max_same_failures, kind
+        engine.threads,
+        options.tensorboard,
+        options.retries,
+        options.max_same_failures,
+        kind,
+        engine.restarts,
     )
     failures: Counter[str] = Counter()
     alone: set[str] = set()  # keys of trials that ran when a worker died: each is retried alone
     while True:
-        runs = query.latest(query.children(parent))
+        children = query.children(parent)
+        attempts = query.attempts(children)
+        runs = query.latest(children)
         pending = [
             trial
             for trial in trials
@@ -242,13 +249,17 @@ def train_all(
             return None
         pending.sort(key=lambda trial: trial.key in runs and runs[trial.key].was_tried)
         batch = [trial for trial in pending if trial.key not in alone] or pending[:1]
-        jobs = [joblib.delayed(run_child)(trial, data, each, parent, train) for trial in batch]
+        jobs = [
+            joblib.delayed(run_child)(trial, data, each, parent, attempts.get(trial.key, []), train)
+            for trial in batch
+        ]
         try:
             engine.run(jobs)
         except WorkerDied as death:
             alone |= end_running(parent, death)
         tracking.raise_if_superseded()
-        if repeated := repeated_failure(parent, options.max_same_failures):
+        stopped = query.read(parent.run_id).stopped
+        if repeated := stopped or repeated_failure(parent, options.max_same_failures):
             return repeated
         runs = query.latest(query.children(parent))
         for trial in batch:

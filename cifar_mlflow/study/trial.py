@@ -37,6 +37,7 @@ class TrialOptions:
     retries: int = 0
     max_same_failures: int = 3
     kind: str = TRIAL  # of their runs
+    restarts: bool = False  # the engine runs a trial again by itself if its worker dies
 
 
 Say = Callable[[str, str], None]  # a topic, and a line of text about it
@@ -192,38 +193,41 @@ def run_child(
     data: Cifar10,
     options: TrialOptions,
     parent: Parent,
+    attempts: Sequence[TrackedRun] = (),
     train: Train = train_and_log,
 ) -> None:
     """Train, evaluate and track one configuration as a child of a study's run, on any machine.
 
     The outcome is in the store. It resumes an earlier attempt under the same parent that left a
     checkpoint. It does nothing if another worker has finished the trial, or if the study has ended or
-    should stop.
+    stops. It searches the study only after a failure, or if the engine restarts trials: otherwise its
+    cost does not grow with the number of trials.
 
     Args:
+        attempts: earlier ones under the same parent, the oldest first.
         train: what a worker does with the trial; benchmarks and tests replace it.
 
     Raises:
         MlflowException, OSError: the tracking store cannot be written.
     """
     parent.connect()
-    if query.read(parent.run_id).status != Status.RUNNING:
+    study = query.read(parent.run_id)
+    if study.status != Status.RUNNING or study.stopped:
         return
-    attempts = query.children(parent, f"tags.{TRIAL_KEY} = '{config.key}'")
+    if options.restarts:  # the study does not know of an attempt that Dask has started by itself
+        attempts = query.children(parent, f"tags.{TRIAL_KEY} = '{config.key}'")
     if any(attempt.status == Status.FINISHED for attempt in attempts):
         return
-    if repeated_failure(parent, options.max_same_failures):
-        return
-    # If a worker dies, Dask starts its trial again by itself, without asking the study.
     for attempt in attempts:
         if attempt.status == Status.RUNNING:
             tracking.end_run(attempt.run_id, WorkerDied())
             deaths = sum(earlier.failure is Failure.WORKER_DIED for earlier in attempts)
-            if deaths >= options.retries:
+            if _stop_after_failures(parent, options) or deaths >= options.retries:
                 return
     with suppress(Superseded), trial_run(config, parent, options.kind) as run:
         train(config, _local(data), options, attempts, lambda topic, text: None)
-    _clean_up(run)
+    if _clean_up(run).status == Status.FAILED:
+        _stop_after_failures(parent, options)
 
 
 @contextmanager
@@ -245,6 +249,14 @@ def trial_run(
             raise
     else:
         tracking.finish_run()
+
+
+def _stop_after_failures(parent: Parent, options: TrialOptions) -> str | None:
+    """If the last trials all failed alike, let the study start no more; gives their reason."""
+    reason = repeated_failure(parent, options.max_same_failures)
+    if reason:
+        tracking.tag_stopped(parent, reason)
+    return reason
 
 
 def repeated_failure(parent: Parent, max_same_failures: int) -> str | None:

@@ -145,7 +145,7 @@ class Workers:
         self.rounds.append([arguments[0].learning_rate for _, arguments, _ in jobs])
         for pair in (jobs[start : start + 2] for start in range(0, len(jobs), 2)):
             if any(self._dies(job) for job in pair):
-                for _, (config, _, _, parent, _), _ in pair:
+                for _, (config, _, _, parent, *_), _ in pair:
                     self._leave_running(config, parent)
                 raise WorkerDied
             one_by_one(pair)

@@ -39,8 +39,15 @@ class Worker:
     outcome: Callable[[], None] = lambda: None
 
     def run(self, retries: int = 1, max_same_failures: int = 3) -> None:
+        """As the study starts the trial, which knows of all attempts."""
         options = TrialOptions(1, False, retries, max_same_failures)
-        run_child(CONFIG, self.data, options, self.parent, self._train)
+        attempts = query.children(self.parent)
+        run_child(CONFIG, self.data, options, self.parent, attempts, self._train)
+
+    def run_again(self, retries: int = 1) -> None:
+        """As an engine starts the trial again, which knows only what the study did at first."""
+        options = TrialOptions(1, False, retries, restarts=True)
+        run_child(CONFIG, self.data, options, self.parent, [], self._train)
 
     def _train(
         self,
@@ -79,7 +86,7 @@ def test_earlier_attempts_are_given_to_the_training_to_resume(worker: Worker) ->
 
 def test_a_trial_that_another_worker_has_finished_is_not_run_again(worker: Worker) -> None:
     leave_attempt(worker.parent, "FINISHED")
-    worker.run()
+    worker.run_again()
     assert worker.given == []
 
 
@@ -90,16 +97,31 @@ def test_no_trial_runs_once_the_study_has_ended(worker: Worker) -> None:
     assert query.children(worker.parent) == []
 
 
-def test_no_trial_runs_once_the_study_should_stop(worker: Worker) -> None:
-    for _ in range(2):
-        leave_attempt(worker.parent, "FAILED", end_reason="OSError: the disk is full")
-    worker.run(max_same_failures=2)
-    assert worker.given == []
+def test_no_trial_runs_once_the_last_ones_failed_alike(worker: Worker) -> None:
+    def fail() -> None:
+        raise OSError("the disk is full")
+
+    worker.outcome = fail
+    for _ in range(3):
+        worker.run(max_same_failures=2)
+    assert len(worker.given) == 2
+    assert query.read(worker.parent.run_id).stopped == "OSError: the disk is full"
+
+
+def test_a_trial_that_does_not_fail_searches_for_no_other(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = [query.read(leave_attempt(worker.parent, "FAILED"))]
+    searched: list[str] = []
+    monkeypatch.setattr(query, "search", lambda _, where, *__: searched.append(where))
+    run_child(CONFIG, worker.data, TrialOptions(1), worker.parent, attempts, worker._train)
+    assert worker.given == [[attempts[0].run_id]]
+    assert searched == []
 
 
 def test_a_running_attempt_whose_worker_died_counts_as_a_failure(worker: Worker) -> None:
     attempt = leave_attempt(worker.parent)
-    worker.run(retries=1)
+    worker.run_again(retries=1)
     assert worker.given == [[attempt]]
     ended = query.read(attempt)
     assert (ended.status, ended.failure) == (Status.FAILED, "worker_died")
@@ -113,7 +135,7 @@ def test_a_trial_whose_workers_die_is_run_no_more_often_than_retries_allow(
     for _ in range(retries):
         leave_attempt(worker.parent, "FAILED", failure="worker_died")
     attempt = leave_attempt(worker.parent)
-    worker.run(retries)
+    worker.run_again(retries)
     assert worker.given == []
     assert query.read(attempt).status == Status.FAILED
 
