@@ -12,6 +12,7 @@ import argparse
 import itertools
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -74,10 +75,14 @@ def measure(commands: Commands) -> dict[str, float]:
                     stderr=errors,
                     start_new_session=True,
                 )
-                while process.returncode is None:
-                    peak = max(peak, session_megabytes(process.pid))
-                    with suppress(subprocess.TimeoutExpired):
-                        process.wait(timeout=1)
+                try:
+                    while process.returncode is None:
+                        peak = max(peak, session_megabytes(process.pid))
+                        with suppress(subprocess.TimeoutExpired):
+                            process.wait(timeout=1)
+                finally:
+                    with suppress(ProcessLookupError):  # it has ended, unless after Ctrl-C
+                        os.killpg(process.pid, signal.SIGTERM)
                 if process.returncode:
                     errors.seek(0)
                     reason = (errors.read().splitlines() or ["killed"])[-1]

@@ -70,13 +70,14 @@ def convolutions(_: str, setting: Training, data: DataSet) -> Callable[[], objec
     network = build(configuration(setting), data.image_shape, len(data.classes))
     found = [layer for layer in network.layers if isinstance(layer, layers.Conv2D)]
     dtype = found[0].compute_dtype
+    random = np.random.default_rng(0)
     kernels = [tf.Variable(tf.cast(layer.kernel.value, dtype)) for layer in found]
 
     def steps_of(size: int, backward: bool) -> tf.types.experimental.PolymorphicFunction:
         """Runs a number of steps; backward there is no gradient of the pixels, which nobody needs."""
         # Variables, so that TensorFlow does not compute anything of them in advance.
         inputs = [
-            tf.Variable(tf.random.normal((size, *layer.input.shape[1:]), dtype=dtype))
+            tf.Variable(tf.cast(random.normal(size=(size, *layer.input.shape[1:])), dtype))
             for layer in found
         ]
 
