@@ -109,7 +109,7 @@ def test_a_file_that_misses_its_limit_is_kept_nowhere_and_the_run_says_why(
         tracking.log_model(random_classifier(config), small_cifar10, {}, config.model_dump())
         uri = mlflow.get_run(mlflow.active_run().info.run_id).data.tags["model_uri"]  # type: ignore[union-attr]
     mlflow.register_model(uri, "mine")
-    monkeypatch.setattr(export, "FLOAT_DIFFERENCE", -1)
+    monkeypatch.setattr(export, "FLOAT_DIFFERENCE", 1e-12)
     monkeypatch.setattr(export, "SECONDS", 0)
     monkeypatch.setattr("joblib.cpu_count", lambda: 1)  # the threads that TensorFlow has
     parameters = ExportParameters(
