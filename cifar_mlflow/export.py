@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from cifar_mlflow.formatting import markdown_table, number, percent
 from cifar_mlflow.output_folder import OutputFolder
 from cifar_mlflow.parameters import ExportParameters
 from cifar_mlflow.paths import user_path
-from cifar_mlflow.store import models, registry, tracking
+from cifar_mlflow.store import card, models, registry, tracking
 from cifar_mlflow.store.models import Classifier
 
 CALIBRATION_IMAGES = 500  # of training, which show how large the numbers inside a network become
@@ -40,7 +40,7 @@ FLOAT_DIFFERENCE = 1e-4
 INT8_LOSS = 0.01
 RUNS, SECONDS = 5, 0.5  # of each measurement of time, at least
 # The files of the output folder besides those of `Variant`.
-KERAS, CARD, CONFIG = "model.keras", "README.md", "config.json"
+KERAS, CARD, CONFIG = "model.keras", card.FILE, "config.json"
 FOLDER = OutputFolder("cifar_mlflow export", CONFIG, (CONFIG, CARD, "model.*", "model-int8.*"))
 PACKAGES = ("keras", "tensorflow", "onnx", "onnxruntime", "tf2onnx", "ai-edge-litert")
 PREPROCESSING = (
@@ -139,7 +139,8 @@ def export_model(parameters: ExportParameters) -> str | None:
         if model.model_id:
             files = {str(variant): folder / variant.file for variant in variants}
             registry.add_formats(model.model_id, files, model.loaded.name, model.loaded.version)
-        write_hub_files(folder, model, data)
+            write_card(folder, model)
+        write_config(folder, model, data)
         tracking.log_folder(folder)
         FOLDER.publish(folder, output, previous)
     say("Exported", f"{output}")
@@ -194,15 +195,17 @@ def write_and_measure(
 
 def describe_model(model: EvaluatedModel, data: Cifar10) -> Metadata:
     """What every exported file says about the model."""
-    loaded, known = model.loaded, model.origin is not None
+    loaded = model.loaded
+    digest = data.digest if model.origin else ""  # else what it was trained on is not known
     return Metadata(
         classes=loaded.classes,
         image_size=loaded.model.input_shape[1] or 0,
-        data_set="CIFAR-10" if known and data.official else "",
-        data_digest=data.digest if known else "",
+        data_set="CIFAR-10" if digest and data.official else "",
+        data_digest=digest,
         model_name=loaded.name or "",
         model_version=loaded.version or "",
         model_id=model.model_id or "",
+        license=card.license_of(digest),
     )
 
 
@@ -279,13 +282,27 @@ def description(model: EvaluatedModel, measured: Mapping[str, Measurement]) -> s
     return f"{model}\n\n{markdown_table(HEADINGS, rows, align='lrrrrrr')}\n\n{LEGEND}"
 
 
-def write_hub_files(folder: Path, model: EvaluatedModel, data: Cifar10) -> None:
-    """Add what a model hub shows: the card, and how to call the model."""
-    described = asdict(describe_model(model, data))
+def write_card(folder: Path, model: EvaluatedModel) -> None:
+    """Write the card of a model that the store knows; renew the version's, which names the formats."""
+    name, version = model.loaded.name, model.loaded.version
+    try:
+        if name and version:
+            card.publish(name, version)
+            text = card.card_of_version(name, version)
+        else:
+            text = card.card_of_model(str(model.model_id))
+    except UsageError as error:  # no trial of this project trained it
+        say("Card", f"none: {error}")
+        return
+    (folder / CARD).write_text(text, encoding="utf-8")
+
+
+def write_config(folder: Path, model: EvaluatedModel, data: Cifar10) -> None:
+    """Write what a program needs to know that calls the model, and the list of the files."""
     config = {
-        **described,
+        **asdict(describe_model(model, data)),
         "preprocessing": PREPROCESSING,
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {package: installed(package) for package in PACKAGES},
         **FOLDER.entries(folder),
     }
     text = json.dumps(config, indent=1, ensure_ascii=False)

@@ -12,7 +12,6 @@ SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}
 # The names in every exported file.
 PIXELS, PROBABILITIES, BATCH = "pixels", "probabilities", "batch"
 METADATA_FILE = "metadata.json"  # in a LiteRT file
-LICENSE = "MIT"
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Metadata:
     model_name: str = ""  # of the registered model
     model_version: str = ""
     model_id: str = ""  # of the logged model
-    license: str = LICENSE
+    license: str = ""  # by Hugging Face's name for it
 
     def as_text(self) -> dict[str, str]:
         """The fields as a file holds them: as text, the classes as a JSON list."""

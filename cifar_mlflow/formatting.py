@@ -31,7 +31,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration, as precise as a plan needs it: ``40 s``, ``7 min``, ``3.5 h``."""
+    """A duration, as precise as a plan needs it: ``40 s``, ``7 min``, ``3.5 h``; ``–`` for NaN."""
+    if math.isnan(seconds):
+        return UNKNOWN
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -99,3 +101,18 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], align
     table = "\n".join(f"| {line} |" for line in [lines[0], " | ".join(rules), *lines[1:]])
     table = table.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
     return re.sub(r"(?<=\d)–(?=\d)", "–\N{WORD JOINER}", table)
+
+
+def literal_markdown(text: str) -> str:
+    """``text``, made printable, as Markdown that shows its letters and takes none of them for markup.
+
+    `markdown_table` takes care of ``|``.
+    """
+    return re.sub(r"([\\`*_\[\]<>&~$#])", r"\\\1", printable(text))
+
+
+def truncated(markdown: str, length: int) -> str:
+    """``markdown`` itself, or as many of its first lines as ``length`` characters hold, and ``…``."""
+    if len(markdown) <= length:
+        return markdown
+    return markdown[: length - 2].rpartition("\n")[0] + "\n…"

@@ -12,7 +12,14 @@ from cifar_mlflow.data.cifar10 import CLASSES
 from cifar_mlflow.formats import Metadata
 
 METADATA = Metadata(
-    CLASSES, 32, "CIFAR-10", "abc", model_name="mine", model_version="3", model_id="m-1"
+    CLASSES,
+    32,
+    "CIFAR-10",
+    "abc",
+    model_name="mine",
+    model_version="3",
+    model_id="m-1",
+    license="mit",
 )
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from cifar_mlflow.formatting import (
     duration,
+    literal_markdown,
     markdown_table,
     number,
     percent,
@@ -11,6 +12,7 @@ from cifar_mlflow.formatting import (
     ranges,
     signed,
     significant,
+    truncated,
 )
 
 
@@ -42,7 +44,7 @@ def test_a_number_has_the_significant_digits_asked_for(value: float, text: str) 
 
 def test_an_unknown_number_is_a_dash() -> None:
     assert number(math.nan) == signed(math.nan) == percent(math.nan) == "–"
-    assert significant(math.nan) == "–"
+    assert significant(math.nan) == duration(math.nan) == "–"
 
 
 def test_a_percentage_has_the_digits_asked_for() -> None:
@@ -90,3 +92,14 @@ def test_printable_text_has_no_control_characters_and_no_passwords() -> None:
 )
 def test_durations_are_in_units_that_one_plans_with(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_name_in_markdown_is_no_markup() -> None:
+    assert literal_markdown("sea_lion <b>*[a](b)*</b>") == r"sea\_lion \<b\>\*\[a\](b)\*\</b\>"
+    assert literal_markdown("cat 2") == "cat 2"
+    assert literal_markdown("a\n# b") == "a\ufffd\\# b"
+
+
+def test_a_text_that_is_too_long_ends_after_a_whole_line() -> None:
+    assert truncated("one\ntwo\nthree", 9) == "one\n…"
+    assert truncated("one\ntwo", 7) == "one\ntwo"

@@ -7,23 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
-import pandas as pd
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from cifar_mlflow.analysis import metrics
-from cifar_mlflow.analysis.statistics import INTERVAL
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
-from cifar_mlflow.formatting import markdown_table, number, percent
-from cifar_mlflow.store import query
 from cifar_mlflow.store.query import UNKNOWN
 from cifar_mlflow.store.runs import DATA_DIGEST, REFIT_OF, VALIDATION_FRACTION, TrackedRun
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 KEPT_VAL_ACCURACY = "kept_val_accuracy"
 PROMOTION = "promotion"  # why a version got its alias
-FORMATS = "formats"  # that the version was exported to, with commas
+FORMATS = "formats"  # what a version was exported to, such as ``litert,onnx``
 EXPORTED = "exported"  # the folder of these files, among the model's artifacts
 JUDGED_WITH = "judged_with"  # the first version of its round, while the alias is set
 ABOUT = """Image classifiers for CIFAR-10: uint8 images (N, 32, 32, 3) to probabilities of 10 classes.
@@ -62,6 +57,13 @@ def judge(new: dict[str, str], champion: dict[str, str] | None) -> tuple[str, st
     if reached == to_beat and REFIT_OF in new and REFIT_OF not in champion:
         return CHAMPION, f"{validated} equals the champion's, which saw fewer images"
     return CHALLENGER, f"{validated} does not beat the champion's {to_beat:.4f}"
+
+
+def judged_by(run: TrackedRun, twin: TrackedRun | None) -> dict[str, str]:
+    """The tags of a version of a run's model by which it is judged; of a refit, its twin's accuracy."""
+    tags = {REFIT_OF: twin.run_id} if twin else {}
+    accuracy = (twin or run).metrics.get(KEPT_VAL_ACCURACY)
+    return tags if accuracy is None else {**tags, KEPT_VAL_ACCURACY: str(accuracy)}
 
 
 def validation(tags: dict[str, str]) -> str:
@@ -111,7 +113,6 @@ def register(
     versions = _versions(name)
     registered = next((each for each in versions if each.run_id == run.run_id), None)
     if registered is None:
-        judged = twin or run
         held_out = twin.parameters[VALIDATION_FRACTION] if twin else config.validation_fraction
         tags = {
             DATA_DIGEST: data.digest,
@@ -121,11 +122,8 @@ def register(
             "trial": run.name,
             "classes": ", ".join(CLASSES),
             JUDGED_WITH: str(_round(versions)),
+            **judged_by(run, twin),
         }
-        if KEPT_VAL_ACCURACY in judged.metrics:
-            tags[KEPT_VAL_ACCURACY] = str(judged.metrics[KEPT_VAL_ACCURACY])
-        if twin:
-            tags[REFIT_OF] = twin.run_id
         _, reason = judge(tags, _tags(champion(name)))
         # MLflow prints the new version to stderr, at every log level; `Promotion` is said instead.
         with contextlib.redirect_stderr(io.StringIO()):
@@ -137,10 +135,6 @@ def register(
         return Promotion(str(registered.version), alias, registered.tags[PROMOTION])
     alias, reason = _agree(name, registered)
     version = str(registered.version)
-    predictions = query.read_table(run.run_id, "predictions.parquet")
-    validated = validation(registered.tags)
-    text = describe(name, version, run, config, data, predictions, validated, reason)
-    client.update_model_version(name, version, text)
     client.update_registered_model(name, ABOUT)
     if alias == CHALLENGER:
         client.set_registered_model_alias(name, CHALLENGER, version)
@@ -216,79 +210,3 @@ def add_formats(
         before = client.get_model_version(name, version).tags.get(FORMATS, "").split(",")
         formats = sorted({*filter(None, before), *files})
         client.set_model_version_tag(name, version, FORMATS, ",".join(formats))
-
-
-def describe(
-    name: str,
-    version: str,
-    run: TrackedRun,
-    config: TrialConfig,
-    data: Cifar10,
-    predictions: pd.DataFrame,
-    validated: str,
-    reason: str,
-) -> str:
-    """The description of a version, as Markdown, for readers who have nothing but the registry.
-
-    Args:
-        run: the trial that trained the model.
-        predictions: its `metrics.prediction_table` of the test set.
-        validated: its `validation`.
-        reason: why the version got its alias.
-    """
-    result = metrics.evaluate(predictions)
-    quality = markdown_table(
-        ["metric", "value (interval)"],
-        [
-            [
-                metric.replace("_", " "),
-                f"{number(value, 4)} ({number(low, 4)} to {number(high, 4)})",
-            ]
-            for metric, value, low, high in metrics.intervals(predictions).itertuples(name=None)
-        ],
-    )
-    confidence = predictions[list(CLASSES)].max(axis=1).mean()
-    recall = result.report["recall"]
-    confused = metrics.most_confused(result.confusion).head(3)
-    mistakes = ", ".join(
-        f"{true} for {predicted} ({percent(share, 0)})"
-        for true, predicted, _, share in confused.itertuples(index=False, name=None)
-    )
-    trained_on = "CIFAR-10" if data.official else "a stand-in for CIFAR-10"
-    settings = ", ".join(f"{field} {value}" for field, value in config.model_dump().items())
-    return f"""Classifies colour images of 32 x 32 pixels into the 10 classes of CIFAR-10.
-
-**Classes**, in the order of the outputs: {", ".join(CLASSES)}.
-
-**How to call it**
-
-```python
-model = mlflow.pyfunc.load_model("models:/{name}/{version}")
-probabilities = model.predict(images)  # uint8 (N, 32, 32, 3), RGB 0..255, to float32 (N, 10)
-classes = model.metadata.metadata["classes"]
-```
-
-or `mlflow models serve -m models:/{name}/{version} --env-manager local`, then POST to /invocations
-`{{"inputs": [...]}}` with N images as nested lists of whole numbers 0..255. The model's artifact
-`serving_input_example.json` is such a request.
-
-**Quality** on {len(predictions):,} test images, with {INTERVAL}s (percentile bootstrap over the images)
-
-{quality}
-
-{validated.capitalize()}, by which champions are judged.
-
-**Limits**
-
-- Every image gets one of the ten classes, whatever it shows.
-- Best recall: {recall.idxmax()} ({number(recall.max(), 2)}); worst: {recall.idxmin()} ({number(recall.min(), 2)}). \
-Most often it mistakes {mistakes or "nothing for anything else"}.
-- Its probabilities are not frequencies: their mean is {number(confidence, 2)} at an accuracy of {number(result.accuracy, 2)}.
-- The intervals cover the choice of test images, not the choice of the training's seed.
-- Pixels scaled to 0..1 are wrong: `mlflow.pyfunc` refuses them, but MLflow's server and Keras round \
-them down without an error, and the model sees black.
-
-**Trained by** run {run.run_id} ({run.name}) on {trained_on}, SHA-256 {data.digest}: {settings}.
-
-**Promotion** {reason}
-"""

@@ -30,7 +30,7 @@ from mlflow.utils import name_utils
 from cifar_mlflow.config import Parameters, TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE, URL, Cifar10
 from cifar_mlflow.errors import Failure, Superseded, UsageError
-from cifar_mlflow.formatting import as_text, printable
+from cifar_mlflow.formatting import as_text, printable, truncated
 from cifar_mlflow.processes import Process, this_process
 from cifar_mlflow.store import query, runs
 from cifar_mlflow.store.runs import Parent, Status, TrackedRun
@@ -382,9 +382,7 @@ def tag_end_reason(reason: str) -> None:
 
 def describe(markdown: str) -> None:
     """Set the description that the UI shows above the run; a long one is cut after a whole line."""
-    if len(markdown) > DESCRIPTION_LENGTH:
-        markdown = markdown[: DESCRIPTION_LENGTH - 2].rpartition("\n")[0] + "\n…"
-    mlflow.set_tag(DESCRIPTION, markdown)
+    mlflow.set_tag(DESCRIPTION, truncated(markdown, DESCRIPTION_LENGTH))
 
 
 def tag_best(best: TrackedRun, config: TrialConfig) -> None:

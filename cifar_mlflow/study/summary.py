@@ -14,7 +14,7 @@ from cifar_mlflow.console import Lines
 from cifar_mlflow.data.cifar10 import Cifar10
 from cifar_mlflow.formatting import markdown_table, number
 from cifar_mlflow.parameters import StudyOptions
-from cifar_mlflow.store import query, registry, tracking
+from cifar_mlflow.store import card, query, registry, tracking
 from cifar_mlflow.store.runs import Parent, Status, TrackedRun
 from cifar_mlflow.study import results
 
@@ -218,13 +218,14 @@ def end_study(
 
 
 def promote(model: Finished, twin: TrackedRun | None, data: Cifar10, name: str) -> Lines:
-    """Register a model; gives its version and alias, and how to load it.
+    """Register a model and write its card; gives its version and alias, and how to load it.
 
     Args:
         twin: of a refit the trial that it trained again, by which it is judged.
     """
     before = registry.champion(name)
     promotion = registry.register(name, model.run, model.trial, data, twin)
+    card.publish(name, promotion.version)
     was = f"; before it was version {before.version}" if before else ""
     return [
         (

@@ -120,7 +120,8 @@ def _log_model(
         data,
         metrics={
             **result.metrics("test"),
-            **_validation_metrics(trained),
+            **_validation_metrics(trained, len(splits.validation.labels)),
+            "train_images": len(splits.train.labels),
             "kept_epoch": trained.kept.epoch,
             "parameters": trained.model.count_params(),
             "train_pflop": trained.flop / 1e15,
@@ -141,7 +142,7 @@ def _log_model(
     )
 
 
-def _validation_metrics(trained: "Trained") -> dict[str, float]:
+def _validation_metrics(trained: "Trained", images: int) -> dict[str, float]:
     """The metrics that need validation images; empty without any."""
     best_epoch = best(trained.history)
     named = {
@@ -150,7 +151,8 @@ def _validation_metrics(trained: "Trained") -> dict[str, float]:
         "kept_val_loss": trained.val_loss,
     }
     known = {name: value for name, value in named.items() if value is not None}
-    return {"best_epoch": best_epoch.epoch, **known} if known else {}
+    numbers = {"best_epoch": best_epoch.epoch, "validation_images": images, **known}
+    return numbers if known else {}
 
 
 # The run of a trial ---------------------------------------------------------------------------

@@ -118,7 +118,12 @@ def test_every_block_of_the_guide_runs_as_printed(studies: Studies, server: str)
 
     lines = shown.splitlines()
     assert [line for line in lines if line.partition(" ")[0] in CLASSES]  # the example's class
-    assert "**Quality** on 40 test images, with 95 % intervals" in shown
+    assert "\nOn 40 test images. The intervals are" in shown
+    # The card's own program.
+    card = (user.folder / "README.md").read_text(encoding="utf-8")
+    Image.fromarray(images[0]).save(user.folder / "photo.jpg")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+    assert run_code(user, "python", program).split()[0] in CLASSES
     # The same picture by curl, by `mlflow models predict` and by Python gets the same answer.
     (by_curl,) = [json.loads(line) for line in lines if line.startswith('{"predictions"')]
     by_file = json.loads((user.folder / "answer.json").read_text())

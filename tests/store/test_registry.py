@@ -10,18 +10,16 @@ from types import SimpleNamespace
 import keras
 import mlflow
 import numpy as np
-import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from cifar_mlflow.analysis import metrics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, Cifar10
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.store import query, registry, tracking
 from cifar_mlflow.store.models import Lineage, lineage, load_model
-from cifar_mlflow.store.registry import CHALLENGER, CHAMPION, Promotion, describe, judge, register
+from cifar_mlflow.store.registry import CHALLENGER, CHAMPION, Promotion, judge, register
 from cifar_mlflow.store.runs import MODEL_URI, TrackedRun
 from tests import standin
 from tests.stores import tracked
@@ -112,38 +110,6 @@ def test_a_champion_that_someone_set_by_hand_is_not_beaten_blindly() -> None:
     assert reason == "the champion has no validation accuracy to compare with"
 
 
-def test_a_version_tells_all_that_a_reader_needs_who_has_only_the_registry(
-    small_cifar10: Cifar10,
-) -> None:
-    labels = small_cifar10.examples("test").labels
-    random = np.random.default_rng(0)
-    probabilities = random.dirichlet(np.ones(10), len(labels)).astype(np.float32)
-    predictions = metrics.prediction_table(probabilities, labels)
-    config = TrialConfig(optimizer="adam")
-    run = tracked("1234", config.name)
-    text = describe(
-        "mine", "3", run, config, small_cifar10, predictions, "its accuracy", "it was the best"
-    )
-    bounds = metrics.intervals(predictions)
-    for name, value, low, high in bounds.itertuples(name=None):
-        row = f"| {name.replace('_', ' ')}&ensp; | {value:.4f} ({low:.4f} to {high:.4f}) |"
-        assert row in text
-    for told in (
-        "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck",
-        'mlflow.pyfunc.load_model("models:/mine/3")',
-        "mlflow models serve -m models:/mine/3",
-        "uint8 (N, 32, 32, 3), RGB 0..255, to float32 (N, 10)",
-        "on 40 test images, with 95 % intervals",
-        "Its accuracy, by which champions are judged",
-        f"a stand-in for CIFAR-10, SHA-256 {small_cifar10.digest}",
-        "run 1234 (relu-32-adam-deep)",
-        "optimizer adam, learning_rate auto, schedule constant",
-        "it was the best",
-    ):
-        assert told in text
-    assert len(text) < 5000  # what the registry's database keeps
-
-
 # Registering
 
 
@@ -160,16 +126,11 @@ class Candidate:
 
 
 @pytest.fixture
-def candidate(
-    small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[float], Candidate]:
-    monkeypatch.setattr(registry, "describe", lambda *_: "")
-
+def candidate(small_cifar10: Cifar10) -> Callable[[float], Candidate]:
     def make(accuracy: float) -> Candidate:
         config = TrialConfig()
         with tracking.tracked_run("trial", config.name) as run:
             mlflow.log_text("", "model/MLmodel")
-            tracking.log_files(tables={"predictions.parquet": pd.DataFrame({"label": [0]})})
             reached = {"kept_val_accuracy": accuracy, "test_accuracy": 0.5, "test_loss": 1.0}
             mlflow.log_metrics(reached)
             mlflow.set_tag(MODEL_URI, f"runs:/{run.run_id}/model")
@@ -235,17 +196,8 @@ def test_of_two_studies_that_end_at_once_the_better_model_is_the_champion(
     assert promotion(int(made.version)) == made.reason
 
 
-def test_a_refits_version_has_its_own_model_and_its_twins_validation(
-    candidate: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    described: list[str] = []
-
-    def keep(*given: str) -> str:
-        described.append(given[-2])
-        return ""
-
+def test_a_refits_version_has_its_own_model_and_its_twins_validation(candidate: Make) -> None:
     twin, own = candidate(0.7), candidate(0.99)
-    monkeypatch.setattr(registry, "describe", keep)
     mlflow.MlflowClient().log_param(twin.run.run_id, "validation_fraction", "0.2")
     twin_run = query.read(twin.run.run_id)
     config = own.config.on_all_images
@@ -261,7 +213,6 @@ def test_a_refits_version_has_its_own_model_and_its_twins_validation(
     }
     assert expected.items() <= version.tags.items()
     assert f"of its twin, run {twin_run.run_id}, which" in made[0].reason
-    assert described[0] == registry.validation(version.tags)
     assert candidate(0.8).register().alias == CHAMPION
 
 
@@ -363,8 +314,6 @@ class Registry:
         self.turn()
         del self.versions[int(version)].tags[key]
 
-    def update_model_version(self, *_: str) -> None: ...
-
     def update_registered_model(self, *_: str) -> None: ...
 
 
@@ -375,8 +324,6 @@ def test_the_best_is_the_champion_however_the_calls_of_several_studies_interleav
     order, store = random.Random(seed), Registry()
     fake = SimpleNamespace(MlflowClient=lambda: store, register_model=store.register_model)
     monkeypatch.setattr(registry, "mlflow", fake)
-    monkeypatch.setattr(registry, "describe", lambda *_: "")
-    monkeypatch.setattr(query, "read_table", lambda *_: None)
     made: dict[float, Promotion] = {}
 
     def study(accuracy: float) -> Callable[[], object]:
