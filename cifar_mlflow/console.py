@@ -30,7 +30,7 @@ def quieten() -> None:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Import TensorFlow inside: its C++ code writes to stderr while it loads, whatever its log level is."""
+    """Silence stderr, to which TensorFlow's C++ code writes while it loads or converts, at any log level."""
     if not QUIET.items() <= os.environ.items():
         yield
         return

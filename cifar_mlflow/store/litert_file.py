@@ -30,7 +30,7 @@ class LitertModel:
 
         Raises:
             UsageError: it is no LiteRT file, not a classifier of images, or of a kind that is not loaded.
-            Exception: any error of LiteRT, for a damaged file or an operator that is not built in.
+            Exception: any other error of LiteRT, for a damaged file.
         """
         content = path.read_bytes()
         if content[4:8] != IDENTIFIER:
@@ -39,7 +39,12 @@ class LitertModel:
         with hushed():  # it says that it creates a delegate
             interpreter = Interpreter(model_content=content, num_threads=threads)
             _check_tensors(interpreter)
-            interpreter.allocate_tensors()
+            try:
+                interpreter.allocate_tensors()
+            except RuntimeError as error:
+                raise UsageError(
+                    "it is damaged, or has an operator that is not built into LiteRT"
+                ) from error
         self._run = interpreter.get_signature_runner(_checked_signature(interpreter))
         self.input_shape = self._checked_input_shape()
 

@@ -149,10 +149,9 @@ def _load_file(uri: str, path: Path, threads: int) -> LoadedModel:
 
 def _open_file(path: Path, threads: int) -> ClassifierFile:
     suffix = path.suffix.lower()
+    # Imported here, because the runtimes take a second to import.
     if suffix == SUFFIXES["onnx"]:
-        from cifar_mlflow.store.onnx_file import (
-            OnnxModel,
-        )  # as slow to import as a command to start
+        from cifar_mlflow.store.onnx_file import OnnxModel
 
         return OnnxModel(path, threads)
     if suffix == SUFFIXES["litert"]:

@@ -23,7 +23,7 @@ from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import as_text, number
 from cifar_mlflow.store import query, registry, tracking
 from cifar_mlflow.store.card import card_of_model, card_of_version, description, model_card, publish
-from cifar_mlflow.store.facts import FORMATS, Facts, facts_of_version
+from cifar_mlflow.store.facts import Facts, facts_of_version
 from cifar_mlflow.store.runs import BEST, MODEL_URI, TRIAL_KEY, TrackedRun
 from tests.stores import predictions, tracked
 
@@ -176,7 +176,7 @@ def test_the_description_is_the_same_but_shorter() -> None:
 
 
 def test_the_programs_of_a_card_are_python_of_at_most_seven_lines() -> None:
-    text = model_card(made(tags={FORMATS: "litert,onnx"}))
+    text = model_card(made(tags={registry.FORMATS: "litert,onnx"}))
     programs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert ["onnxruntime" in program for program in programs] == [False, True]
     for program in programs:
