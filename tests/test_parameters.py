@@ -6,6 +6,7 @@ from cifar_mlflow.errors import UsageError, one_line
 from cifar_mlflow.paper import GRID
 from cifar_mlflow.parameters import (
     ArchitecturesParameters,
+    ExportParameters,
     GridParameters,
     PredictParameters,
     ReproduceParameters,
@@ -149,3 +150,13 @@ def test_a_reproduction_that_resumes_nothing_resumes_no_part() -> None:
 def test_a_reproduction_is_no_grid() -> None:
     assert not set(TrialConfig.model_fields) <= set(ReproduceParameters.model_fields)
     assert not issubclass(ReproduceParameters, GridParameters)
+
+
+def test_an_unknown_format_is_named_with_those_that_are_known() -> None:
+    for given, line in (
+        ("onnx,tflite", "formats=tflite: input should be 'onnx' or 'litert'"),
+        ("onnx,onnx", "formats=onnx,onnx: onnx is given twice; input should be different values"),
+    ):
+        with pytest.raises(ValidationError) as caught:
+            ExportParameters.model_validate({"formats": given})
+        assert one_line(caught.value) == line
