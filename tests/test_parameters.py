@@ -9,6 +9,7 @@ from cifar_mlflow.parameters import (
     GridParameters,
     PredictParameters,
     ReproduceParameters,
+    SearchParameters,
     StudyOptions,
     expand,
 )
@@ -149,3 +150,60 @@ def test_a_reproduction_that_resumes_nothing_resumes_no_part() -> None:
 def test_a_reproduction_is_no_grid() -> None:
     assert not set(TrialConfig.model_fields) <= set(ReproduceParameters.model_fields)
     assert not issubclass(ReproduceParameters, GridParameters)
+
+
+# Searches -------------------------------------------------------------------------------------
+
+
+def search(**given: str) -> SearchParameters:
+    return SearchParameters.model_validate(given)
+
+
+def test_the_last_rung_is_the_number_of_epochs_if_that_is_not_given() -> None:
+    assert search().stages == (20,)
+    assert search(rungs="3,9,27").epochs_each == 27
+    assert search(rungs="3,9,27", epochs="27").stages == (3, 9, 27)
+    assert search(rungs="2,4", recipe="fast", learning_rate="0.1,1").epochs_each == 4
+
+
+def test_a_round_ends_in_one_complete_trial() -> None:
+    assert search(rungs="3,9,27").proposed_at_once == 9
+    assert search().proposed_at_once == 8
+    assert search(round_size="5", rungs="3,9,27").proposed_at_once == 5
+
+
+def test_a_search_has_no_more_trials_than_its_space() -> None:
+    assert search(learning_rate="0.1,0.01").possible_trials == 12
+    assert search().possible_trials == 20
+
+
+def test_options_that_change_no_proposal_are_not_part_of_a_searchs_plan() -> None:
+    assert search(finalists="2", replicates="3", workers="1", retries="0").plan == search().plan
+    for given in ({"trials": "9"}, {"rungs": "1,20"}, {"sampler_seed": "1"}, {"optimizer": "sgd"}):
+        assert search(**given).plan != search().plan
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"rungs": "3,9,27", "epochs": "20"}, "rungs=3,9,27: the last one should be epochs=20"),
+        (
+            {"rungs": "9,3"},
+            "rungs=9,3: input should be 'none' or ascending numbers of epochs, such as 3,9,27",
+        ),
+        ({"rungs": "9"}, "rungs=9: input should be 'none' or ascending numbers of epochs, "),
+        ({"rungs": "3,x"}, "rungs=3,x: input should be 'none' or ascending numbers of epochs, "),
+        ({"rungs": "0,3"}, "rungs=0,3: input should be 'none' or ascending numbers of epochs, "),
+        ({"sampler": "gp", "rungs": "1,3"}, "sampler=gp: it learns from trials alone that were "),
+        ({"select_by": "test"}, "select_by=test: input should be 'validation'"),
+        ({"validation_fraction": "0"}, "validation_fraction=0: this leaves no image to compare "),
+        ({"learning_rate": "2..1"}, "learning_rate=2..1: the first number of a range should be "),
+        ({"round_size": "0"}, "round_size=0: input should be greater than 0 or 'auto'"),
+    ],
+)
+def test_a_search_that_is_impossible_is_refused_in_one_line(
+    given: dict[str, str], line: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        search(**given)
+    assert one_line(caught.value).startswith(line)

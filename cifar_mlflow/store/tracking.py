@@ -136,6 +136,13 @@ def pause_run() -> None:
     mlflow.end_run(Status.PAUSED)
 
 
+def pause_interrupted(run: TrackedRun) -> None:
+    """The same for a run that was interrupted before it could be paused."""
+    client = mlflow.MlflowClient()
+    client.set_tag(run.run_id, runs.PAUSED_AT, run.epochs)
+    client.set_terminated(run.run_id, Status.PAUSED)
+
+
 def give_up(run: TrackedRun) -> None:
     """Mark a failed run as one that is not tried again."""
     mlflow.MlflowClient().set_tag(run.run_id, runs.GIVEN_UP, "true")

@@ -5,7 +5,7 @@ outcomes that the tracking store has. A round's sampler has a seed of its own, a
 alone. So a round that was interrupted is proposed again as it was, however far its trials had come.
 """
 
-import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -24,8 +24,9 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.space import Choice, Domain, Range, Space, Value
 
-DIGITS = 4  # of a proposed number: enough for any search, and short in names and tables
+DIGITS = 4  # of a proposed number, short in names and tables; more where the range is narrow
 TRIES = 20  # for a proposal that is new; then chance draws
+MOST_TRIES = 1000
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Proposals:
         self.study = optuna.create_study(direction="maximize")
 
     def propose(self, count: int) -> list[TrialConfig]:
-        """The trials of the next round: new configurations, fewer if the space has no more.
+        """The trials of the next round: new configurations, fewer if no more are found.
 
         Raises:
             UsageError: a configuration is not allowed.
@@ -74,16 +75,17 @@ class Proposals:
         self.round += 1
         trials: list[TrialConfig] = []
         asked: list[optuna.Trial] = []  # running, so that the sampler proposes something else
-        while len(trials) < count and len(self.known) < self.space.size:
-            for tries in itertools.count(1):
-                if tries > TRIES:
-                    self.study.sampler = _make_sampler("random", self.seed, self.round)
-                asked.append(self.study.ask(self.distributions))
-                trial = self._trial(asked[-1])
-                if trial.key not in self.known:
-                    break
-            self.known.add(trial.key)
-            trials.append(trial)
+        tries = 0  # since the last new one
+        while len(trials) < count and len(self.known) < self.space.size and tries < MOST_TRIES:
+            if tries == TRIES:
+                self.study.sampler = _make_sampler("random", self.seed, self.round)
+            asked.append(self.study.ask(self.distributions))
+            trial = self._trial(asked[-1])
+            tries += 1
+            if trial.key not in self.known:
+                self.known.add(trial.key)
+                trials.append(trial)
+                tries = 0
         for each in asked:  # `learn` adds them with what became of them; failed ones are ignored
             self.study.tell(each, state=TrialState.FAIL)
         return trials
@@ -127,7 +129,9 @@ def _distribution(domain: Domain) -> BaseDistribution:
 def _rounded(value: Value, domain: Domain) -> Value:
     if isinstance(domain, Choice) or not isinstance(value, float):
         return value
-    return min(max(float(f"{value:.{DIGITS}g}"), domain.low), domain.high)
+    span = domain.high - domain.low
+    decimals = DIGITS - 1 - math.floor(math.log10(min(span, abs(value) or span)))
+    return min(max(round(value, decimals), domain.low), domain.high)
 
 
 def _told(outcome: Outcome, distributions: dict[str, BaseDistribution]) -> FrozenTrial:

@@ -136,6 +136,9 @@ class Search:
         proposals = Proposals(options.space, options.sampler, options.sampler_seed)
         while (left := options.possible_trials - len(self.candidates)) > 0:
             trials = proposals.propose(min(left, options.proposed_at_once))
+            if not trials:
+                say("Space", f"has nothing new after {counted(len(self.candidates), 'trial')}")
+                break
             candidates, stopped = self._run_round(proposals.round, trials)
             self.candidates += candidates
             if stopped:
@@ -176,6 +179,8 @@ class Search:
                 going = [going[place] for place in halving.going_on(accuracies, stage, following)]
         for run in runs.values():
             if run.checkpoint:  # many of them would fill a disk
+                if run.status != Status.PAUSED and not run.given_up:
+                    tracking.pause_interrupted(run)
                 resume.delete_checkpoint(run.run_id)
         return [found[index] for index in sorted(found)], None
 
