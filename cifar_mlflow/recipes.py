@@ -55,7 +55,7 @@ def read(recipe: str, several: bool, given: Collection[str] = ()) -> dict[str, A
             )
         levels[name] = _texts(value, f"{shown}: {name}")
         if isinstance(value, list) and not several and name not in given:
-            raise UsageError(f"{shown}: {name} is a list, which only grid and architectures take")
+            raise UsageError(f"{shown}: {name} is a list, which train does not take")
     try:
         combinations(levels)
     except ValidationError as error:

@@ -150,7 +150,7 @@ def test_a_wrong_file_is_one_line_that_names_it_and_the_field(
 
 def test_a_training_takes_no_list_unless_the_field_is_given(write: Write, refuse: Refuse) -> None:
     recipe = write("seed = [1, 2]\n")
-    expected = f"recipe {recipe}: seed is a list, which only grid and architectures take"
+    expected = f"recipe {recipe}: seed is a list, which train does not take"
     assert refuse(recipe) == expected
     assert train(recipe, seed="2").seed == 2
 

@@ -254,7 +254,7 @@ def reading(summary: pd.DataFrame, select_by: str) -> Lines:
     seeds = int(summary["planned"].max())
     if seeds < statistics.MIN_VALUES:
         few = "one, so" if seeds == 1 else "two, so there are no intervals, and"
-        text = f"{few} differences may be chance; -P seed=0,1,2 runs three"
+        text = f"{few} differences may be chance; three seeds show more"
         lines.append(("Seeds", text))
     if seeds == 1:
         return lines

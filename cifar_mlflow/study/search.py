@@ -162,7 +162,8 @@ class Search:
             here = [trials[index] for index in going]
             stopped = None
             if any(runner.is_pending(runs.get(trial.key), each) for trial in here):
-                self._say(round_, len(here), stage, found.values())
+                trained = sum(run.epochs for run in runs.values())
+                self._say(round_, len(here), stage, found.values(), trained)
                 stopped = runner.train_all(
                     here, self.data, self.engine, each, self.parent, self.train
                 )
@@ -191,12 +192,18 @@ class Search:
             if runner.is_pending(runs[trial.key], each):
                 tracking.give_up(runs[trial.key])
 
-    def _say(self, round_: int, trials: int, stage: int, found: Iterable[Candidate]) -> None:
-        """Say what is trained now, how good the best candidate is, and how much is left to train."""
-        known = [*self.candidates, *found]
+    def _say(
+        self, round_: int, trials: int, stage: int, found: Iterable[Candidate], trained: int
+    ) -> None:
+        """Say what is trained now, how good the best candidate is, and how much is left to train.
+
+        Args:
+            found: of this round.
+            trained: the epochs of this round so far.
+        """
         rounds = math.ceil(self.options.possible_trials / self.options.proposed_at_once)
         parts = [f"{round_} of {rounds}, {counted(trials, 'trial')} to epoch {stage}"]
-        if best := [each.last_accuracy for each in best_first(known) if each.last_accuracy]:
+        if best := [each.last_accuracy or 0.0 for each in best_first([*self.candidates, *found])]:
             parts.append(f"best validation accuracy {number(best[0], 4)}")
-        left = self.epochs - sum(candidate.epochs for candidate in known)
+        left = self.epochs - sum(candidate.epochs for candidate in self.candidates) - trained
         say("Round", "; ".join([*parts, f"{left:,} of {counted(self.epochs, 'epoch')} left"]))

@@ -1,7 +1,7 @@
 """A search with a fake training: what it proposes, which trials go on, and what an interruption costs."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,12 @@ import pytest
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import Cifar10
-from cifar_mlflow.errors import Paused
+from cifar_mlflow.errors import Diverged, Paused
 from cifar_mlflow.parameters import SearchParameters
 from cifar_mlflow.store import claims, query, resume, tracking
 from cifar_mlflow.store.runs import PAUSED_AT, Parent, Status, TrackedRun
 from cifar_mlflow.study import runner, search
-from cifar_mlflow.study.candidates import Candidate, best_first
+from cifar_mlflow.study.candidates import Candidate, best_first, summarise_candidates, tabulate
 from cifar_mlflow.study.engines import Engine, Jobs
 from cifar_mlflow.study.trial import TrialOptions
 from cifar_mlflow.training.checkpoint import Checkpoint, Epoch
@@ -108,7 +108,7 @@ class Lab:
 
 
 @pytest.fixture
-def lab(small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+def lab(small_cifar10: Cifar10, monkeypatch: pytest.MonkeyPatch) -> Lab:
     monkeypatch.setattr(runner, "find_outdated", lambda *_: {})  # which needs TensorFlow
     return Lab(small_cifar10)
 
@@ -143,11 +143,12 @@ def test_a_trial_goes_on_in_its_own_run_and_no_epoch_is_trained_twice(lab: Lab) 
 
 def test_a_trial_that_was_stopped_stays_paused_and_its_checkpoint_is_deleted(lab: Lab) -> None:
     lab.run()
-    paused = [run for run in lab.runs if run.status == Status.PAUSED]
+    runs = lab.runs
+    paused = [run for run in runs if run.status == Status.PAUSED]
     assert sorted(run.tags[PAUSED_AT] for run in paused) == ["1", "1", "1", "2"]
     assert mlflow.get_run(paused[0].run_id).info.status == "SCHEDULED"
-    assert not any(run.checkpoint for run in lab.runs)
-    assert not any(PAUSED_AT in run.tags for run in lab.runs if run not in paused)
+    assert not any(run.checkpoint for run in runs)
+    assert not any(PAUSED_AT in run.tags for run in runs if run.status != Status.PAUSED)
 
 
 def test_the_order_in_which_workers_finish_changes_nothing(
@@ -204,9 +205,88 @@ def test_a_resumed_search_says_what_it_found(lab: Lab, screen: Screen) -> None:
     first, lab.interrupt_at, shown = lab.previous[0].run_id, 0, screen()
     lab.run()
     lines = shown.getvalue().splitlines()
-    assert lines[0] == f"Resuming  search {first}: 2 trials, 1 epoch trained"
-    assert lines[1] == f"Round     1 of 2, 4 trials to epoch 1; {EPOCHS} of {EPOCHS} epochs left"
+    assert lines[0] == f"Resuming  search {first}: 2 trials, 2 epochs trained"
+    assert (
+        lines[1] == f"Round     1 of 2, 4 trials to epoch 1; {EPOCHS - 2} of {EPOCHS} epochs left"
+    )
     assert lines[2].startswith(
         "Round     1 of 2, 2 trials to epoch 2; best validation accuracy 0.8"
     )
     assert lines[2].endswith(f"; {EPOCHS - 4} of {EPOCHS} epochs left")
+
+
+# Failures -------------------------------------------------------------------------------------
+
+
+def diverges(config: TrialConfig, epoch: int) -> BaseException | None:
+    assert isinstance(config.learning_rate, float)
+    return Diverged("the loss is nan") if config.learning_rate > 0.005 and epoch == 2 else None
+
+
+def test_a_trial_that_diverges_counts_as_the_worst_and_is_not_tried_again(lab: Lab) -> None:
+    lab.fails = diverges
+    candidates = lab.run(rungs="none", epochs="2", trials="4")
+    failed = [each for each in candidates if each.state == "failed"]
+    assert failed
+    assert not any(each.last_accuracy or each.outcome.accuracies for each in failed)
+    assert len(lab.runs) == len(candidates) == 4
+    assert all(run.given_up == (run.status == Status.FAILED) for run in lab.runs)
+    assert lab.stopped is None
+    tried = list(lab.trained)
+    assert results(lab.run(rungs="none", epochs="2", trials="4")) == results(candidates)
+    assert lab.trained == tried
+
+
+def test_a_failed_trial_is_retried_in_its_round(lab: Lab) -> None:
+    failures = iter([OSError("a passing fault")])
+    lab.fails = lambda config, epoch: next(failures, None) if epoch == 2 else None
+    candidates = lab.run(**SMALL)
+    assert sorted(each.state for each in candidates) == ["complete", "complete", "stopped"]
+    assert len(lab.trained) == len(set(lab.trained)) == 5
+
+
+def test_a_search_stops_after_so_many_same_failures_and_goes_on_when_run_again(lab: Lab) -> None:
+    lab.fails = lambda config, epoch: OSError("the disk is full")
+    assert lab.run(**SMALL, max_same_failures="2")
+    assert lab.stopped == "OSError: the disk is full"
+    lab.fails = lambda config, epoch: None
+    assert [each.round for each in lab.run(**SMALL)] == [1, 1, 2]
+    assert lab.stopped is None
+
+
+# The end --------------------------------------------------------------------------------------
+
+
+def test_the_best_complete_trials_get_new_seeds_and_names_that_show_them(lab: Lab) -> None:
+    candidates = lab.run(seed="7")
+    options = SearchParameters.model_validate(HALVED | {"seed": "7", "replicates": "2"})
+    trials = search.replicates(candidates, options)
+    first, second = (each.config for each in best_first(candidates)[:2])
+    assert [trial.seed for trial in trials] == [8, 9, 8, 9]
+    keys = [trial.configuration.key for trial in trials[::2]]
+    assert keys == [first.configuration.key, second.configuration.key]
+    assert "-seed=8-" in trials[0].name
+    assert not {trial.key for trial in trials} & {each.config.key for each in candidates}
+
+
+def test_a_space_without_further_trials_ends_the_search(lab: Lab) -> None:
+    space = {"learning_rate": "0.1,0.01", "batch_size": "32", "optimizer": "sgd"}
+    candidates = lab.run(**space, rungs="none", epochs="1", trials="20")
+    assert {each.config.learning_rate for each in candidates} == {0.1, 0.01}
+    assert len(candidates) == 2
+
+
+def test_the_study_shows_its_candidates_and_what_they_cost(lab: Lab, screen: Screen) -> None:
+    candidates = lab.run()
+    options, shown = SearchParameters.model_validate(HALVED), screen()
+    table = tabulate(candidates, options)
+    assert table["number"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert {"batch_size", "learning_rate"} < set(table) and "optimizer" not in table
+    with tracking.tracked_run("search") as run:
+        text = summarise_candidates(candidates, options)
+    assert query.read(run.run_id).metrics["search_epochs"] == EPOCHS
+    assert len(query.read_table(run.run_id, "trials.csv")) == 6
+    budget = f"{EPOCHS} epochs, as many as 3 complete trainings of a grid or a random search"
+    assert f"**Budget** {budget}" in text
+    assert f"Budget    {budget}" in shown.getvalue()
+    assert "6 trials (4 stopped, 2 complete)" in shown.getvalue()
