@@ -1,6 +1,7 @@
 """Inject faults into studies of small trainings on stand-in data, and print what happens.
 
-    python -m drills.faults kills | orphans | namespaces | memory | outage | disk | read-only | race
+    python -m drills.faults kills | search-kills | orphans | namespaces | memory | outage | disk |
+        read-only | race
 
 ``disk`` and ``read-only`` mount small file systems, and ``namespaces`` creates a PID namespace, so they
 need root on Linux.
@@ -14,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +36,17 @@ STUDY = {
     "epochs": "100",
     "keep": "best",
 }
-KILLS = 20
+SEARCH = {
+    "architecture": "small",
+    "learning_rate": "log:0.0003..0.03",
+    "batch_size": "16,32",
+    "optimizer": "sgd,adam",
+    "rungs": "4,12,36",
+    "trials": "18",
+    "finalists": "2",
+    "replicates": "2",
+}
+OF_A_TRIAL = "tags.trial_key != ''"
 
 
 class Place(User):
@@ -75,11 +87,13 @@ class Place(User):
 
     def command(self) -> int:
         """The process id of the newest command."""
-        return int(self.runs("tags.kind = 'grid'")[-1].data.tags["process"])
+        return int(self.runs("tags.plan_key != ''")[-1].data.tags["process"])
 
     def kill(self, process: subprocess.Popen[str], chance: random.Random) -> str:
         """Kill some of the processes that `mlflow run` started; says which."""
-        training = self.runs("tags.kind = 'trial' and attributes.status = 'RUNNING'")
+        running = self.runs(f"{OF_A_TRIAL} and attributes.status = 'RUNNING'")
+        # A killed command leaves such runs until the next one has taken its trials over.
+        training = [run for run in running if Path("/proc", run.data.tags["process"]).exists()]
         victim = chance.choice(["the command", "a worker", "all"])
         if victim == "all" or not training:  # the command may not have written its process id yet
             os.killpg(process.pid, signal.SIGKILL)
@@ -99,29 +113,59 @@ class Place(User):
         return count
 
     def results(self) -> list[tuple[str, ...]]:
-        """The metrics of each finished trial; twice if it was finished twice."""
-        names = ("test_loss", "test_accuracy", "kept_val_loss", "train_loss", "kept_epoch")
-        return [
-            (run.info.run_name, *(repr(run.data.metrics[name]) for name in names))
-            for run in self.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")
+        """The metrics of each trial that finished or was stopped, and the name of each best one.
+
+        A trial that was finished twice is there twice.
+        """
+        names = ("epoch", "train_loss", "val_loss", "kept_val_loss", "test_loss", "test_accuracy")
+        trials = [
+            (run.info.run_name, *(repr(run.data.metrics.get(name)) for name in names))
+            for run in self.runs(OF_A_TRIAL)
+            if run.info.status in ("FINISHED", "SCHEDULED")
         ]
+        best = [(run.data.tags["best_trial"],) for run in self.runs("tags.best_trial != ''")]
+        return sorted([*trials, *best])
+
+    def epochs_trained_twice(self) -> int:
+        """The number of epochs that a trial has trained or logged more than once.
+
+        A run that resumed another has copies of its epochs, which took the same time to the last bit.
+        """
+        seconds: dict[tuple[str, int], set[float]] = defaultdict(set)
+        twice = 0
+        for run in self.runs(OF_A_TRIAL):
+            points = self.client.get_metric_history(run.info.run_id, "epoch_seconds")
+            twice += len(points) - len({point.step for point in points})
+            for point in points:
+                seconds[run.data.tags["trial_key"], point.step].add(point.value)
+        return twice + sum(len(different) - 1 for different in seconds.values())
 
 
 def kills(folder: Path) -> None:
     """SIGKILL the command, one worker or all processes, at random moments, until the study is done."""
+    kill_studies(folder, "grid", STUDY, kills=20)
+
+
+def search_kills(folder: Path) -> None:
+    """The same with searches."""
+    kill_studies(folder, "search", SEARCH, kills=30)
+
+
+def kill_studies(folder: Path, entry: str, parameters: Mapping[str, str], kills: int) -> None:
+    """Kill studies until there were so many kills, and compare each with an undisturbed one."""
     whole = Place.make(folder / "whole")
     began = time.time()
-    assert whole.wait_for(whole.begin(whole.mlflow_run("grid", STUDY))) == 0
+    assert whole.wait_for(whole.begin(whole.mlflow_run(entry, parameters))) == 0
     seconds = time.time() - began
-    expected = sorted(whole.results())
+    expected = whole.results()
     chance = random.Random(0)
     kill = rounds = 0
-    while kill < KILLS:
+    while kill < kills:
         rounds += 1
         place = Place.make(folder / f"round {rounds}")
         # The kill may come after the study has finished, while `mlflow run` still runs.
-        while not place.runs("tags.kind = 'grid' and attributes.status = 'FINISHED'"):
-            process = place.begin(place.mlflow_run("grid", STUDY))
+        while not place.runs(f"tags.kind = '{entry}' and attributes.status = 'FINISHED'"):
+            process = place.begin(place.mlflow_run(entry, parameters))
             wait = chance.uniform(0.25, 0.75) * seconds
             killed = "nothing"
             try:
@@ -136,9 +180,12 @@ def kills(folder: Path) -> None:
                 flush=True,
             )
         versions = len(place.client.search_model_versions())
+        running = len(place.runs("attributes.status = 'RUNNING'"))
         print(
-            f"round {rounds} done: {len(place.results())} of {len(expected)} trials finished, "
-            f"results equal: {sorted(place.results()) == expected}, model versions: {versions}"
+            f"round {rounds} done: {len(place.results())} of {len(expected)} results, "
+            f"equal: {place.results() == expected}, epochs trained twice: "
+            f"{place.epochs_trained_twice()}, model versions: {versions}, runs left RUNNING: {running}",
+            flush=True,
         )
 
 
@@ -248,6 +295,7 @@ def race(folder: Path) -> None:
 
 DRILLS = {
     "kills": kills,
+    "search-kills": search_kills,
     "orphans": orphans,
     "namespaces": namespaces,
     "memory": memory,

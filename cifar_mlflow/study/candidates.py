@@ -4,14 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from cifar_mlflow import console
+from cifar_mlflow.analysis import search_figures
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import Lines
 from cifar_mlflow.formatting import counted, markdown_table, number
 from cifar_mlflow.parameters import SearchParameters
 from cifar_mlflow.store import query, tracking
 from cifar_mlflow.store.runs import Status, TrackedRun
+from cifar_mlflow.study.importance import FEWEST, compared, importances
 from cifar_mlflow.study.proposals import Outcome
 from cifar_mlflow.study.summary import REASON_LENGTH, show
 
@@ -111,11 +114,13 @@ def tabulate(candidates: Sequence[Candidate], options: SearchParameters) -> pd.D
 def summarise_candidates(candidates: Sequence[Candidate], options: SearchParameters) -> str:
     """Log the candidates on the active run, and show the best of them; gives the same as Markdown."""
     table = tabulate(candidates, options)
+    ranked = best_first(candidates)
+    shares = importances([candidate.config for candidate in ranked], options.space)
     epochs = int(table["epochs"].sum())
-    tracking.log_files(tables={"trials.csv": table})
+    tracking.log_files(draw(table, shares, options), {"trials.csv": table})
     tracking.log_metrics({"search_epochs": epochs})
 
-    best = [candidate.number for candidate in best_first(candidates)[:SHOWN]]
+    best = [candidate.number for candidate in ranked[:SHOWN]]
     top = table.set_index("number").loc[best].reset_index()
     shown = ["number", *options.space.varied, "epochs", "val_accuracy"]
     headings = [name.replace("val_accuracy", "val acc.").replace("_", " ") for name in shown]
@@ -125,11 +130,43 @@ def summarise_candidates(candidates: Sequence[Candidate], options: SearchParamet
     ]
     if cells:
         show(headings, cells)
-    lines = _account(table, epochs, options)
+    lines = [*_account(table, epochs, options), ("Matters", _explain(shares, len(ranked)))]
     console.say_lines(lines)
     return "\n\n".join(
         ["### Search", markdown_table(headings, cells), console.lines_markdown(lines)]
     )
+
+
+def draw(
+    table: pd.DataFrame, shares: Mapping[str, float], options: SearchParameters
+) -> dict[str, Figure]:
+    """The figures of a search that have something to show, by file name.
+
+    Args:
+        table: of `tabulate`.
+        shares: the importance of each parameter; empty if it is not known.
+    """
+    judged = int(table["val_accuracy"].notna().sum())
+    if not judged:
+        return {}
+    domains = options.space.varied
+    drawn = {
+        "history.png": search_figures.history(table),
+        "parallel_coordinates.png": search_figures.parallel_coordinates(table, domains),
+        "slices.png": search_figures.slices(table, domains),
+    }
+    if shares:
+        title = f"what tells the best {compared(judged)} of {judged} trials from all (PED-ANOVA)"
+        drawn["importance.png"] = search_figures.importance(shares, title)
+    return drawn
+
+
+def _explain(shares: Mapping[str, float], judged: int) -> str:
+    """How much each parameter matters, in a line."""
+    if not shares:
+        return f"not known from {counted(judged, 'trial')}; it takes {FEWEST}"
+    parts = [f"{name} {number(share, 2)}" for name, share in shares.items()]
+    return f"{', '.join(parts)} (PED-ANOVA, the best {compared(judged)} of {judged} trials)"
 
 
 def _account(table: pd.DataFrame, epochs: int, options: SearchParameters) -> Lines:

@@ -62,7 +62,7 @@ class Proposals:
         self.seed = seed
         self.round = 0
         self.known: set[str] = set()  # keys of the trials proposed
-        self.distributions = {name: _distribution(each) for name, each in space.varied.items()}
+        self.distributions = distributions(space)
         self.study = optuna.create_study(direction="maximize")
 
     def propose(self, count: int) -> list[TrialConfig]:
@@ -109,6 +109,11 @@ def _make_sampler(name: str, seed: int, round_: int) -> optuna.samplers.BaseSamp
         case "gp":
             return optuna.samplers.GPSampler(seed=of_round)
     return optuna.samplers.RandomSampler(seed=of_round)
+
+
+def distributions(space: Space) -> dict[str, BaseDistribution]:
+    """What varies, as Optuna knows it."""
+    return {name: _distribution(domain) for name, domain in space.varied.items()}
 
 
 def _distribution(domain: Domain) -> BaseDistribution:
