@@ -187,7 +187,8 @@ def compile_network(network: keras.Sequential, config: TrialConfig, steps: int) 
 def origin(config: TrialConfig, data: DataSet) -> Origin:
     """What the result depends on apart from ``config`` and ``data``, if this process trains it.
 
-    Of the data, the network depends on the image shape and the number of classes alone. Code that no Keras object describes, such as the order of the batches, is not part of it.
+    Of the data, the network depends on the image shape and the number of classes alone. Code that no
+    Keras object describes, such as the order of the batches, is not part of it.
     """
     keras.backend.clear_session()  # Keras numbers its layers' names; start at the same number
     bare = keras.Sequential()

@@ -97,8 +97,8 @@ def test_other_inputs_and_outputs_are_refused(save: Save) -> None:
     for shape in ([1, 32, 32, 3], ["batch", "height", 32, 3]):
         wrong = onnx_model(pixels=("pixels", TensorProto.UINT8, shape))
         refusal(save(wrong))
-    small = onnx_model(pixels=("pixels", TensorProto.UINT8, ["batch", 28, 28, 3]))
-    assert "takes (None, 28, 28, 3), not images (None, 32, 32, 3)" in refusal(save(small))
+    oblong = onnx_model(pixels=("pixels", TensorProto.UINT8, ["batch", 28, 32, 3]))
+    assert "takes (None, 28, 32, 3), not images (None, size, size, 3)" in refusal(save(oblong))
 
 
 def test_logits_are_no_probabilities(save: Save) -> None:
