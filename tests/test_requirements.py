@@ -2,11 +2,14 @@
 
 import re
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
+from platform import python_version
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parent.parent
 LOCKS = ("requirements.txt", "requirements-cluster.txt", "requirements-dev.txt")
@@ -74,3 +77,15 @@ def test_tests_and_clusters_run_on_the_versions_that_users_get() -> None:
 def test_conda_users_get_the_same_list() -> None:
     environment = yaml.safe_load((ROOT / "conda.yaml").read_text())
     assert environment["dependencies"][-1] == {"pip": ["-r requirements.txt"]}
+
+
+def test_every_package_is_for_this_python() -> None:
+    """pip refuses others; uv, which compiles the locks, ignores upper bounds of Requires-Python."""
+    unfit = [
+        package.name
+        for package in distributions()
+        if not SpecifierSet(str(package.metadata.json.get("requires_python", ""))).contains(
+            python_version()
+        )
+    ]
+    assert not unfit
