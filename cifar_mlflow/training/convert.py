@@ -10,12 +10,14 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
+from tf2onnx.handler import tf_op
 
 from cifar_mlflow.backend import keras, tf
 from cifar_mlflow.console import hushed
@@ -56,6 +58,20 @@ def to_onnx(
     onnx.checker.check_model(converted, full_check=True)
     content: bytes = converted.SerializeToString()
     return content
+
+
+@tf_op("Erfc")
+class _Erfc:
+    """Adds TensorFlow's complement of the error function, which Keras' GELU uses, to what tf2onnx knows."""
+
+    @classmethod
+    def version_9(cls, context: Any, node: Any, **_: object) -> None:
+        (given,), (result,) = node.input, node.output
+        shape, dtype = context.get_shape(result), context.get_dtype(result)
+        context.remove_node(node.name)
+        erf = context.make_node("Erf", [given]).output[0]
+        one = context.make_const(f"{node.name}/one", np.array(1, np.float32)).output[0]
+        context.make_node("Sub", [one, erf], outputs=[result], shapes=[shape], dtypes=[dtype])
 
 
 def _quantize(path: Path, calibration: Images) -> None:
