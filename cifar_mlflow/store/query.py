@@ -137,13 +137,18 @@ def finished_trials(experiment_id: str, data_digest: str) -> list[TrackedRun]:
 def newest_trials(limit: int = 1000) -> list[TrackedRun]:
     """The newest finished trials of the experiment that a run would be in now, backwards.
 
+    Candidates of a search are left out, because they are not tested.
     Without a store there are none, and MLflow, which would create one, is not asked.
     """
     file = re.fullmatch("sqlite:///(.*)", mlflow.get_tracking_uri())
     if file and not Path(file[1]).exists():
         return []
-    where = f"attributes.status = '{Status.FINISHED}' and tags.{TRIAL_KEY} != ''"
-    return search(None, where, "attributes.start_time DESC", limit)
+    conditions = (
+        f"attributes.status = '{Status.FINISHED}'",
+        f"tags.{TRIAL_KEY} != ''",
+        f"tags.{KIND} != '{CANDIDATE}'",
+    )
+    return search(None, " AND ".join(conditions), "attributes.start_time DESC", limit)
 
 
 def experiment_name(experiment_id: str) -> str:

@@ -7,6 +7,8 @@ import pytest
 
 from cifar_mlflow.errors import DONE
 from cifar_mlflow.parameters import GridParameters
+from cifar_mlflow.store import query
+from cifar_mlflow.store.runs import CANDIDATE, KIND
 from cifar_mlflow.study.command import plan_or_run
 from tests.conftest import Screen
 from tests.stores import write_study
@@ -44,6 +46,16 @@ def test_trials_on_other_data_are_not_mixed_in(screen: Screen) -> None:
     write_study(client, "0", "grid", SEEDS | {"seed": "0,1,2"}, digest="0" * 64)
     write_study(client, "0", "grid", SEEDS | {"seed": "2,3"})
     assert last_line(screen).endswith(" of 4 finished trials)")
+
+
+def test_candidates_of_a_search_are_not_mixed_in_because_they_are_not_tested(
+    screen: Screen,
+) -> None:
+    client = mlflow.MlflowClient()
+    write_study(client, "0", "grid", SEEDS | {"seed": "0,1,2"})
+    candidate = query.newest_trials()[0]
+    client.set_tag(candidate.run_id, KIND, CANDIDATE)
+    assert last_line(screen).endswith(" of 5 finished trials)")
 
 
 def test_too_few_seeds_for_a_test_are_said(screen: Screen) -> None:
