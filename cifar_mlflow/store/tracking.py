@@ -127,22 +127,33 @@ def continue_run(paused: TrackedRun) -> TrackedRun:
     """Make a paused run the active one of this process."""
     tags = {runs.HOST: platform.node(), **process_tags(this_process())}
     run = mlflow.start_run(paused.run_id, nested=True, tags=tags)
-    mlflow.delete_tag(runs.PAUSED_AT)
+    for tag in _paused_tags(paused):
+        if tag in paused.tags:
+            mlflow.delete_tag(tag)
     return TrackedRun(run)
 
 
 def pause_run() -> None:
     """Pause the active run after the epochs that it has logged."""
-    run = query.read(query.active().run_id)
-    mlflow.set_tag(runs.PAUSED_AT, run.epochs)
+    mlflow.set_tags(_paused_tags(query.read(query.active().run_id)))
     mlflow.end_run(Status.PAUSED)
 
 
 def pause_interrupted(run: TrackedRun) -> None:
     """The same for a run that was interrupted before it could be paused."""
     client = mlflow.MlflowClient()
-    client.set_tag(run.run_id, runs.PAUSED_AT, run.epochs)
+    for tag, value in _paused_tags(run).items():
+        client.set_tag(run.run_id, tag, value)
     client.set_terminated(run.run_id, Status.PAUSED)
+
+
+def _paused_tags(run: TrackedRun) -> dict[str, str]:
+    """What a paused run has besides its status, which MLflow shows as if the run were still to start."""
+    text = (
+        f"Paused after epoch {run.epochs}. The best trials of each round go on, in the same run; the "
+        "others end here, with the status Scheduled."
+    )
+    return {runs.PAUSED_AT: str(run.epochs), DESCRIPTION: text}
 
 
 def give_up(run: TrackedRun) -> None:

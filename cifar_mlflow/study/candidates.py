@@ -90,10 +90,11 @@ def tabulate(candidates: Sequence[Candidate], options: SearchParameters) -> pd.D
     """One row for each candidate, in the order of the proposals.
 
     Columns: number, round, name, the fields that vary, state (complete, stopped or failed), epochs,
-    val_accuracy (the one it was last judged by), end_reason, run_id.
+    val_accuracy (the one it was last judged by), end_reason, outdated (how its network or versions differ
+    from those the search was resumed with), run_id.
     """
     columns = ["number", "round", "name", *options.space.varied]
-    columns += ["state", "epochs", "val_accuracy", "end_reason", "run_id"]
+    columns += ["state", "epochs", "val_accuracy", "end_reason", "outdated", "run_id"]
     rows = [
         {
             "number": candidate.number,
@@ -104,6 +105,7 @@ def tabulate(candidates: Sequence[Candidate], options: SearchParameters) -> pd.D
             "epochs": candidate.epochs,
             "val_accuracy": candidate.last_accuracy,
             "end_reason": candidate.run.end_reason if candidate.state == "failed" else "",
+            "outdated": candidate.run.outdated,
             "run_id": candidate.run.run_id,
         }
         for candidate in candidates

@@ -1,8 +1,8 @@
 """Propose the trials of a search, by Optuna's samplers.
 
-Optuna's memory lasts as long as the command. Whoever resumes a search tells it again, round by round, the
-outcomes that the tracking store has. A round's sampler has a seed of its own, and knows of earlier rounds
-alone. So a round that was interrupted is proposed again as it was, however far its trials had come.
+Each round has an Optuna study and a sampler of its own, which is told the outcomes of earlier rounds, with
+a seed of its own. So a round that was interrupted is proposed again as it was, however far its trials had
+come.
 """
 
 import math
@@ -27,6 +27,9 @@ from cifar_mlflow.space import Choice, Domain, Range, Space, Value
 DIGITS = 4  # of a proposed number, short in names and tables; more where the range is narrow
 TRIES = 20  # for a proposal that is new; then chance draws
 MOST_TRIES = 1000
+# A sampler reads all trials that it is told for each proposal. TPE takes at most 25 of them as the good
+# ones; more of the others would tell it little, and the time of a proposal would grow with the search.
+BEST_TOLD, LATEST_TOLD = 25, 175
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Proposals:
         self.round = 0
         self.known: set[str] = set()  # keys of the trials proposed
         self.distributions = distributions(space)
-        self.study = optuna.create_study(direction="maximize")
+        self.learned: list[FrozenTrial] = []  # in the order of the proposals
 
     def propose(self, count: int) -> list[TrialConfig]:
         """The trials of the next round: new configurations, fewer if no more are found.
@@ -71,28 +74,27 @@ class Proposals:
         Raises:
             UsageError: a configuration is not allowed.
         """
-        self.study.sampler = _make_sampler(self.sampler, self.seed, self.round)
+        sampler = _make_sampler(self.sampler, self.seed, self.round)
+        study = optuna.create_study(sampler=sampler, direction="maximize")
+        study.add_trials(told(self.learned))
         self.round += 1
         trials: list[TrialConfig] = []
-        asked: list[optuna.Trial] = []  # running, so that the sampler proposes something else
         tries = 0  # since the last new one
         while len(trials) < count and len(self.known) < self.space.size and tries < MOST_TRIES:
             if tries == TRIES:
-                self.study.sampler = _make_sampler("random", self.seed, self.round)
-            asked.append(self.study.ask(self.distributions))
-            trial = self._trial(asked[-1])
+                study.sampler = _make_sampler("random", self.seed, self.round)
+            # What was asked for counts as running, so the sampler proposes something else next.
+            trial = self._trial(study.ask(self.distributions))
             tries += 1
             if trial.key not in self.known:
                 self.known.add(trial.key)
                 trials.append(trial)
                 tries = 0
-        for each in asked:  # `learn` adds them with what became of them; failed ones are ignored
-            self.study.tell(each, state=TrialState.FAIL)
         return trials
 
     def learn(self, outcomes: Sequence[Outcome]) -> None:
         """Add the outcomes of a round, in the order of its proposals."""
-        self.study.add_trials([_told(outcome, self.distributions) for outcome in outcomes])
+        self.learned += [_learned(outcome, self.distributions) for outcome in outcomes]
 
     def _trial(self, asked: optuna.Trial) -> TrialConfig:
         domains = self.space.domains
@@ -134,7 +136,22 @@ def _rounded(value: Value, domain: Domain) -> Value:
     return min(max(round(value, decimals), domain.low), domain.high)
 
 
-def _told(outcome: Outcome, distributions: dict[str, BaseDistribution]) -> FrozenTrial:
+def told(learned: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that a sampler is told: the latest, and the best of those before, in their order."""
+    earlier, latest = learned[:-LATEST_TOLD], learned[-LATEST_TOLD:]
+    best = sorted(range(len(earlier)), key=lambda index: _rank(earlier[index]))[-BEST_TOLD:]
+    return [*(earlier[index] for index in sorted(best)), *latest]
+
+
+def _rank(trial: FrozenTrial) -> tuple[bool, int, float]:
+    """Larger is better, as TPE ranks trials: complete ones by value, others by epochs and accuracy."""
+    if trial.value is not None:
+        return True, 0, trial.value
+    epoch = trial.last_step or 0
+    return False, epoch, trial.intermediate_values.get(epoch, 0.0)
+
+
+def _learned(outcome: Outcome, distributions: dict[str, BaseDistribution]) -> FrozenTrial:
     """A trial as Optuna's samplers know it.
 
     One that was stopped at a rung counts as pruned, and one that failed as pruned before its first epoch,

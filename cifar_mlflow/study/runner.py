@@ -248,7 +248,7 @@ def adopt(
         return adopted, []
     fate = "kept (outdated=retrain trains them again)" if keep else "trained again"
     first, *others = sorted(set(outdated.values()))
-    more = f" (and {len(others)} more; results.csv has all)" if keep and others else ""
+    more = f" (and {len(others)} more; see their tag outdated)" if keep and others else ""
     text = f"{counted(len(outdated), 'trial')}, {fate}: {first}{more}"
     return adopted, [("Outdated", text)]
 

@@ -81,6 +81,21 @@ def test_the_sampler_learns_what_fails() -> None:
     assert len([rate for rate in rates(last) if rate <= 0.001]) >= 4
 
 
+def test_a_sampler_is_told_the_best_trials_and_the_latest_ones_however_many_there_are() -> None:
+    of = space()
+    (trial,) = Proposals(of, "random", 0).propose(1)
+    search = Proposals(of, "tpe", 0)
+    accuracies = [0.5] * 300
+    accuracies[7] = accuracies[60] = 0.9
+    search.learn([Outcome(trial, {1: 0.99}, None)])  # stopped, so behind all complete ones
+    search.learn([Outcome(trial, {1: each}, each) for each in accuracies])
+    told = [each.value for each in proposals.told(search.learned)]
+    assert len(told) == proposals.BEST_TOLD + proposals.LATEST_TOLD
+    assert told[: proposals.BEST_TOLD].count(0.9) == 2
+    assert set(told) == {0.5, 0.9}
+    assert proposals.told(search.learned[:100]) == search.learned[:100]
+
+
 def test_a_number_has_four_digits_and_stays_in_its_range() -> None:
     narrow = space(learning_rate="0.0123456..0.0123567", batch_size="32", optimizer="sgd")
     for trial, *_ in rounds(2, of=narrow):

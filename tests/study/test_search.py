@@ -148,7 +148,10 @@ def test_a_trial_that_was_stopped_stays_paused_and_its_checkpoint_is_deleted(lab
     assert sorted(run.tags[PAUSED_AT] for run in paused) == ["1", "1", "1", "2"]
     assert mlflow.get_run(paused[0].run_id).info.status == "SCHEDULED"
     assert not any(run.checkpoint for run in runs)
-    assert not any(PAUSED_AT in run.tags for run in runs if run.status != Status.PAUSED)
+    assert all(run.tags[tracking.DESCRIPTION].startswith("Paused after epoch") for run in paused)
+    went_on = [run for run in runs if run.status != Status.PAUSED]
+    assert went_on
+    assert not any({PAUSED_AT, tracking.DESCRIPTION} & set(run.tags) for run in went_on)
 
 
 def test_the_order_in_which_workers_finish_changes_nothing(
