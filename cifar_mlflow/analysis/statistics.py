@@ -78,7 +78,9 @@ def estimates(
     """One row for each group, in order of appearance, from its values that are not NaN.
 
     Columns: n; mean; sd, the standard deviation with n - 1 in the denominator, NaN where n < 2; low and
-    high, the 95 % interval of the mean by Student's t, NaN where n < 3.
+    high, the 95 % interval of the mean by Student's t; single_low and single_high, the 95 % prediction
+    interval of one more value (Hahn and Meeker, Statistical Intervals, 1991, chapter 4). Intervals are
+    NaN where n < 3.
 
     Args:
         values: measures between 0 and ``highest``. The true mean lies there too, so an interval that is
@@ -87,9 +89,14 @@ def estimates(
     by_group = values.groupby(groups, sort=False)
     table = pd.DataFrame({"n": by_group.count(), "mean": by_group.mean(), "sd": by_group.std()})
     margin = table["sd"] * margins(table["n"].to_numpy())
+    single = margin * np.sqrt(
+        table["n"] + 1
+    )  # that of the mean shrinks with n, the values' own does not
     return table.assign(
         low=(table["mean"] - margin).clip(lower=0),
         high=(table["mean"] + margin).clip(upper=highest),
+        single_low=(table["mean"] - single).clip(lower=0),
+        single_high=(table["mean"] + single).clip(upper=highest),
     )
 
 

@@ -21,12 +21,13 @@ from cifar_mlflow.formatting import (
     percent,
 )
 from cifar_mlflow.paper import FACTORS as PAPER_FACTORS
-from cifar_mlflow.paper import Published, published
+from cifar_mlflow.paper import ROUNDING, Published, published
 from cifar_mlflow.store.runs import Status, TrackedRun
 
 FACTORS = [name for name in TrialConfig.model_fields if name != "seed"]
 # The measures, each with its largest possible value; the smallest is 0.
 MEASURES = {"kept_val_accuracy": 1.0, "kept_val_loss": inf, "test_accuracy": 1.0, "test_loss": inf}
+ESTIMATED = ("mean", "sd", "low", "high", "single_low", "single_high")  # of each measure
 # The column of the accuracy on the images that the best is chosen by.
 ACCURACIES = {"validation": "kept_val_accuracy", "test": "test_accuracy"}
 # The factors that every table shows; others only where they vary.
@@ -117,7 +118,7 @@ def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
 
     Columns: the factors; parameters; planned, the number of its trials, and n, of the finished ones;
     status, of the first trial that did not finish, if any; outdated, the number of outdated trials; of
-    each measure the mean, sd, low and high (see `statistics.estimates`); published_accuracy,
+    each measure the columns ESTIMATED (see `statistics.estimates`); published_accuracy,
     published_loss, and difference, test_accuracy_mean less published_accuracy; minutes, the mean of a
     trial; and by the mean accuracy on the images ``select_by``: rank, difference_to_best, its p_value
     (see `statistics.against_best`), verdict (a key of `MARKS`) and best.
@@ -143,9 +144,7 @@ def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
     summary["status"] = unfinished.reindex(summary.index).fillna(Status.FINISHED)
     summary["outdated"] = table["outdated"].ne("").groupby(table["configuration"]).sum()
     for name, estimate in measured.items():
-        summary[[f"{name}_{column}" for column in ("mean", "sd", "low", "high")]] = estimate[
-            ["mean", "sd", "low", "high"]
-        ]
+        summary[[f"{name}_{column}" for column in ESTIMATED]] = estimate[list(ESTIMATED)]
     summary[["published_accuracy", "published_loss"]] = groups[
         ["published_accuracy", "published_loss"]
     ].first()
@@ -266,12 +265,44 @@ def reading(summary: pd.DataFrame, select_by: str) -> Lines:
         return lines
     interval = f"{statistics.INTERVAL} of the mean, with three seeds or more"
     lines.append(("Cells", f"mean ± standard deviation over seeds ({interval})"))
+    if compared := _against_paper(summary):
+        lines.append(("Paper", compared))
     if summary["best"].any() and len(summary) > 1:
         accuracies = summary[["n", f"{ACCURACIES[select_by]}_sd"]].set_axis(["n", "sd"], axis=1)
         sd = statistics.pooled_sd(accuracies)
         lines.append(("Power", power(int(summary["n"].max()), sd, "pooled", select_by)))
         lines.append(("Ranking", _ranking(summary, select_by)))
     return lines
+
+
+def _against_paper(summary: pd.DataFrame) -> str:
+    """Which published accuracies, each of one training, a training here would hardly reach or fall to.
+
+    Empty without an interval of a published configuration.
+    """
+    table = pd.DataFrame(
+        {
+            "published": summary["published_accuracy"],
+            "low": summary["test_accuracy_single_low"],
+            "high": summary["test_accuracy_single_high"],
+            "name": labels(summary),
+        }
+    ).dropna()
+    if table.empty:
+        return ""
+    below = table["published"] + ROUNDING < table["low"]
+    above = table["published"] - ROUNDING > table["high"]
+    unlike = table[below | above]
+    outside = [
+        f"{row['name']} (published {row['published']:.2f}, "
+        f"here {number(row['low'])}–{number(row['high'])})"
+        for row in unlike.to_dict("records")
+    ]
+    text = (
+        f"{len(table) - len(unlike)} of {len(table)} published accuracies lie in the "
+        f"{statistics.INTERVAL} of a single training"
+    )
+    return text + (f"; not {_few(outside)}" if outside else "")
 
 
 def power(seeds: int, sd: float, source: str, select_by: str) -> str:

@@ -29,16 +29,24 @@ def test_estimates_agree_with_scipy_whatever_the_size_of_a_group() -> None:
         assert (row["low"], row["high"]) == pytest.approx(tuple(interval))
 
 
+def test_an_interval_of_a_single_value_covers_one_more_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    drawn = random.normal(0.5, 0.01, (4000, 6))  # five to estimate from, and one more
+    table = estimates({str(row): values[:5] for row, values in enumerate(drawn)})
+    covered = (table["single_low"] <= drawn[:, 5]) & (drawn[:, 5] <= table["single_high"])
+    assert covered.mean() == pytest.approx(0.95, abs=0.01)
+
+
 def test_one_value_has_a_mean_and_no_spread() -> None:
     row = estimates(VALUES).loc["d"]
     assert (row["n"], row["mean"]) == (1, 0.5)
-    assert row[["sd", "low", "high"]].isna().all()
+    assert row[["sd", "low", "high", "single_low", "single_high"]].isna().all()
 
 
 def test_two_values_have_a_spread_and_no_interval() -> None:
     row = estimates({"a": [0.81, 0.99]}).loc["a"]
     assert row["sd"] == pytest.approx(0.18 / np.sqrt(2))
-    assert row[["low", "high"]].isna().all()
+    assert row[["low", "high", "single_low", "single_high"]].isna().all()
 
 
 def test_an_interval_is_cut_at_the_bounds_of_the_measure() -> None:

@@ -205,6 +205,18 @@ def test_the_ranking_says_which_differences_are_within_noise() -> None:
     assert [row[3] for row in rows] == ["★", "≈", ""]
 
 
+def test_a_published_accuracy_is_held_against_what_a_single_training_may_reach() -> None:
+    summary = summarise(tabulate(REPLICATES, REPLICATED))
+    half = 4.302653 * 0.01 * np.sqrt(1 + 1 / 3)  # Student's t from a table
+    assert summary["test_accuracy_single_low"].iloc[0] == pytest.approx(0.70 - half)
+    assert dict(results.reading(summary, "validation"))["Paper"] == (
+        "2 of 3 published accuracies lie in the 95 % interval of a single training; "
+        "not relu 128 adam (published 0.70, here 0.250–0.350)"
+    )
+    unpublished = summary.assign(published_accuracy=np.nan)
+    assert "Paper" not in dict(results.reading(unpublished, "validation"))
+
+
 def test_the_power_of_the_seeds_is_said_before_the_ranking() -> None:
     account = dict(results.reading(summarise(tabulate(REPLICATES, REPLICATED)), "validation"))
     assert list(account)[-2:] == ["Power", "Ranking"]
