@@ -89,9 +89,7 @@ def estimates(
     by_group = values.groupby(groups, sort=False)
     table = pd.DataFrame({"n": by_group.count(), "mean": by_group.mean(), "sd": by_group.std()})
     margin = table["sd"] * margins(table["n"].to_numpy())
-    single = margin * np.sqrt(
-        table["n"] + 1
-    )  # that of the mean shrinks with n, the values' own does not
+    single = margin * np.sqrt(table["n"] + 1)
     return table.assign(
         low=(table["mean"] - margin).clip(lower=0),
         high=(table["mean"] + margin).clip(upper=highest),

@@ -1,8 +1,8 @@
 """Propose the trials of a search, by Optuna's samplers.
 
-Each round has an Optuna study and a sampler of its own, which is told the outcomes of earlier rounds, with
-a seed of its own. So a round that was interrupted is proposed again as it was, however far its trials had
-come.
+Each round has an Optuna study and a sampler of its own, with a seed of its own, which know the outcomes of
+earlier rounds alone. So a round that was interrupted is proposed again as it was, however far its trials
+had come.
 """
 
 import math
@@ -27,8 +27,8 @@ from cifar_mlflow.space import Choice, Domain, Range, Space, Value
 DIGITS = 4  # of a proposed number, short in names and tables; more where the range is narrow
 TRIES = 20  # for a proposal that is new; then chance draws
 MOST_TRIES = 1000
-# A sampler reads all trials that it is told for each proposal. TPE takes at most 25 of them as the good
-# ones; more of the others would tell it little, and the time of a proposal would grow with the search.
+# For each proposal a sampler reads all trials that it is told, so their number is limited: otherwise the
+# time of a proposal would grow with the search. TPE takes a tenth of them as the good ones, 25 at most.
 BEST_TOLD, LATEST_TOLD = 25, 175
 
 
@@ -137,7 +137,10 @@ def _rounded(value: Value, domain: Domain) -> Value:
 
 
 def told(learned: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that a sampler is told: the latest, and the best of those before, in their order."""
+    """The trials that a sampler is told: the latest, and the best of those before.
+
+    They are in the order of the proposals, because TPE gives later ones a larger weight.
+    """
     earlier, latest = learned[:-LATEST_TOLD], learned[-LATEST_TOLD:]
     best = sorted(range(len(earlier)), key=lambda index: _rank(earlier[index]))[-BEST_TOLD:]
     return [*(earlier[index] for index in sorted(best)), *latest]

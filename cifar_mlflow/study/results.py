@@ -276,9 +276,9 @@ def reading(summary: pd.DataFrame, select_by: str) -> Lines:
 
 
 def _against_paper(summary: pd.DataFrame) -> str:
-    """Which published accuracies, each of one training, a training here would hardly reach or fall to.
+    """How many published accuracies, each of one training, lie where one here would; names the others.
 
-    Empty without an interval of a published configuration.
+    Empty unless a published configuration has seeds enough for an interval.
     """
     table = pd.DataFrame(
         {
