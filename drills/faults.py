@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +41,7 @@ SEARCH = {
     "learning_rate": "log:0.0003..0.03",
     "batch_size": "16,32",
     "optimizer": "sgd,adam",
-    "rungs": "4,12,36",
+    "rungs": "2,6,18",
     "trials": "18",
     "finalists": "2",
     "replicates": "2",
@@ -147,12 +147,22 @@ def kills(folder: Path) -> None:
 
 
 def search_kills(folder: Path) -> None:
-    """The same with searches."""
-    kill_studies(folder, "search", SEARCH, kills=30)
+    """The same with searches; each command runs on an engine at random."""
+    kill_studies(folder, "search", SEARCH, kills=30, engines=("loky", "dask", "ray"))
 
 
-def kill_studies(folder: Path, entry: str, parameters: Mapping[str, str], kills: int) -> None:
-    """Kill studies until there were so many kills, and compare each with an undisturbed one."""
+def kill_studies(
+    folder: Path,
+    entry: str,
+    parameters: Mapping[str, str],
+    kills: int,
+    engines: Sequence[str] = ("loky",),
+) -> None:
+    """Kill studies until there were so many kills, and compare each with an undisturbed one.
+
+    Args:
+        engines: of the commands that are killed; the undisturbed one runs on loky.
+    """
     whole = Place.make(folder / "whole")
     began = time.time()
     assert whole.wait_for(whole.begin(whole.mlflow_run(entry, parameters))) == 0
@@ -165,7 +175,8 @@ def kill_studies(folder: Path, entry: str, parameters: Mapping[str, str], kills:
         place = Place.make(folder / f"round {rounds}")
         # The kill may come after the study has finished, while `mlflow run` still runs.
         while not place.runs(f"tags.kind = '{entry}' and attributes.status = 'FINISHED'"):
-            process = place.begin(place.mlflow_run(entry, parameters))
+            engine = chance.choice(engines)
+            process = place.begin(place.mlflow_run(entry, {**parameters, "engine": engine}))
             wait = chance.uniform(0.25, 0.75) * seconds
             killed = "nothing"
             try:
@@ -175,7 +186,7 @@ def kill_studies(folder: Path, entry: str, parameters: Mapping[str, str], kills:
                 killed = place.kill(process, chance)
             process.communicate()
             print(
-                f"round {rounds}, kill {kill}, {killed} after {wait:.1f} s, exit code "
+                f"round {rounds}, kill {kill}, {engine}, {killed} after {wait:.1f} s, exit code "
                 f"{process.returncode}, processes left: {place.count_processes()}: {place.count()}",
                 flush=True,
             )

@@ -153,7 +153,8 @@ def resume_from(
 def save_checkpoint(checkpoint: Checkpoint) -> None:
     """Save a checkpoint of the active run, and log its newest epoch.
 
-    Atomic: the file does not overwrite the previous checkpoint, and a tag then points to it.
+    Atomic: the file does not overwrite the previous checkpoint, and a tag then points to it. The metrics
+    follow: of a run that is killed before them the checkpoint has the epoch, so it is not trained again.
     """
     epoch = checkpoint.history[-1]
     content = checkpoint.to_bytes()
@@ -166,7 +167,8 @@ def save_checkpoint(checkpoint: Checkpoint) -> None:
         "epoch": epoch.epoch,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    tracking.log_epochs([epoch], {runs.CHECKPOINT: json.dumps(pointer)})
+    mlflow.set_tag(runs.CHECKPOINT, json.dumps(pointer))
+    tracking.log_epochs([epoch])
 
 
 def load_checkpoint(trial: TrackedRun) -> Checkpoint:

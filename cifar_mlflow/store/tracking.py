@@ -24,7 +24,7 @@ from mlflow.data.dataset_source import DatasetSource
 from mlflow.data.dataset_source_registry import resolve_dataset_source
 from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import LoggedModelInput, Metric, Run, RunTag
+from mlflow.entities import LoggedModelInput, Metric, Run
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
@@ -323,8 +323,8 @@ def _source(data: DataSet) -> DatasetSource:
         return resolve_dataset_source(data.source)
 
 
-def log_epochs(epochs: Sequence[Epoch], tags: Mapping[str, str] | None = None) -> None:
-    """Log epochs as metrics by step, together with tags, in as few calls as MLflow allows."""
+def log_epochs(epochs: Sequence[Epoch]) -> None:
+    """Log epochs as metrics by step, in as few calls as MLflow allows."""
     now = int(time.time() * 1000)
     metrics = [
         Metric(name, value, now, epoch.epoch)
@@ -332,11 +332,9 @@ def log_epochs(epochs: Sequence[Epoch], tags: Mapping[str, str] | None = None) -
         for name, value in asdict(epoch).items()
         if value is not None
     ]
-    run_tags = [RunTag(name, value) for name, value in (tags or {}).items()]
     client, run_id = mlflow.MlflowClient(), query.active().run_id
-    while metrics or run_tags:
-        client.log_batch(run_id, metrics[:METRICS_PER_CALL], tags=run_tags)
-        metrics, run_tags = metrics[METRICS_PER_CALL:], []
+    for start in range(0, len(metrics), METRICS_PER_CALL):
+        client.log_batch(run_id, metrics[start : start + METRICS_PER_CALL])
 
 
 def log_metrics(

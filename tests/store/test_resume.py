@@ -101,25 +101,47 @@ def test_a_trial_resumes_the_newest_checkpoint_with_its_whole_history() -> None:
     assert not mlflow.MlflowClient().list_artifacts(before.run_id, resume.FOLDER)
 
 
-def test_a_save_that_is_cut_off_leaves_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(path: Path, content: bytes) -> int:
-        with path.open("wb") as file:
-            return file.write(content[: len(content) // 2])
+def killed(*_: object) -> None:
+    raise SystemExit
 
-    def killed(*_: object) -> None:
+
+def test_a_save_that_is_cut_off_leaves_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(file: str, folder: str) -> None:
+        content = Path(file).read_bytes()
+        Path(file).write_bytes(content[: len(content) // 2])
+        log(file, folder)
         raise SystemExit
 
+    log = mlflow.log_artifact
     with (
         pytest.raises(SystemExit),
         monkeypatch.context() as patch,
         tracking.tracked_run("trial") as before,
     ):
         resume.save_checkpoint(checkpoint(4))
-        patch.setattr(Path, "write_bytes", half)
-        patch.setattr(tracking, "log_epochs", killed)
+        patch.setattr(mlflow, "log_artifact", half)
         resume.save_checkpoint(checkpoint(5))
     start = resume.load_checkpoint(saved(before.run_id))
     assert start.history == checkpoint(4).history
+
+
+def test_an_epoch_whose_metrics_were_not_logged_is_in_the_checkpoint_and_its_successors_curves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (
+        pytest.raises(SystemExit),
+        monkeypatch.context() as patch,
+        tracking.tracked_run("trial") as before,
+    ):
+        resume.save_checkpoint(checkpoint(1))
+        patch.setattr(tracking, "log_epochs", killed)
+        resume.save_checkpoint(checkpoint(2))
+    assert history(before.run_id) == [(1, 1.0)]
+    with tracking.tracked_run("trial") as run:
+        start = resume.resume_from([saved(before.run_id)], fits)
+    assert start is not None
+    assert start.history == checkpoint(2).history
+    assert history(run.run_id) == [(1, 1.0), (2, 0.5)]
 
 
 def test_a_damaged_checkpoint_is_lost_and_the_trial_says_so() -> None:

@@ -86,8 +86,8 @@ class Lab:
                 raise failure
             reached = accuracy(config, epoch)
             history.append(Epoch(epoch, 1.0, reached, 1.0, reached, 0.1, 1.0))
-            resume.save_checkpoint(Checkpoint(tuple(history), [], []))
             self.trained.append((config.key, epoch))
+            resume.save_checkpoint(Checkpoint(tuple(history), [], []))
             self.point()
         if options.pause_after:
             raise Paused
@@ -198,6 +198,22 @@ def test_a_search_interrupted_at_every_point_ends_as_if_it_was_left_alone(
     assert 5 < commands < 30
     assert results(candidates) == expected
     assert lab.order == whole.order
+    assert Counter(lab.trained) == Counter(whole.trained)
+
+
+def test_an_epoch_that_was_saved_but_not_logged_is_not_trained_again(
+    lab: Lab, small_cifar10: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    whole = Lab(small_cifar10)
+    expected = results(whole.run(**SMALL))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tracking, "log_epochs", killed)
+        lab.run(**SMALL)
+    assert lab.trained == [(lab.order[0], 1)]
+    assert results(lab.run(**SMALL)) == expected
     assert Counter(lab.trained) == Counter(whole.trained)
 
 

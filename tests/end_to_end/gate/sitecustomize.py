@@ -47,10 +47,12 @@ def gated(train: Callable[..., object]) -> Callable[..., object]:
         waits = os.environ["GATE_NAME"] in config.name
 
         def wait_after(checkpoint: Any) -> None:
-            on_epoch(checkpoint)
-            if waits and len(checkpoint.history) == int(os.environ["GATE_EPOCH"]):
-                while not os.path.exists(os.environ["GATE"]):
-                    time.sleep(0.05)
+            try:
+                on_epoch(checkpoint)
+            finally:  # a search's trial that pauses here waits too
+                if waits and len(checkpoint.history) == int(os.environ["GATE_EPOCH"]):
+                    while not os.path.exists(os.environ["GATE"]):
+                        time.sleep(0.05)
 
         return train(config, *given, on_epoch=wait_after, **named)
 
