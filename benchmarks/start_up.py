@@ -5,7 +5,8 @@
 Each round begins with an empty tracking store, runs a grid of two small trials for one epoch, and then a
 second grid in the same store. The legs are read from what the runs have logged: when `mlflow run` created
 the study's run, when its first trial began, and when its first epoch did. Beside them, each in a process
-of its own, are the imports that the legs contain. Prints seconds: median, least and most.
+of its own, are the imports that the legs contain. Python may keep its bytecode, as it does by default:
+where it may not, it compiles every module at every import. Prints seconds: median, least and most.
 """
 
 import argparse
@@ -47,6 +48,7 @@ def run(command: list[str], folder: str, uri: str = "") -> float:
         ChildProcessError: it failed; with the last line of its errors.
     """
     environment = os.environ | {"PYTHONPATH": str(PROJECT), "MLFLOW_TRACKING_URI": uri}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     began = time.perf_counter()
     ended = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False

@@ -29,6 +29,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import Schema, TensorSpec
 from mlflow.utils import name_utils
+from PIL import Image
 
 from cifar_mlflow.config import Parameters, TrialConfig
 from cifar_mlflow.data import cifar10
@@ -352,7 +353,7 @@ def log_files(
     """Log artifacts by file name, all in one call; tables are .csv or .parquet."""
     with tempfile.TemporaryDirectory() as folder:
         for name, figure in (figures or {}).items():
-            figure.savefig(Path(folder, name), dpi="figure")
+            _save_png(figure, Path(folder, name))
         for name, table in (tables or {}).items():
             if name.endswith(".parquet"):
                 table.to_parquet(Path(folder, name))
@@ -361,6 +362,15 @@ def log_files(
         for name, text in (texts or {}).items():
             Path(folder, name).write_text(text, encoding="utf-8")
         log_folder(Path(folder))
+
+
+def _save_png(figure: "Figure", path: Path) -> None:
+    """The same pixels as `savefig` writes, which goes through a constrained layout twice."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
+    canvas.draw()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).save(path)
 
 
 def log_folder(folder: Path, name: str | None = None) -> None:

@@ -133,7 +133,7 @@ def train(
     kept, weights = history[-1], network.get_weights()
     if config.keep == "best":
         kept, weights = best(history), best_weights
-    keras.backend.clear_session()
+    reset_names()
     model = classifier(config, data.image_shape, classes, weights)
     val_loss, val_accuracy = kept.val_loss, kept.val_accuracy
     if config.changes_for_use and validation is not None:
@@ -190,7 +190,7 @@ def origin(config: TrialConfig, data: DataSet) -> Origin:
     Of the data, the network depends on the image shape and the number of classes alone. Code that no
     Keras object describes, such as the order of the batches, is not part of it.
     """
-    keras.backend.clear_session()  # Keras numbers its layers' names; start at the same number
+    reset_names()
     bare = keras.Sequential()
     compile_network(bare, config, steps=1)
     return {
@@ -203,12 +203,20 @@ def origin(config: TrialConfig, data: DataSet) -> Origin:
 @cache  # building a network takes a quarter of a second
 def network_fingerprint(config: TrialConfig, image_shape: ImageShape, classes: int) -> str:
     """12 hexadecimal digits of the SHA-256 of a network's Keras configuration."""
-    keras.backend.clear_session()
+    reset_names()
     return _fingerprint(build(config, image_shape, classes).get_config())
 
 
 def _fingerprint(config: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def reset_names() -> None:
+    """Let Keras number the names of layers from the start again.
+
+    Once for each trial, in `prepare`, it collects garbage too, which takes a fifth of a second.
+    """
+    keras.backend.clear_session(free_memory=False)
 
 
 def restore(config: TrialConfig, start: Checkpoint, data: DataSet) -> keras.Sequential:

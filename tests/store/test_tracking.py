@@ -1,5 +1,10 @@
+from pathlib import Path
+
 import mlflow
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.errors import UsageError
@@ -134,3 +139,17 @@ def test_a_run_ends_failed_after_an_end_reason_though_nothing_was_raised() -> No
     ended = query.read(run.run_id)
     assert (ended.status, ended.end_reason) == ("FAILED", "not every trial finished")
     assert ended.failure is None
+
+
+def test_a_logged_figure_has_the_pixels_that_savefig_writes(tmp_path: Path) -> None:
+    def drawn() -> Figure:
+        figure = Figure(figsize=(4, 3), dpi=150, layout="constrained")
+        figure.subplots().set(title="a title", xlabel="a label")
+        return figure
+
+    with tracking.tracked_run("trial") as run:
+        tracking.log_files(figures={"curves.png": drawn()})
+    drawn().savefig(tmp_path / "saved.png", dpi="figure")
+    logged = Image.open(Path(run.entity.info.artifact_uri, "curves.png"))
+    assert logged.size == (600, 450)
+    assert np.array_equal(np.asarray(logged), np.asarray(Image.open(tmp_path / "saved.png")))
