@@ -25,6 +25,7 @@ from cifar_mlflow.store.runs import (
 
 RUNNING = f"attributes.status = '{Status.RUNNING}'"
 NO_LIMIT = 2**31 - 1
+RUNS_PER_PAGE = 1000
 # MLflow's error codes for a name or an id that the store does not have, or could not have.
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 # The store cannot be reached, read or written, or refuses a request.
@@ -54,20 +55,29 @@ def find_run(run_id: str) -> TrackedRun | None:
 
 
 def search(
-    experiment_id: str | None,
+    experiment_id: str,
     where: str,
     order: str = "attributes.start_time ASC",
     limit: int = NO_LIMIT,
 ) -> list[TrackedRun]:
     """The runs of an experiment that match a condition in MLflow's filter language.
 
-    Without an id it is the experiment that a run would be in now.
+    Page by page: while MLflow reads 10,000 runs at once, they take a gigabyte.
     """
-    ids = [experiment_id] if experiment_id else None
-    entities: list[Run] = mlflow.search_runs(
-        ids, where, max_results=limit, order_by=[order], output_format="list"
-    )
-    return [TrackedRun(run) for run in entities]
+    client, found = mlflow.MlflowClient(), list[TrackedRun]()
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            where,
+            max_results=min(RUNS_PER_PAGE, limit - len(found)),
+            order_by=[order],
+            page_token=token,
+        )
+        found += map(TrackedRun, page)
+        token = page.token
+        if not token or len(found) >= limit:
+            return found
 
 
 def children(parent: Parent, where: str = "", limit: int = NO_LIMIT) -> list[TrackedRun]:
@@ -148,7 +158,13 @@ def newest_trials(limit: int = 1000) -> list[TrackedRun]:
         f"tags.{TRIAL_KEY} != ''",
         f"tags.{KIND} != '{CANDIDATE}'",
     )
-    return search(None, " AND ".join(conditions), "attributes.start_time DESC", limit)
+    entities: list[Run] = mlflow.search_runs(
+        filter_string=" AND ".join(conditions),
+        max_results=limit,
+        order_by=["attributes.start_time DESC"],
+        output_format="list",
+    )
+    return [TrackedRun(run) for run in entities]
 
 
 def experiment_name(experiment_id: str) -> str:

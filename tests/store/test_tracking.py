@@ -141,6 +141,18 @@ def test_a_run_ends_failed_after_an_end_reason_though_nothing_was_raised() -> No
     assert ended.failure is None
 
 
+def test_children_are_found_on_every_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(query, "RUNS_PER_PAGE", 2)
+    with tracking.tracked_run("grid") as study:
+        started = []
+        for number in range(5):
+            with tracking.tracked_run("trial", str(number)) as trial:
+                started.append(trial.run_id)
+    assert {run.run_id for run in query.children(study.as_parent())} == set(started)
+    assert len(query.children(study.as_parent())) == 5
+    assert len(query.children(study.as_parent(), limit=3)) == 3
+
+
 def test_a_logged_figure_has_the_pixels_that_savefig_writes(tmp_path: Path) -> None:
     def drawn() -> Figure:
         figure = Figure(figsize=(4, 3), dpi=150, layout="constrained")
