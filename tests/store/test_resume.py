@@ -101,11 +101,20 @@ def test_a_trial_resumes_the_newest_checkpoint_with_its_whole_history() -> None:
     assert not mlflow.MlflowClient().list_artifacts(before.run_id, resume.FOLDER)
 
 
-def killed(*_: object) -> None:
-    raise SystemExit
+def save_cut_off(saved: int, cut_off: int, module: object, name: str, cut: object) -> TrackedRun:
+    """A run that saved one checkpoint, and was killed while it saved the next; of so many epochs each."""
+    with (
+        pytest.raises(SystemExit),
+        pytest.MonkeyPatch.context() as patch,
+        tracking.tracked_run("trial") as run,
+    ):
+        resume.save_checkpoint(checkpoint(saved))
+        patch.setattr(module, name, cut)
+        resume.save_checkpoint(checkpoint(cut_off))
+    return query.read(run.run_id)
 
 
-def test_a_save_that_is_cut_off_leaves_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_that_is_cut_off_leaves_the_one_before() -> None:
     def half(file: str, folder: str) -> None:
         content = Path(file).read_bytes()
         Path(file).write_bytes(content[: len(content) // 2])
@@ -113,32 +122,19 @@ def test_a_save_that_is_cut_off_leaves_the_one_before(monkeypatch: pytest.Monkey
         raise SystemExit
 
     log = mlflow.log_artifact
-    with (
-        pytest.raises(SystemExit),
-        monkeypatch.context() as patch,
-        tracking.tracked_run("trial") as before,
-    ):
-        resume.save_checkpoint(checkpoint(4))
-        patch.setattr(mlflow, "log_artifact", half)
-        resume.save_checkpoint(checkpoint(5))
-    start = resume.load_checkpoint(saved(before.run_id))
+    before = save_cut_off(4, 5, mlflow, "log_artifact", half)
+    start = resume.load_checkpoint(before)
     assert start.history == checkpoint(4).history
 
 
-def test_an_epoch_whose_metrics_were_not_logged_is_in_the_checkpoint_and_its_successors_curves(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with (
-        pytest.raises(SystemExit),
-        monkeypatch.context() as patch,
-        tracking.tracked_run("trial") as before,
-    ):
-        resume.save_checkpoint(checkpoint(1))
-        patch.setattr(tracking, "log_epochs", killed)
-        resume.save_checkpoint(checkpoint(2))
+def test_an_epoch_without_metrics_is_in_the_checkpoint_and_in_its_successors_curves() -> None:
+    def killed(*_: object) -> None:
+        raise SystemExit
+
+    before = save_cut_off(1, 2, tracking, "log_epochs", killed)
     assert history(before.run_id) == [(1, 1.0)]
     with tracking.tracked_run("trial") as run:
-        start = resume.resume_from([saved(before.run_id)], fits)
+        start = resume.resume_from([before], fits)
     assert start is not None
     assert start.history == checkpoint(2).history
     assert history(run.run_id) == [(1, 1.0), (2, 0.5)]
