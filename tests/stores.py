@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunData, RunInfo, RunTag
+from mlflow.entities import Metric, Param, RunTag
 
 from cifar_mlflow.analysis import figures, metrics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST, CLASSES
 from cifar_mlflow.formatting import as_text
 from cifar_mlflow.parameters import ArchitecturesParameters, GridParameters, StudyOptions, expand
-from cifar_mlflow.store.runs import TrackedRun
+from cifar_mlflow.store.runs import Status, TrackedRun
 from tests import standin
 
 STUDIES: dict[str, type[StudyOptions]] = {
@@ -37,11 +37,9 @@ def tracked(
     **tags: str,
 ) -> TrackedRun:
     """A run that is in no store; with ``trial_key`` that of a trial."""
-    info = RunInfo(run_id, "0", "", status, 0, end_time or None, "active", run_name=name)
-    logged = [Metric(*item, 0, 0) for item in metrics.items()]
-    params = [Param(*item) for item in parameters.items()]
-    run_tags = [RunTag(*item) for item in tags.items()]
-    return TrackedRun(Run(info, RunData(logged, params, run_tags)))
+    return TrackedRun(
+        run_id, name, "0", Status(status), 0, end_time, dict(parameters), dict(metrics), tags
+    )
 
 
 def accuracy(trial: TrialConfig) -> float:

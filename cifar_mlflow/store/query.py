@@ -25,7 +25,7 @@ from cifar_mlflow.store.runs import (
 
 RUNNING = f"attributes.status = '{Status.RUNNING}'"
 NO_LIMIT = 2**31 - 1
-RUNS_PER_PAGE = 1000
+RUNS_PER_PAGE = 200
 # MLflow's error codes for a name or an id that the store does not have, or could not have.
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 # The store cannot be reached, read or written, or refuses a request.
@@ -37,11 +37,11 @@ def active() -> TrackedRun:
     run = mlflow.active_run()
     if run is None:
         raise RuntimeError("no run is active: call this inside tracked_run")
-    return TrackedRun(run)
+    return TrackedRun.of(run)
 
 
 def read(run_id: str) -> TrackedRun:
-    return TrackedRun(mlflow.get_run(run_id))
+    return TrackedRun.of(mlflow.get_run(run_id))
 
 
 def find_run(run_id: str) -> TrackedRun | None:
@@ -74,7 +74,7 @@ def search(
             order_by=[order],
             page_token=token,
         )
-        found += map(TrackedRun, page)
+        found += map(TrackedRun.of, page)
         token = page.token
         if not token or len(found) >= limit:
             return found
@@ -164,7 +164,7 @@ def newest_trials(limit: int = 1000) -> list[TrackedRun]:
         order_by=["attributes.start_time DESC"],
         output_format="list",
     )
-    return [TrackedRun(run) for run in entities]
+    return [TrackedRun.of(run) for run in entities]
 
 
 def experiment_name(experiment_id: str) -> str:

@@ -118,10 +118,10 @@ def start_run(
     if parent is None and mlflow.active_run():
         parent = query.active().as_parent()
     if parent:
-        return TrackedRun(_start_child(parent, name, tags))
+        return TrackedRun.of(_start_child(parent, name, tags))
     run = _start_outermost(name, tags)
     _end_dead_runs(run.info.experiment_id)
-    return TrackedRun(run)
+    return TrackedRun.of(run)
 
 
 def continue_run(paused: TrackedRun) -> TrackedRun:
@@ -131,7 +131,7 @@ def continue_run(paused: TrackedRun) -> TrackedRun:
     for tag in _paused_tags(paused):
         if tag in paused.tags:
             mlflow.delete_tag(tag)
-    return TrackedRun(run)
+    return TrackedRun.of(run)
 
 
 def pause_run() -> None:

@@ -135,14 +135,14 @@ def test_the_metadata_are_those_that_a_hub_reads() -> None:
     }
 
 
-def test_a_card_tells_all_that_a_reader_needs_who_has_only_the_card() -> None:
+def test_a_card_says_all_that_a_reader_needs_who_has_only_the_card() -> None:
     text = one_line(model_card(made()))
     for name, value, low, high in intervals().itertuples(name=None):
         label = {"macro_f1": "macro F1", "loss": "loss (cross-entropy, nats)"}.get(name, name)
         assert f"{label.replace('_', ' ')} {value:.4f} {low:.4f} to {high:.4f}" in text
     for name, precision, *_ in metrics.evaluate(PREDICTIONS).report.itertuples(name=None):
         assert f" {name} {number(precision)} " in text
-    for told in (
+    for line in (
         "mine version 3 Classifies colour images of 32 x 32 pixels into the 10 classes of CIFAR-10.",
         "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck.",
         'mlflow.pyfunc.load_model("models:/mine/3")',
@@ -163,7 +163,7 @@ def test_a_card_tells_all_that_a_reader_needs_who_has_only_the_card() -> None:
         "the mean for the predicted class is 0.46",
         "Weights: MIT",
     ):
-        assert told in text
+        assert line in text
     assert "onnx" not in text
 
 
@@ -242,7 +242,7 @@ def test_a_refit_names_its_twin_and_the_images_that_it_was_trained_on() -> None:
     twin = made().run
     refit = tracked("9876", CONFIG.name, metrics=own)
     text = one_line(model_card(made(run=refit, twin=twin, tags=registry.judged_by(refit, twin))))
-    for told in (
+    for line in (
         "training 50,000 to train",
         "validation 10,000 to choose the trial; then this model was trained on them too",
         (
@@ -254,7 +254,7 @@ def test_a_refit_names_its_twin_and_the_images_that_it_was_trained_on() -> None:
             "validation images)."
         ),
     ):
-        assert told in text
+        assert line in text
 
 
 def test_a_model_without_validation_accuracy_says_so() -> None:

@@ -183,7 +183,7 @@ def test_a_live_command_is_not_taken_over_however_wrong_its_clock_or_ours(
 
 
 def resumed_by(run: Run) -> list[claims.UnfinishedRun]:
-    with claims.claim(TrackedRun(run), PLAN, "auto") as before:
+    with claims.claim(TrackedRun.of(run), PLAN, "auto") as before:
         return before
 
 
@@ -224,7 +224,7 @@ def test_of_many_that_start_at_once_exactly_one_works(leave: Leave) -> None:
     def command(run: Run) -> None:
         start.wait()
         try:
-            with claims.claim(TrackedRun(run), PLAN, "auto"):
+            with claims.claim(TrackedRun.of(run), PLAN, "auto"):
                 working.append(run.info.run_id)
                 end.wait()
         except UsageError:

@@ -39,7 +39,7 @@ def test_a_better_version_becomes_the_champion() -> None:
     assert "0.7010 beats the champion's 0.7000" in reason
 
 
-def test_an_equal_or_worse_version_is_a_challenger_and_told_why() -> None:
+def test_an_equal_or_worse_version_is_a_challenger_and_says_why() -> None:
     assert judge(TAGS, TAGS)[0] == CHALLENGER
     alias, reason = judge(TAGS | {"kept_val_accuracy": "0.6"}, TAGS)
     assert alias == CHALLENGER

@@ -29,6 +29,10 @@ def saved(run_id: str) -> TrackedRun:
     return query.read(run_id)
 
 
+def checkpoint_file(trial: TrackedRun, name: str) -> Path:
+    return Path(mlflow.get_run(trial.run_id).info.artifact_uri, "checkpoint", name)
+
+
 def history(run_id: str, metric: str = "train_loss") -> list[tuple[int, float]]:
     points = mlflow.MlflowClient().get_metric_history(run_id, metric)
     return [(point.step, point.value) for point in points]
@@ -143,7 +147,7 @@ def test_an_epoch_without_metrics_is_in_the_checkpoint_and_in_its_successors_cur
 def test_a_damaged_checkpoint_is_lost_and_the_trial_says_so() -> None:
     with tracking.tracked_run("trial") as before:
         resume.save_checkpoint(checkpoint(2))
-    file = Path(before.entity.info.artifact_uri, "checkpoint", "0.npz")
+    file = checkpoint_file(before, "0.npz")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
@@ -155,7 +159,7 @@ def test_a_damaged_checkpoint_is_lost_and_the_trial_says_so() -> None:
 def test_a_missing_checkpoint_is_lost_and_the_trial_says_so() -> None:
     with tracking.tracked_run("trial") as before:
         resume.save_checkpoint(checkpoint(1))
-    file = Path(before.entity.info.artifact_uri, "checkpoint", "1.npz")
+    file = checkpoint_file(before, "1.npz")
     file.unlink()
     with tracking.tracked_run("trial") as run:
         assert resume.resume_from([saved(before.run_id)], fits) is None

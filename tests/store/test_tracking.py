@@ -162,6 +162,6 @@ def test_a_logged_figure_has_the_pixels_that_savefig_writes(tmp_path: Path) -> N
     with tracking.tracked_run("trial") as run:
         tracking.log_files(figures={"curves.png": drawn()})
     drawn().savefig(tmp_path / "saved.png", dpi="figure")
-    logged = Image.open(Path(run.entity.info.artifact_uri, "curves.png"))
+    logged = Image.open(Path(mlflow.get_run(run.run_id).info.artifact_uri, "curves.png"))
     assert logged.size == (600, 450)
     assert np.array_equal(np.asarray(logged), np.asarray(Image.open(tmp_path / "saved.png")))
