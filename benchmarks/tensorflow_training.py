@@ -1,10 +1,12 @@
 """A training in TensorFlow on the real data; benchmarks.training_speed and others start it.
 
-Covers training, validation and callbacks, tracing included, but not the imports.
+Covers training, validation and callbacks. The first epoch, in which TensorFlow traces its graphs, is not
+timed.
 """
 
 import math
 import os
+import time
 from collections.abc import Callable
 
 import joblib
@@ -27,40 +29,56 @@ def measure(variant: str, setting: Training) -> Result:
     prepare = {TRAINER: project_trainer, CONVOLUTIONS: convolutions}.get(variant, ordinary_script)
     data = load.load()
     trained, _, _ = data.split(validation_fraction=0.2)
-    seconds, _ = timed(prepare(variant, setting, data))
+    _, (first, *_, last) = timed(prepare(variant, setting, data))
     return {
-        "images_per_second": len(trained.labels) * setting.epochs / seconds,
+        "images_per_second": len(trained.labels) * setting.epochs / (last - first),
         "peak_mb": peak_megabytes(),
         "private_mb": private_megabytes(),
     }
 
 
-def ordinary_script(variant: str, setting: Training, data: DataSet) -> Callable[[], None]:
+# The seconds at which each epoch of a training ended, on some clock; there is one more than asked for.
+Work = Callable[[], list[float]]
+
+
+def ordinary_script(variant: str, setting: Training, data: DataSet) -> Work:
     os.environ.pop("TF_ENABLE_ONEDNN_OPTS", None)  # an ordinary script leaves it to TensorFlow
     from benchmarks import ordinary
 
     images, labels = (np.array(array) for array in data.examples("train"))
-    callbacks = variant == ORDINARY
-    return lambda: ordinary.train(images, labels, setting.batch_size, setting.epochs, callbacks)
+    callbacks, ends = variant == ORDINARY, list[float]()
+
+    def work() -> list[float]:
+        epochs = setting.epochs + 1
+        ordinary.train(images, labels, setting.batch_size, epochs, callbacks, ends=ends)
+        return ends
+
+    return work
 
 
 def configuration(setting: Training) -> TrialConfig:
     return TrialConfig(
         batch_size=setting.batch_size,
         optimizer="adam",
-        epochs=setting.epochs,
+        epochs=setting.epochs + 1,
         precision=setting.precision,
     )
 
 
-def project_trainer(_: str, setting: Training, data: DataSet) -> Callable[[], object]:
+def project_trainer(_: str, setting: Training, data: DataSet) -> Work:
     from cifar_mlflow.training import fit
 
     fit.configure(setting.threads or joblib.cpu_count())
-    return lambda: fit.train(configuration(setting), data, on_epoch=lambda epoch: None)
+    ends = list[float]()
+
+    def work() -> list[float]:
+        fit.train(configuration(setting), data, lambda _: ends.append(time.perf_counter()))
+        return ends
+
+    return work
 
 
-def convolutions(_: str, setting: Training, data: DataSet) -> Callable[[], object]:
+def convolutions(_: str, setting: Training, data: DataSet) -> Work:
     """The convolutions of as many steps of training and validation, by `tf.nn`, on random numbers."""
     from cifar_mlflow.backend import layers, tf
     from cifar_mlflow.training import batches, fit
@@ -104,10 +122,13 @@ def convolutions(_: str, setting: Training, data: DataSet) -> Callable[[], objec
     trained = math.ceil(len(splits.train.labels) / setting.batch_size)
     validated = math.ceil(len(splits.validation.labels) / evaluated)
 
-    def work() -> None:
+    def work() -> list[float]:
+        ends = [time.perf_counter()]  # they are traced already
         for _ in range(setting.epochs):
             training(tf.constant(trained))
             validation(tf.constant(validated))
+            ends.append(time.perf_counter())
+        return ends
 
     return work
 

@@ -10,9 +10,9 @@ the trainer, with one process and with one for each core; in bfloat16 too where 
 left out without --pytorch. The limits are the network's convolutions alone (forward and backward by
 `tf.nn`, without optimizer and data), and a float32 matrix product on all cores.
 
-Every measurement starts its processes, which begin together, and covers training and validation. It
-includes tracing, but neither imports nor the compilation of PyTorch. A variant of several processes counts
-all of their images. Prints median, least and most; the median as a multiple of the ordinary script's, of
+Every measurement starts its processes, which begin together, and covers training and validation. What
+happens once in a training is not timed: imports, TensorFlow's tracing (its first epoch) and PyTorch's
+compilation. A variant of several processes counts all of their images. Prints median, least and most; the median as a multiple of the ordinary script's, of
 PyTorch's best, of the convolutions' alone and of the matrix product's; and the memory of a process.
 """
 
