@@ -14,6 +14,8 @@ import mlflow
 import pytest
 
 from cifar_mlflow.errors import FAILED, MISUSED
+from cifar_mlflow.formatting import as_text
+from cifar_mlflow.parameters import TrainParameters
 from tests.conftest import StandIn
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -106,7 +108,7 @@ def test_a_loss_that_diverges_fails_the_run_and_keeps_the_traceback(script: Scri
     assert "Diverged" in mlflow.artifacts.load_text(f"{run.info.artifact_uri}/traceback.txt")
 
 
-def test_a_training_counts_one_epoch_and_one_thread(
+def test_a_training_counts_one_epoch_and_one_thread_and_logs_every_parameter(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -117,3 +119,6 @@ def test_a_training_counts_one_epoch_and_one_thread(
     assert code == FAILED
     assert "relu-32-sgd-deep-epochs=1, 1 epoch, 1 thread\n" in output
     assert errors == "train: ValueError: not trained here\n"
+    (run,) = mlflow.MlflowClient().search_runs(["0"])
+    values = TrainParameters(epochs=1, threads=1).model_dump()
+    assert run.data.params == {name: as_text(value) for name, value in values.items()}

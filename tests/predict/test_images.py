@@ -194,7 +194,7 @@ def test_of_an_animation_the_first_frame_is_read(tmp_path: Path, suffix: str) ->
     np.testing.assert_allclose(mean(read(name).pixels), RED, atol=3)
 
 
-def test_the_content_tells_the_format_and_not_the_suffix(tmp_path: Path) -> None:
+def test_the_content_decides_the_format_and_not_the_suffix(tmp_path: Path) -> None:
     image = Image.fromarray(PIXELS)
     image.save(tmp_path / "a.jpg", format="PNG")
     np.testing.assert_array_equal(read(str(tmp_path / "a.jpg")).pixels, PIXELS)

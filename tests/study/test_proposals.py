@@ -81,7 +81,7 @@ def test_the_sampler_learns_what_fails() -> None:
     assert len([rate for rate in rates(last) if rate <= 0.001]) >= 4
 
 
-def test_a_sampler_is_told_the_best_trials_and_the_latest_ones_however_many_there_are() -> None:
+def test_a_sampler_gets_the_best_trials_and_the_latest_ones_however_many_there_are() -> None:
     of = space()
     (trial,) = Proposals(of, "random", 0).propose(1)
     search = Proposals(of, "tpe", 0)
