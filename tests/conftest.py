@@ -38,6 +38,7 @@ LONGEST = (
     "end_to_end/test_reproduce.py",
     "end_to_end/test_engines.py",
     "end_to_end/test_architectures.py",
+    "end_to_end/test_refit.py",
     "training/test_fit.py",
     "report/test_page.py",
     "study/test_origin.py",

@@ -13,6 +13,9 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.data.dataset import DataSet
+from cifar_mlflow.study.trial import TrialOptions, run_trial
 from tests.conftest import PROJECT, StandIn
 
 HANGS_AFTER = 900  # seconds
@@ -174,6 +177,29 @@ def new_user(
 @pytest.fixture
 def user(new_user: Callable[[], User]) -> User:
     return new_user()
+
+
+TIMES = {"train_seconds", "images_per_second", "epoch_seconds"}
+
+
+def outcome(run: Run) -> dict[str, float]:
+    """A trial's metrics, except the times that it took."""
+    return {name: value for name, value in run.data.metrics.items() if name not in TIMES}
+
+
+Alone = Callable[[TrialConfig], dict[str, float]]
+
+
+@pytest.fixture
+def alone(store: str, tensorflow: None, small_cifar10: DataSet) -> Alone:
+    """Trains a configuration in this process, without an interruption; gives its outcome."""
+
+    def train(config: TrialConfig) -> dict[str, float]:
+        run = run_trial(config, small_cifar10, TrialOptions(threads=1), "auto")
+        assert run.status == "FINISHED"
+        return outcome(MlflowClient(store).get_run(run.run_id))
+
+    return train
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,25 @@
+import subprocess
+
 import pandas as pd
 
 from cifar_mlflow import errors
-from tests.conftest import StandIn
+from tests.conftest import PROJECT, StandIn
 from tests.digits import write_folders
 from tests.end_to_end.conftest import User
 
 
-def test_data_logs_class_examples_counts_and_digest(user: User, standin_files: StandIn) -> None:
-    done = user.run("data", {})
+def test_data_logs_class_examples_counts_and_digest_from_a_git_url(
+    user: User, standin_files: StandIn
+) -> None:
+    """From a clone of what is committed, into a path with a space."""
+    repository = user.folder / "the repository"
+    subprocess.run(["git", "clone", "-q", str(PROJECT), str(repository)], check=True)
+    done = user.run("data", {}, project=f"file://{repository}")
     assert done.returncode == 0, done.stdout
     (run,) = user.runs()
     assert (run.info.run_name, run.info.status) == ("data", "FINISHED")
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=repository, text=True).strip()
+    assert run.data.tags["mlflow.source.git.commit"] == head
     assert user.artifacts(run) == {"class_counts.csv", "class_examples.png"}
     counts = pd.read_csv(user.read(run, "class_counts.csv"), index_col="class")
     assert counts["train"].tolist() == [20] * 10

@@ -99,7 +99,7 @@ def test_metrics_are_linked_to_the_model_and_the_data_set(
     assert linked == dict.fromkeys(run.data.metrics, ("cifar10", standin_files.digest[:36]))
 
 
-def test_the_terminal_tells_the_essence_and_nothing_else(evaluated: tuple[Run, str]) -> None:
+def test_the_terminal_shows_the_essence_and_nothing_else(evaluated: tuple[Run, str]) -> None:
     run, shown = evaluated
     lines = [line for line in shown.splitlines() if " INFO " not in line]
     topics = [line[:10].strip() for line in lines]

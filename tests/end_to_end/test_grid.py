@@ -2,10 +2,9 @@ import json
 import subprocess
 import sys
 
-import joblib
 import pandas as pd
 
-from cifar_mlflow.errors import FAILED, MISUSED
+from cifar_mlflow.errors import FAILED
 from tests.conftest import StandIn
 from tests.end_to_end.conftest import QUICK, Studies, User
 
@@ -132,50 +131,3 @@ def test_a_failing_trial_stops_no_other_and_shows_in_table_and_exit_code(user: U
     value = chosen.data.metrics["test_accuracy"]
     assert parent.data.metrics["best_trial_test_accuracy"] == value
     assert "which leaks the test set into the choice" in done.stdout
-
-
-REFIT = {"epochs": "1", "architecture": "small", "activation": "relu", "batch_size": "32"}
-REFIT |= {"optimizer": "sgd,adam", "workers": "2", "refit": "true"}
-
-
-def test_the_best_trial_is_trained_again_on_all_images_and_that_model_registered(
-    user: User,
-) -> None:
-    done = user.run("grid", REFIT)
-    assert done.returncode == 0, done.stdout
-    parent, *_ = user.runs()
-    (refit,) = user.runs("tags.kind = 'refit'")
-    best = user.client.get_run(parent.data.tags["best_run_id"])
-    assert refit.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert refit.data.tags["refit_of"] == best.info.run_id
-    assert parent.data.tags["refit_run_id"] == refit.info.run_id
-    # It has the cores of both trials, and nothing to validate with.
-    assert int(refit.data.tags["threads"]) == joblib.cpu_count()
-    assert refit.data.params["optimizer"] == best.data.params["optimizer"]
-    assert float(refit.data.params["validation_fraction"]) == 0
-    assert not [name for name in refit.data.metrics if "val" in name]
-    assert {"trial_key", "data_digest"} <= refit.data.tags.keys()
-    assert {"curves.png", "predictions.parquet"} <= user.artifacts(refit)
-    assert "checkpoint" not in user.artifacts(refit)
-    # It is none of the candidates.
-    table = pd.read_csv(user.read(parent, "results.csv"))
-    assert set(table["run_id"]) == {run.info.run_id for run in user.runs("tags.kind = 'trial'")}
-    assert len(table) == 2
-
-    version = user.client.get_model_version_by_alias("cifar10-cnn", "champion")
-    assert version.run_id == refit.info.run_id
-    assert float(version.tags["test_accuracy"]) == refit.data.metrics["test_accuracy"]
-    twins = best.data.metrics["kept_val_accuracy"]
-    assert float(version.tags["kept_val_accuracy"]) == twins
-    assert (version.tags["validation_fraction"], version.tags["refit_of"]) == (
-        "0.2",
-        best.info.run_id,
-    )
-    said = f"validation accuracy {twins:.4f} (of its twin, run {best.info.run_id}, which was"
-    for text in (version.description or "", parent.data.tags["mlflow.note.content"], done.stdout):
-        assert said in text.replace("Validation", "validation")
-
-    refused = user.run_script("evaluate", {"model": refit.info.run_id, "part": "validation"})
-    assert refused.returncode == MISUSED
-    assert "was trained on all training images; use part=test" in refused.stdout
-    assert "Traceback" not in refused.stdout

@@ -30,7 +30,7 @@ def test_the_page_is_a_file_and_an_artifact_and_the_terminal_says_where(
     assert [path.name for path in user.folder.glob("*html*")] == ["study.html"]
 
 
-def test_the_page_tells_of_the_grid_and_of_what_is_missing(reported: tuple[User, str]) -> None:
+def test_the_page_shows_the_grid_and_what_is_missing(reported: tuple[User, str]) -> None:
     user, _ = reported
     page = Page((user.folder / "study.html").read_text())
     assert page.faults == []

@@ -1,7 +1,6 @@
 """Studies that are interrupted, and what becomes of them."""
 
 import os
-import re
 import signal
 import time
 from collections.abc import Callable
@@ -9,26 +8,17 @@ from dataclasses import dataclass
 from subprocess import CompletedProcess
 
 import pytest
-from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import MISUSED
 from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store.runs import TrackedRun
-from cifar_mlflow.study.trial import TrialOptions, run_trial
-from tests.end_to_end.conftest import QUICK, User
+from tests.end_to_end.conftest import QUICK, Alone, User, outcome
 
 EPOCHS = 3
 GRID = QUICK | {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "workers": "2"}
 GRID |= {"epochs": str(EPOCHS), "threads": "1"}
-TIMES = {"train_seconds", "images_per_second", "epoch_seconds"}
-
-
-def outcome(run: Run) -> dict[str, float]:
-    """A trial's metrics, except the times that it took."""
-    return {name: value for name, value in run.data.metrics.items() if name not in TIMES}
 
 
 def outcomes(user: User, parent: Run) -> dict[str, dict[str, float]]:
@@ -38,21 +28,6 @@ def outcomes(user: User, parent: Run) -> dict[str, dict[str, float]]:
         for run in user.runs(f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
         if run.info.status == "FINISHED"
     }
-
-
-Alone = Callable[[TrialConfig], dict[str, float]]
-
-
-@pytest.fixture
-def alone(store: str, tensorflow: None, small_cifar10: DataSet) -> Alone:
-    """Trains a configuration in this process, without an interruption; gives its outcome."""
-
-    def train(config: TrialConfig) -> dict[str, float]:
-        run = run_trial(config, small_cifar10, TrialOptions(threads=1), "auto")
-        assert run.status == "FINISHED"
-        return outcome(MlflowClient(store).get_run(run.run_id))
-
-    return train
 
 
 @dataclass(frozen=True)
@@ -70,8 +45,8 @@ def killed(new_user: Callable[[], User]) -> Killed:
     user = new_user().held_after(epoch=1)
     process = user.start_trials(user.script("grid", GRID), trials=2)
     study, *trials = user.runs()
-    workers = [TrackedRun(run).process for run in trials]
-    assert TrackedRun(study).process.id == process.pid
+    workers = [TrackedRun.of(run).process for run in trials]
+    assert TrackedRun.of(study).process.id == process.pid
     assert all(worker.is_alive for worker in workers)
     refused = user.run_script("grid", GRID)
     process.kill()  # which nothing can pass on to the workers
@@ -170,26 +145,6 @@ def test_a_study_ends_when_mlflow_run_is_terminated(user: User) -> None:
     assert {run.info.status for run in user.runs()} == {"KILLED"}
 
 
-def test_a_killed_worker_costs_its_study_nothing(user: User) -> None:
-    user = user.held_after(epoch=1)
-    process = user.start_trials(user.script("grid", GRID), trials=2)
-    begun = user.begun()
-    os.kill(TrackedRun(begun[0]).process.id, signal.SIGKILL)
-    user.open_gate()
-    shown, _ = process.communicate()
-    assert process.returncode == 0, shown
-    study = user.runs()[0]
-    assert len(outcomes(user, study)) == 2
-    hit = [user.client.get_run(run.info.run_id) for run in begun]
-    killed = [run for run in hit if run.info.status == "KILLED"]
-    assert killed
-    # Alone, or in the company of another trial.
-    assert all(re.search("worker.* died", run.data.tags["end_reason"]) for run in killed)
-    for run in user.runs("attributes.status = 'FINISHED' and tags.kind = 'trial'"):
-        points = user.client.get_metric_history(run.info.run_id, "train_loss")
-        assert [point.step for point in points] == list(range(1, EPOCHS + 1))
-
-
 def test_an_interrupted_training_is_resumed_and_ends_as_if_it_was_left_alone(
     user: User, alone: Alone
 ) -> None:
@@ -207,23 +162,3 @@ def test_an_interrupted_training_is_resumed_and_ends_as_if_it_was_left_alone(
     assert (first.info.status, second.info.status) == ("KILLED", "FINISHED")
     assert first.data.tags["superseded_by"] == second.info.run_id
     assert outcome(second) == alone(TrialConfig.model_validate(parameters))
-
-
-def test_a_study_that_is_killed_in_its_refit_goes_on_with_it(user: User, alone: Alone) -> None:
-    given = GRID | {"batch_size": "32", "epochs": "2", "refit": "true"}
-    user = user.held_after(epoch=1, name="validation_fraction=0.0")  # in the refit only
-    refitting = "tags.kind = 'refit' and metrics.epoch >= 1"
-    grid = user.script("grid", given)
-    process = user.start(grid, lambda: bool(user.runs(refitting)))
-    process.kill()
-    process.communicate()
-    user.open_gate()
-    done = user.finish(grid)
-    assert done.returncode == 0, done.stdout
-    assert "1 of 1 finished, 0 part-done; nothing left to train" in done.stdout
-    assert "1 trial, 1 epoch left" in done.stdout
-    begun, refit = user.runs("tags.kind = 'refit'")
-    assert (begun.info.status, refit.info.status) == ("KILLED", "FINISHED")
-    assert refit.data.tags["resumed_from"] == begun.info.run_id
-    (trial,) = expand(GridParameters.model_validate(given))
-    assert outcome(refit) == alone(trial.on_all_images)

