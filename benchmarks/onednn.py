@@ -3,8 +3,8 @@
     python -m benchmarks.onednn --batch_sizes 32 64 128 --epochs 2 --rounds 5
 
 Every measurement starts a process for each core, with one thread each, as a study runs trials. It
-covers training and validation, but neither the imports nor the first epoch. Prints the images per second of all processes
-together: median, minimum and maximum, and the ratio of the medians.
+covers training and validation, but neither the imports nor the first epoch. Prints the images per second
+of all processes together: median, minimum and maximum, and the ratio of the medians.
 """
 
 import argparse

@@ -12,8 +12,9 @@ left out without --pytorch. The limits are the network's convolutions alone (for
 
 Every measurement starts its processes, which begin together, and covers training and validation. What
 happens once in a training is not timed: imports, TensorFlow's tracing (its first epoch) and PyTorch's
-compilation. A variant of several processes counts all of their images. Prints median, least and most; the median as a multiple of the ordinary script's, of
-PyTorch's best, of the convolutions' alone and of the matrix product's; and the memory of a process.
+compilation. A variant of several processes counts all of their images. Prints median, least and most; the
+median as a multiple of the ordinary script's, of PyTorch's best, of the convolutions' alone and of the
+matrix product's; and the memory of a process.
 """
 
 import argparse
