@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import joblib
 import mlflow
 import pytest
 
@@ -249,12 +250,14 @@ def test_a_finished_refit_is_not_trained_again(study: Study) -> None:
     assert query.read(run.run_id).tags["refit_run_id"] == refit.run_id
 
 
-def test_a_refit_that_fails_gives_no_model_and_says_why(
+def test_a_refit_has_all_cores_and_if_it_fails_there_is_no_model_and_the_reason_is_shown(
     study: Study, monkeypatch: pytest.MonkeyPatch, screen: Screen
 ) -> None:
     shown, trial = screen(), TrialConfig()
+    engines: list[Engine] = []
 
-    def fail(trials: list[TrialConfig], *given: object) -> None:
+    def fail(trials: list[TrialConfig], data: DataSet, engine: Engine, *_: object) -> None:
+        engines.append(engine)
         with tracking.tracked_run(REFIT, tags={TRIAL_KEY: trials[0].key}):
             tracking.tag_end_reason("the disk is full")
 
@@ -262,4 +265,6 @@ def test_a_refit_that_fails_gives_no_model_and_says_why(
     with tracking.tracked_run("grid") as run:
         best = Finished(trial, run)
         assert runner.refit(best, study.data, GridParameters(), run.as_parent()) is None
+    (engine,) = engines
+    assert (engine.workers, engine.threads) == (1, joblib.cpu_count())
     assert "Failed    the refit: the disk is full" in shown.getvalue()

@@ -112,7 +112,9 @@ def test_a_training_resumed_after_any_epoch_ends_as_one_that_was_not_interrupted
             np.testing.assert_array_equal(one, other)
         assert without_time(resumed.history) == without_time(whole.history)
         assert resumed.kept.epoch == whole.kept.epoch
-    np.testing.assert_array_equal(fit.predict(resumed.model, test), fit.predict(whole.model, test))
+        np.testing.assert_array_equal(
+            fit.predict(resumed.model, test), fit.predict(whole.model, test)
+        )
 
 
 def test_lookahead_goes_back_to_the_initial_weights_of_the_images(small_cifar10: DataSet) -> None:
