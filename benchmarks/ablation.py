@@ -1,0 +1,82 @@
+"""What each choice of a recipe is worth: its trainings beside those that differ in one choice alone.
+
+    for change in seed=0 schedule=constant label_smoothing=0 augment=none resolution=32; do
+      mlflow run . -e grid -P recipe=fast -P $change -P seed=0,1,2,3,4 -P workers=2 -P threads=1
+    done
+    python -m benchmarks.ablation sqlite:///mlflow.db fast docs/images/ablation.png
+
+Reads the finished trials of the experiment that `mlflow run` would use. Differences in validation accuracy
+are between trainings of one seed. What test-time augmentation is worth needs no other training: the network
+is validated without it after its last epoch.
+"""
+
+import sys
+
+import mlflow
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cifar_mlflow import recipes
+from cifar_mlflow.analysis.statistics import INTERVAL, Estimate, estimate
+from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.formatting import as_text
+from cifar_mlflow.store import query
+
+WITHOUT_TTA = "tta=none"
+
+
+def accuracies(recipe: TrialConfig) -> pd.DataFrame:
+    """Validation accuracies of the recipe (the column "") and of its changes, a row for each seed."""
+    found: dict[tuple[int, str], float] = {}
+    usual = recipe.model_dump(exclude={"seed"})
+    for run in query.newest_trials():
+        values = run.config.model_dump(exclude={"seed"})
+        changed = [
+            f"{name}={as_text(values[name])}" for name in usual if values[name] != usual[name]
+        ]
+        if len(changed) > 1 or "kept_val_accuracy" not in run.metrics:
+            continue
+        seed = run.config.seed
+        found.setdefault((seed, "".join(changed)), run.metrics["kept_val_accuracy"])
+        if not changed and recipe.tta != "none":
+            found.setdefault((seed, WITHOUT_TTA), run.metrics["val_accuracy"])
+    return pd.Series(found, dtype=float).unstack()
+
+
+def differences(table: pd.DataFrame) -> dict[str, Estimate]:
+    """How much more accurate than the recipe each change is, the worst first."""
+    changes = {name: estimate((table[name] - table[""]).dropna()) for name in table.columns if name}
+    return dict(sorted(changes.items(), key=lambda change: change[1].value))
+
+
+def draw(changes: dict[str, Estimate], title: str) -> Figure:
+    figure = Figure(figsize=(7, 1.3 + 0.35 * len(changes)), layout="constrained")
+    axis = figure.subplots()
+    for place, difference in enumerate(changes.values()):
+        axis.hlines(place, difference.low, difference.high, color="#1f5fa8", linewidth=2)
+        axis.plot(difference.value, place, "o", color="#1f5fa8")
+    labels = [f"{name} (n = {difference.n})" for name, difference in changes.items()]
+    axis.set_yticks(range(len(labels)), labels)
+    axis.invert_yaxis()
+    axis.axvline(0, color="black", linewidth=0.8)
+    axis.grid(alpha=0.3, axis="x")
+    axis.set_xlabel(f"change of validation accuracy, mean over seeds and its {INTERVAL}")
+    axis.set_title(title, loc="left", fontsize=10)
+    return figure
+
+
+def main() -> None:
+    uri, name, target = sys.argv[1:]
+    mlflow.set_tracking_uri(uri)
+    table = accuracies(TrialConfig.model_validate(recipes.read(name, several=False)))
+    if "" not in table:
+        sys.exit(f"ablation: no finished training of the recipe {name} in {uri}")
+    print(f"{name:<24} {table[''].mean():.4f}  n = {table[''].count()}")
+    changes = differences(table)
+    for change, difference in changes.items():
+        print(f"{change:<24} {difference}  n = {difference.n}")
+    draw(changes, f"The recipe {name} with one choice changed").savefig(target, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
