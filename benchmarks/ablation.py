@@ -60,7 +60,9 @@ def draw(changes: dict[str, Estimate], title: str) -> Figure:
     axis.invert_yaxis()
     axis.axvline(0, color="black", linewidth=0.8)
     axis.grid(alpha=0.3, axis="x")
-    axis.set_xlabel(f"change of validation accuracy, mean over seeds and its {INTERVAL}")
+    figure.supxlabel(
+        f"change of validation accuracy, mean over seeds and its {INTERVAL}", fontsize=10
+    )
     axis.set_title(title, loc="left", fontsize=10)
     return figure
 
