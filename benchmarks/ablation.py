@@ -1,16 +1,17 @@
 """What each choice of a recipe is worth: its trainings beside those that differ in one choice alone.
 
-    for change in seed=0 schedule=constant label_smoothing=0 augment=none resolution=32; do
-      mlflow run . -e grid -P recipe=fast -P $change -P seed=0,1,2,3,4 -P workers=2 -P threads=1
+    for change in optimizer=muon schedule=constant label_smoothing=0 augment=none resolution=32; do
+      mlflow run . -e grid -P recipe=fast -P $change -P seed=0,1,2,3,4 -P workers=2 -P threads=1 \\
+        --env-manager local
     done
     python -m benchmarks.ablation sqlite:///mlflow.db fast docs/images/ablation.png
 
-Reads the finished trials of the experiment that `mlflow run` would use. Differences in validation accuracy
+Reads the finished trials of the experiment that `mlflow run` would use, all on the same data. Differences in validation accuracy
 are between trainings of one seed. What test-time augmentation is worth needs no other training: the network
 is validated without it after its last epoch.
 """
 
-import sys
+import argparse
 
 import mlflow
 import pandas as pd
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 from cifar_mlflow import recipes
 from cifar_mlflow.analysis.statistics import INTERVAL, Estimate, estimate
 from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.errors import FAILED, MISUSED, UsageError
 from cifar_mlflow.formatting import as_text
 from cifar_mlflow.store import query
 
@@ -27,7 +29,7 @@ WITHOUT_TTA = "tta=none"
 
 def accuracies(recipe: TrialConfig) -> pd.DataFrame:
     """Validation accuracies of the recipe (the column "") and of its changes, a row for each seed."""
-    found: dict[tuple[int, str], float] = {}
+    found: list[tuple[int, str, float]] = []
     usual = recipe.model_dump(exclude={"seed"})
     for run in query.newest_trials():
         values = run.config.model_dump(exclude={"seed"})
@@ -37,10 +39,12 @@ def accuracies(recipe: TrialConfig) -> pd.DataFrame:
         if len(changed) > 1 or "kept_val_accuracy" not in run.metrics:
             continue
         seed = run.config.seed
-        found.setdefault((seed, "".join(changed)), run.metrics["kept_val_accuracy"])
+        found.append((seed, "".join(changed), run.metrics["kept_val_accuracy"]))
         if not changed and recipe.tta != "none":
-            found.setdefault((seed, WITHOUT_TTA), run.metrics["val_accuracy"])
-    return pd.Series(found, dtype=float).unstack()
+            found.append((seed, WITHOUT_TTA, run.metrics["val_accuracy"]))
+    table = pd.DataFrame(found, columns=["seed", "change", "accuracy"])
+    newest = table.drop_duplicates(["seed", "change"])
+    return newest.pivot(index="seed", columns="change", values="accuracy")
 
 
 def differences(table: pd.DataFrame) -> dict[str, Estimate]:
@@ -68,11 +72,20 @@ def draw(changes: dict[str, Estimate], title: str) -> Figure:
 
 
 def main() -> None:
-    uri, name, target = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("uri", help="of the tracking store")
+    parser.add_argument("recipe")
+    parser.add_argument("target", help="the figure to write")
+    options = parser.parse_args()
+    uri, name, target = options.uri, options.recipe, options.target
+    try:
+        recipe = TrialConfig.model_validate(recipes.read(name, several=False))
+    except UsageError as error:
+        parser.exit(MISUSED, f"{parser.prog}: {error}\n")
     mlflow.set_tracking_uri(uri)
-    table = accuracies(TrialConfig.model_validate(recipes.read(name, several=False)))
+    table = accuracies(recipe)
     if "" not in table:
-        sys.exit(f"ablation: no finished training of the recipe {name} in {uri}")
+        parser.exit(FAILED, f"{parser.prog}: {uri}: no finished training of the recipe {name}\n")
     print(f"{name:<24} {table[''].mean():.4f}  n = {table[''].count()}")
     changes = differences(table)
     for change, difference in changes.items():
