@@ -6,9 +6,9 @@
     done
     python -m benchmarks.ablation sqlite:///mlflow.db fast docs/images/ablation.png
 
-Reads the finished trials of the experiment that `mlflow run` would use, all on the same data. Differences in validation accuracy
-are between trainings of one seed. What test-time augmentation is worth needs no other training: the network
-is validated without it after its last epoch.
+Reads the finished trials on CIFAR-10 of the experiment that `mlflow run` would use. Differences in
+validation accuracy are between trainings of one seed. What test-time augmentation is worth needs no
+other training: the network is validated without it after its last epoch.
 """
 
 import argparse
@@ -20,9 +20,11 @@ from matplotlib.figure import Figure
 from cifar_mlflow import recipes
 from cifar_mlflow.analysis.statistics import INTERVAL, Estimate, estimate
 from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
 from cifar_mlflow.errors import FAILED, MISUSED, UsageError
 from cifar_mlflow.formatting import as_text
 from cifar_mlflow.store import query
+from cifar_mlflow.store.runs import DATA_DIGEST
 
 WITHOUT_TTA = "tta=none"
 
@@ -32,17 +34,18 @@ def accuracies(recipe: TrialConfig) -> pd.DataFrame:
     found: list[tuple[int, str, float]] = []
     usual = recipe.model_dump(exclude={"seed"})
     for run in query.newest_trials():
-        values = run.config.model_dump(exclude={"seed"})
+        if run.tags.get(DATA_DIGEST) != CIFAR10_DIGEST or "kept_val_accuracy" not in run.metrics:
+            continue
+        seed, values = run.config.seed, run.config.model_dump(exclude={"seed"})
         changed = [
             f"{name}={as_text(values[name])}" for name in usual if values[name] != usual[name]
         ]
-        if len(changed) > 1 or "kept_val_accuracy" not in run.metrics:
-            continue
-        seed = run.config.seed
-        found.append((seed, "".join(changed), run.metrics["kept_val_accuracy"]))
+        if len(changed) <= 1:
+            found.append((seed, "".join(changed), run.metrics["kept_val_accuracy"]))
         if not changed and recipe.tta != "none":
             found.append((seed, WITHOUT_TTA, run.metrics["val_accuracy"]))
     table = pd.DataFrame(found, columns=["seed", "change", "accuracy"])
+    # A repeated training would count twice; the newest comes first.
     newest = table.drop_duplicates(["seed", "change"])
     return newest.pivot(index="seed", columns="change", values="accuracy")
 

@@ -15,9 +15,11 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE
 from cifar_mlflow.data.dataset import Examples
 from cifar_mlflow.training import batches, fit
+from cifar_mlflow.training.winograd import WinogradConv2D
 
 KINDS = {
     layers.Conv2D: "convolution",
+    WinogradConv2D: "convolution",
     layers.BatchNormalization: "batch norm",
     layers.Activation: "activation",
     layers.MaxPooling2D: "pooling",

@@ -137,7 +137,9 @@ def _gallery(images: Sequence[npt.NDArray[np.uint8] | None], titles: Sequence[st
     rows = max(1, math.ceil(len(images) / columns))
     size = (columns * width, rows * 1.2 * width)
     figure = Figure(figsize=size, dpi=dpi, layout="constrained")  # crisp on any screen
-    axes = figure.subplots(rows, columns, squeeze=False)
+    # Ticks take longer than the images, even where they are not shown.
+    no_ticks: dict[str, Any] = {"xticks": [], "yticks": []}
+    axes = figure.subplots(rows, columns, squeeze=False, subplot_kw=no_ticks)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles):
@@ -497,5 +499,7 @@ def _heatmap(
         return image
     for (row, column), value in np.ndenumerate(shades.to_numpy()):
         colour = "white" if value > 0.55 else "black"
-        axis.text(column, row, str(text.iloc[row, column]), ha="center", va="center", color=colour)
+        cell = str(text.iloc[row, column])
+        # Out of the layout, which would measure a hundred texts that the axes enclose anyway.
+        axis.text(column, row, cell, ha="center", va="center", color=colour, in_layout=False)
     return image

@@ -97,8 +97,13 @@ def train(
     images, labels = batches.tensors(splits.train)
     validation = validation_batches(config, splits.validation, classes)
     writer = tf.summary.create_file_writer(str(tensorboard)) if tensorboard else None
+    full_size, traced_size = data.image_shape[0], 0
     for number in range(len(history) + 1, config.epochs + 1):
         began = time.perf_counter()
+        size = config.training_size(number, full_size)
+        if size != traced_size:  # a graph for two sizes would know neither when it is traced
+            network.make_train_function(force=True)
+            traced_size = size
         fitted = network.fit(
             batches.for_training(images, labels, classes, config, number),
             validation_data=validation,
@@ -126,7 +131,6 @@ def train(
             Checkpoint(tuple(history), weights, values(optimizer.variables), best_weights, here)
         )
 
-    full_size = data.image_shape[0]
     flop = len(splits.train.labels) * sum(
         training_flop(network, config.training_size(epoch.epoch, full_size)) for epoch in history
     )

@@ -9,6 +9,7 @@ from cifar_mlflow.backend import keras, layers
 from cifar_mlflow.config import FULL_SIZE, TrialConfig
 from cifar_mlflow.data.dataset import ImageShape
 from cifar_mlflow.training.checkpoint import Arrays
+from cifar_mlflow.training.winograd import with_winograd
 
 
 def build(
@@ -17,8 +18,8 @@ def build(
     """A fresh network from uint8 pixels (N, *image_shape), scaled to 0..1, to logits (N, classes).
 
     While it is trained it takes images of all sizes, if the configuration's resolution grows, and it
-    computes in the configuration's precision. ``for_use`` it takes the full size alone and computes in
-    float32, so that it runs anywhere.
+    computes in the configuration's precision, with faster convolutions. ``for_use`` it takes the full
+    size alone and computes in float32 with Keras' own layers, so that it runs anywhere.
     """
     precision = "float32" if for_use else config.precision
     grows = config.resolution != FULL_SIZE and not for_use
@@ -26,6 +27,8 @@ def build(
     keras.config.set_dtype_policy(precision)
     try:
         hidden = ARCHITECTURES[config.architecture](config.activation)
+        if not for_use:
+            hidden = [with_winograd(layer) for layer in hidden]
         pixels = keras.Input((None, None, 3) if grows else image_shape, dtype="uint8")
         logits = layers.Dense(classes, dtype="float32")
         return keras.Sequential([pixels, layers.Rescaling(1 / 255), *hidden, logits])
@@ -72,7 +75,8 @@ def _augmented(
 def training_flop(network: keras.Sequential, size: int) -> int:
     """Floating-point operations to train on one image of ``size`` x ``size`` pixels.
 
-    Two for each multiply-add of convolutions and dense layers; backward counts as twice forward.
+    Two for each multiply-add of convolutions and dense layers, whatever algorithm computes them; backward
+    counts as twice forward.
     """
     shape: tuple[int | None, ...] = (1, size, size, 3)
     multiply_adds = 0
