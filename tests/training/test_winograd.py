@@ -80,14 +80,17 @@ def test_a_layer_computes_what_keras_computes_with_its_bias_and_activation() -> 
 
 
 @pytest.mark.parametrize(
-    ("channels", "dtype"), [(3, "float32"), (64, "bfloat16")], ids=["few channels", "bfloat16"]
+    ("channels", "dtype", "gpus"),
+    [(3, "float32", []), (64, "bfloat16", []), (64, "float32", ["0"])],
+    ids=["few channels", "bfloat16", "GPU"],
 )
 def test_where_it_would_not_be_faster_a_layer_is_keras_own(
-    channels: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+    channels: int, dtype: str, gpus: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cifar_mlflow.backend import layers, tf
     from cifar_mlflow.training import winograd
 
+    monkeypatch.setattr(winograd, "gpus", lambda: gpus)
     monkeypatch.setattr(winograd, "convolve", lambda images, kernel: pytest.fail("it was used"))
     options = {"padding": "same", "kernel_initializer": "ones", "dtype": dtype}
     images = tf.random.stateless_normal((2, 5, 5, channels), seed=(0, 0))
