@@ -9,6 +9,7 @@ from cifar_mlflow.backend import keras, layers
 from cifar_mlflow.config import FULL_SIZE, TrialConfig
 from cifar_mlflow.data.dataset import ImageShape
 from cifar_mlflow.training.checkpoint import Arrays
+from cifar_mlflow.training.fused import with_fused
 from cifar_mlflow.training.winograd import with_winograd
 
 
@@ -28,7 +29,7 @@ def build(
     try:
         hidden = ARCHITECTURES[config.architecture](config.activation)
         if not for_use:
-            hidden = [with_winograd(layer) for layer in hidden]
+            hidden = [with_winograd(with_fused(layer)) for layer in hidden]
         pixels = keras.Input((None, None, 3) if grows else image_shape, dtype="uint8")
         logits = layers.Dense(classes, dtype="float32")
         return keras.Sequential([pixels, layers.Rescaling(1 / 255), *hidden, logits])

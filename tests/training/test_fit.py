@@ -180,7 +180,7 @@ FINGERPRINTS: list[tuple[dict[str, object], str]] = [
     ({"architecture": "small"}, "92c6b0632033"),
     (
         {"architecture": "airbench93", "activation": "gelu", "resolution": "20-24-32"},
-        "20f03c1cb808",
+        "8c5d4d0d4f60",
     ),
 ]
 
