@@ -15,11 +15,9 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE
 from cifar_mlflow.data.dataset import Examples
 from cifar_mlflow.training import batches, fit
-from cifar_mlflow.training.winograd import WinogradConv2D
 
 KINDS = {
     layers.Conv2D: "convolution",
-    WinogradConv2D: "convolution",
     layers.BatchNormalization: "batch norm",
     layers.Activation: "activation",
     layers.MaxPooling2D: "pooling",
@@ -119,7 +117,7 @@ def layer_pieces(trainer: Trainer) -> Iterator[Piece]:
     values = trainer.images[: trainer.setting.batch_size]
     differentiated = False  # whether a layer before this one is trained
     for layer in trainer.network.layers:
-        kind = KINDS.get(type(layer), "scaling, dense")
+        kind = next((KINDS[each] for each in KINDS if isinstance(layer, each)), "scaling, dense")
         sources = [weight.value for weight in layer.trainable_weights]
         if differentiated:
             sources.append(values)

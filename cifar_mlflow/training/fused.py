@@ -1,6 +1,6 @@
 """Batch normalization and activations in fewer passes over memory than Keras' own, and with less kept.
 
-Keras makes them of many operations, each of which writes its whole result. benchmarks/elementwise.py
+Keras makes them of many operations, each of which writes its whole result. benchmarks/layers.py
 compares the two. The results differ by rounding.
 """
 

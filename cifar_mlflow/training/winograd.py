@@ -1,6 +1,6 @@
 """Convolutions with 3 x 3 kernels in about a quarter of the multiplications, by Winograd's algorithm.
 
-On a CPU they take about half the time of TensorFlow's (benchmarks/convolutions.py). Their results differ
+On a CPU they take about half the time of TensorFlow's (benchmarks/layers.py). Their results differ
 from those by rounding, by about 1e-5 of the largest value.
 """
 
