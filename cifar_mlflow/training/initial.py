@@ -1,5 +1,7 @@
 """Initial weights that no Keras initializer can give, because they depend on the training images."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -7,6 +9,7 @@ from cifar_mlflow.architectures import IDENTITY, WHITENING
 from cifar_mlflow.backend import keras
 
 IMAGES = 5000
+AT_ONCE = 500  # of them, because patches need a hundred times the memory of their images
 EPSILON = 3e-5  # added to the variances, of pixels in 0..1; 5e-4 in units of their variance (arXiv 2404.00498)
 
 
@@ -34,14 +37,33 @@ def whitening(
     Returns:
         float32 (size, size, 3, 6 size²) and (6 size²,), for pixels in 0..1.
     """
-    windows = np.lib.stride_tricks.sliding_window_view(images, (size, size), axis=(1, 2))
-    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, size * size * images.shape[-1]) / 255
-    mean = patches.mean(axis=0)
-    variances, components = np.linalg.eigh(np.cov(patches, rowvar=False))
+    mean, covariance = moments(images, size)
+    variances, components = np.linalg.eigh(covariance)
     filters = components / np.sqrt(variances + EPSILON)
     filters = np.concatenate([filters, -filters], axis=1)
     kernel = filters.reshape(size, size, images.shape[-1], -1)
     return kernel.astype(np.float32), (-mean @ filters).astype(np.float32)
+
+
+def moments(
+    images: npt.NDArray[np.uint8], size: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and covariance of the images' patches, for pixels in 0..1.
+
+    Returns:
+        float64 (3 size²,) and (3 size², 3 size²).
+    """
+    features = size * size * images.shape[-1]
+    total, products, count = np.zeros(features), np.zeros((features, features)), 0
+    for part in np.array_split(images, math.ceil(len(images) / AT_ONCE)):
+        windows = np.lib.stride_tricks.sliding_window_view(part, (size, size), axis=(1, 2))
+        patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, features).astype(np.float64)
+        total += patches.sum(axis=0)  # of whole numbers, so without rounding
+        products += patches.T @ patches
+        count += len(patches)
+    mean = total / count
+    covariance = (products - count * np.outer(mean, mean)) / (count - 1)
+    return mean / 255, covariance / 255**2
 
 
 def with_identity(kernel: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -3,7 +3,8 @@ import pytest
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.dataset import DataSet
-from cifar_mlflow.training.initial import initialise, whitening, with_identity
+from cifar_mlflow.training import initial
+from cifar_mlflow.training.initial import initialise, moments, whitening, with_identity
 from cifar_mlflow.training.network import build
 
 pytestmark = pytest.mark.usefixtures("tensorflow")
@@ -19,6 +20,20 @@ def test_whitened_patches_are_centred_and_uncorrelated_with_variance_one() -> No
     np.testing.assert_allclose(outputs.mean(axis=0), 0, atol=1e-4)
     np.testing.assert_allclose(np.cov(outputs[:, :12], rowvar=False), np.eye(12), atol=0.02)
     np.testing.assert_allclose(outputs[:, 12:], -outputs[:, :12], atol=1e-5)
+
+
+def test_mean_and_covariance_of_patches_are_the_same_from_parts_of_the_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (10, 4, 4, 3), np.uint8)
+    mean, covariance = at_once = moments(images, 2)
+    windows = np.lib.stride_tricks.sliding_window_view(images / 255, (2, 2), axis=(1, 2))
+    patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 12)
+    np.testing.assert_allclose(mean, patches.mean(axis=0))
+    np.testing.assert_allclose(covariance, np.cov(patches, rowvar=False))
+    monkeypatch.setattr(initial, "AT_ONCE", 3)
+    for parted, whole in zip(moments(images, 2), at_once, strict=True):
+        np.testing.assert_array_equal(parted, whole)
 
 
 def test_the_first_filters_copy_their_inputs() -> None:
