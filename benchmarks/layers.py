@@ -75,13 +75,12 @@ def apart(step: Step, other: Step) -> float:
 def described(layer: keras.Layer) -> tuple[str, str, str]:
     """What kind it is, the height and width of its outputs, and its channels."""
     (_, height, width, filters), channels = layer.output.shape, layer.input.shape[-1]
-    kind = {
-        WinogradConv2D: "convolution",
-        FusedBatchNormalization: "batch normalization",
-        FusedActivation: getattr(getattr(layer, "activation", None), "__name__", ""),
-    }[type(layer)]
-    shown = f"{channels} to {filters}" if isinstance(layer, WinogradConv2D) else str(filters)
-    return kind, f"{height} x {width}", shown
+    size = f"{height} x {width}"
+    if isinstance(layer, WinogradConv2D):
+        return "convolution", size, f"{channels} to {filters}"
+    if isinstance(layer, FusedActivation):
+        return layer.activation.__name__, size, str(channels)
+    return "batch normalization", size, str(channels)
 
 
 def main() -> None:

@@ -64,16 +64,27 @@ def test_batch_normalization_is_keras_own_where_it_does_not_train() -> None:
 
 
 @pytest.mark.parametrize("activation", ["gelu", "silu", "relu", "tanh", "leaky_relu"])
-def test_an_activation_and_its_gradient_are_keras_own(activation: str) -> None:
+def test_an_activation_and_its_gradient_are_keras_own(
+    activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from cifar_mlflow.backend import layers
-    from cifar_mlflow.training.fused import FusedActivation, with_fused
+    from cifar_mlflow.training import fused
 
+    compiled = []
+    original = fused.fused
+
+    def recorded(function: fused.Activation) -> fused.Activation:
+        compiled.append(function)
+        return original(function)
+
+    monkeypatch.setattr(fused, "fused", recorded)
     plain = layers.Activation(activation, name="plain")
-    ours = with_fused(plain)
-    assert type(ours) is FusedActivation
+    ours = fused.with_fused(plain)
+    assert type(ours) is fused.FusedActivation
     assert ours.name == "plain"
     for computed, expected in zip(step(ours), step(plain), strict=True):
         np.testing.assert_allclose(computed, expected, atol=1e-5 * np.abs(expected).max())
+    assert set(compiled) == {plain.activation}
 
 
 @pytest.mark.parametrize(("dtype", "gpus"), [("bfloat16", []), ("float32", ["0"])])
@@ -84,6 +95,7 @@ def test_in_another_precision_and_on_a_gpu_both_are_keras_own(
     from cifar_mlflow.training import fused
 
     monkeypatch.setattr(fused, "gpus", lambda: gpus)
+    monkeypatch.setattr(fused, "fused", lambda activation: pytest.fail("it was used"))
     images = tf.cast(IMAGES, dtype)
     for plain in (
         layers.BatchNormalization(dtype=dtype),
