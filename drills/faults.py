@@ -2,8 +2,9 @@
 
     python -m drills.faults kills | search-kills | orphans | namespaces | memory | outage | disk |
         read-only | race
+    CIFAR10_DIR=… python -m drills.faults real-kills
 
-``disk`` and ``read-only`` mount small file systems, and ``namespaces`` creates a PID namespace, so they
+``real-kills`` trains on the real CIFAR-10, and takes two hours on 2 cores. ``disk`` and ``read-only`` mount small file systems, and ``namespaces`` creates a PID namespace, so they
 need root on Linux.
 """
 
@@ -24,6 +25,7 @@ from typing import Self
 
 from mlflow.entities import Run
 
+from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
 from tests import standin
 from tests.end_to_end.conftest import User
 from tests.end_to_end.servers import free_port, tracking_server
@@ -36,6 +38,7 @@ STUDY = {
     "epochs": "100",
     "keep": "best",
 }
+REAL_STUDY = STUDY | {"batch_size": "64,128", "epochs": "3"}
 SEARCH = {
     "architecture": "small",
     "learning_rate": "log:0.0003..0.03",
@@ -50,18 +53,23 @@ OF_A_TRIAL = "tags.trial_key != ''"
 
 
 class Place(User):
-    """A folder with its own home, data and tracking store; ``store`` may be elsewhere."""
+    """A folder with its own home and tracking store; ``store`` may be elsewhere."""
 
     @classmethod
-    def make(cls, folder: Path, store: Path | None = None) -> Self:
-        digest = standin.write(folder / "data", images_per_class=8)
+    def make(cls, folder: Path, store: Path | None = None, data: Path | None = None) -> Self:
+        """``data`` is a folder with the real CIFAR-10; without it the place has stand-in data of its own."""
+        digest = CIFAR10_DIGEST
+        if data is None:
+            data = folder / "data"
+            digest = standin.write(data, images_per_class=8)
         store = store or folder
+        store.mkdir(parents=True, exist_ok=True)
         place = cls(
             store,
             dict(os.environ)
             | {
                 "HOME": str(folder),
-                "CIFAR10_DIR": str(folder / "data"),
+                "CIFAR10_DIR": str(data),
                 "CIFAR10_DIGEST": digest,
                 "MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db",
             },
@@ -146,6 +154,15 @@ def kills(folder: Path) -> None:
     kill_studies(folder, "grid", STUDY, kills=20)
 
 
+def real_kills(folder: Path) -> None:
+    """The same on the real CIFAR-10, with a hundred kills."""
+    if "CIFAR10_DIR" not in os.environ:
+        sys.exit("real-kills: set CIFAR10_DIR to the folder with CIFAR-10")
+    kill_studies(
+        folder, "grid", REAL_STUDY, kills=100, data=Path(os.environ["CIFAR10_DIR"]).resolve()
+    )
+
+
 def search_kills(folder: Path) -> None:
     """The same with searches; each command runs on an engine at random."""
     kill_studies(folder, "search", SEARCH, kills=30, engines=("loky", "dask", "ray"))
@@ -157,22 +174,24 @@ def kill_studies(
     parameters: Mapping[str, str],
     kills: int,
     engines: Sequence[str] = ("loky",),
+    data: Path | None = None,
 ) -> None:
     """Kill studies until there were so many kills, and compare each with an undisturbed one.
 
     Args:
         engines: of the commands that are killed; the undisturbed one runs on loky.
+        data: a folder with the real CIFAR-10; stand-in data without it.
     """
-    whole = Place.make(folder / "whole")
+    whole = Place.make(folder / "whole", data=data)
     began = time.time()
     assert whole.wait_for(whole.begin(whole.mlflow_run(entry, parameters))) == 0
     seconds = time.time() - began
     expected = whole.results()
-    chance = random.Random(0)
+    chance = random.Random()
     kill = rounds = 0
     while kill < kills:
         rounds += 1
-        place = Place.make(folder / f"round {rounds}")
+        place = Place.make(folder / f"round {rounds}", data=data)
         # The kill may come after the study has finished, while `mlflow run` still runs.
         while not place.runs(f"tags.kind = '{entry}' and attributes.status = 'FINISHED'"):
             engine = chance.choice(engines)
@@ -306,6 +325,7 @@ def race(folder: Path) -> None:
 
 DRILLS = {
     "kills": kills,
+    "real-kills": real_kills,
     "search-kills": search_kills,
     "orphans": orphans,
     "namespaces": namespaces,
