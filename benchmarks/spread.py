@@ -33,7 +33,7 @@ def components(table: pd.DataFrame, measure: str) -> pd.DataFrame | None:
         table: a row for each trial, with the columns seed, order_seed and ``measure``.
 
     Returns:
-        None if the seeds are not crossed completely, or are fewer than two.
+        None without a trial for every seed with every order_seed, or with fewer than two of either.
     """
     shares = variance_shares(table, SEEDS, measure)
     levels = [table[seed].nunique() for seed in SEEDS]
@@ -60,7 +60,9 @@ def main() -> None:
     options = parser.parse_args()
     mlflow.set_tracking_uri(options.uri)
     study = query.find_run(options.run_id)
-    trials = query.latest(query.children(study.as_parent())).values() if study else ()
+    if study is None:
+        parser.exit(FAILED, f"{parser.prog}: {options.uri} has no run {options.run_id}\n")
+    trials = query.latest(query.children(study.as_parent())).values()
     table = pd.DataFrame(
         [{**{seed: getattr(run.config, seed) for seed in SEEDS}, **run.metrics} for run in trials]
     )
@@ -69,8 +71,8 @@ def main() -> None:
         if found is None:
             parser.exit(
                 FAILED,
-                f"{parser.prog}: {options.run_id}: no run with {measure} of trials that cross seed "
-                "with order_seed\n",
+                f"{parser.prog}: the trials of {options.run_id} lack {measure}, or do not have every "
+                "seed with every order_seed\n",
             )
         values = table[measure]
         print(

@@ -4,10 +4,11 @@
         read-only | race
     CIFAR10_DIR=… python -m drills.faults real-kills
 
-``real-kills`` trains on the real CIFAR-10, and takes two hours on 2 cores. ``disk`` and ``read-only`` mount small file systems, and ``namespaces`` creates a PID namespace, so they
-need root on Linux.
+``real-kills`` trains on the real CIFAR-10, for hours. ``disk`` and ``read-only`` mount small file
+systems, and ``namespaces`` creates a PID namespace, so they need root on Linux.
 """
 
+import argparse
 import os
 import random
 import resource
@@ -337,5 +338,8 @@ DRILLS = {
 }
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("drill", choices=DRILLS)
+    drill = DRILLS[parser.parse_args().drill]
     with tempfile.TemporaryDirectory() as temporary:
-        DRILLS[sys.argv[1]](Path(temporary))
+        drill(Path(temporary))
