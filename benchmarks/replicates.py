@@ -1,0 +1,106 @@
+"""The paper's numbers beside those of several seeds, from all finished trials of the experiment.
+
+    for seed in 0 1 2 3 4; do mlflow run . -e grid -P seed=$seed --env-manager local; done
+    python -m benchmarks.replicates sqlite:///mlflow.db
+
+A study says the same of its own trials, but not of those that another study has trained. Reads the
+trials on CIFAR-10 of the experiment that `mlflow run` would use, whose configuration the paper has a
+number for. Prints a table as Markdown, what it shows, and the effects on the test accuracy.
+"""
+
+import argparse
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+from cifar_mlflow.analysis import effects
+from cifar_mlflow.analysis.statistics import CONFIDENCE
+from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
+from cifar_mlflow.errors import FAILED
+from cifar_mlflow.formatting import markdown_table, number, percent
+from cifar_mlflow.paper import FACTORS, published
+from cifar_mlflow.store import query
+from cifar_mlflow.store.runs import DATA_DIGEST
+from cifar_mlflow.study import results
+
+SELECT_BY = "validation"
+
+
+def trials_of_the_paper() -> pd.DataFrame:
+    """The newest trial of each configuration and seed, as `results.tabulate` gives them, in order.
+
+    Raises:
+        LookupError: there is none.
+    """
+    runs = {
+        run.key: run
+        for run in reversed(query.newest_trials())
+        if run.tags.get(DATA_DIGEST) == CIFAR10_DIGEST and published(run.config)
+    }
+    if not runs:
+        raise LookupError("no finished trial of a configuration that the paper has a number for")
+    configurations = [run.config for run in runs.values()]
+    table = results.tabulate(configurations, runs, SELECT_BY, official=True)
+    order = ["architecture", "activation", "batch_size", "optimizer", "seed"]
+    return table.sort_values(order, ascending=[True, True, True, False, True])
+
+
+def cells(record: Mapping[Any, Any]) -> list[str]:
+    """A row: factors, n, and of test accuracy and loss mean, deviation, intervals and published."""
+    row = [str(record[name]) for name in ("architecture", *FACTORS["grid"], "n")]
+    for measure, paper in (
+        ("test_accuracy", number(record["published_accuracy"], 2)),
+        ("test_loss", number(record["published_loss"])),
+    ):
+        value = {name: number(record[f"{measure}_{name}"]) for name in results.ESTIMATED}
+        row += [
+            f"{value['mean']} ± {value['sd']}",
+            f"{value['low']} to {value['high']}",
+            f"{value['single_low']} to {value['single_high']}",
+            paper,
+        ]
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("uri", help="of the tracking store")
+    uri = parser.parse_args().uri
+    mlflow.set_tracking_uri(uri)
+    try:
+        table = trials_of_the_paper()
+    except LookupError as error:
+        parser.exit(FAILED, f"{parser.prog}: {uri}: {error}\n")
+    summary = results.summarise(table, SELECT_BY)
+    intervals = [f"{percent(CONFIDENCE, 0)} of the mean", f"{percent(CONFIDENCE, 0)} of a training"]
+    headings = ["architecture", *FACTORS["grid"], "n"]
+    for measure in ("test accuracy", "test loss"):
+        headings += [measure, *intervals, "published"]
+    shown = markdown_table(headings, [cells(record) for record in summary.to_dict("records")])
+    print(shown.replace("&ensp;", ""))
+    for topic, text in results.reading(summary, SELECT_BY):
+        print(f"{topic}: {text}")
+    factors = FACTORS["grid"]
+    grid = table[table["architecture"] == "deep"]
+    main_effects = effects.main_effects(grid, factors)
+    for effect in main_effects:
+        print(f"{effect.factor}: {effect.better} over {effect.worse} {effect.difference}")
+    for first, second in itertools.pairwise(main_effects):
+        lead = effects.lead(grid, factors, first, second)
+        print(f"{first.factor} over {second.factor} {lead}")
+    for interaction in effects.interactions(grid, factors, main_effects):
+        simple = ", ".join(f"{level} {value}" for level, value in interaction.simple.items())
+        print(f"{interaction.effect.factor} by {interaction.by}: {simple}; {interaction.change}")
+    for seed, trials in grid.groupby("seed"):
+        best = {
+            images: trials.set_index("configuration")[measure].idxmax()
+            for images, measure in results.ACCURACIES.items()
+        }
+        print(f"seed {seed}: best by validation {best['validation']}, by test {best['test']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The paper's configurations over seeds, put together from several studies."""
+
+import mlflow
+import pytest
+
+from benchmarks.replicates import main, trials_of_the_paper
+from tests.stores import write_study
+
+pytestmark = pytest.mark.usefixtures("store")
+GRID = {"activation": "relu", "batch_size": "32,64", "optimizer": "adam"}
+
+
+def test_the_seeds_of_several_studies_are_put_together_and_none_counts_twice() -> None:
+    client = mlflow.MlflowClient()
+    for seeds in ("1,2", "0", "0"):
+        write_study(client, "0", "grid", GRID | {"seed": seeds})
+    table = trials_of_the_paper()
+    assert table["seed"].to_list() == [0, 1, 2, 0, 1, 2]
+    assert table["batch_size"].to_list() == [32, 32, 32, 64, 64, 64]
+    newest = client.search_runs(["0"], "tags.kind = 'trial'")[:2]
+    assert set(table["run_id"]) > {run.info.run_id for run in newest}
+
+
+def test_what_the_paper_has_no_number_for_is_left_out() -> None:
+    client = mlflow.MlflowClient()
+    write_study(client, "0", "grid", GRID | {"learning_rate": "0.01"})
+    write_study(client, "0", "grid", GRID, digest="0" * 64)
+    with pytest.raises(LookupError, match="no finished trial"):
+        trials_of_the_paper()
+
+
+def test_published_numbers_are_shown_beside_means_and_intervals(
+    store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(mlflow.MlflowClient(), "0", "grid", GRID | {"seed": "0,1,2"})
+    monkeypatch.setattr("sys.argv", ["replicates", store])
+    main()
+    headings, _, row, *lines = capsys.readouterr().out.splitlines()
+    assert "95 % of a training | published | test loss" in headings
+    assert row.startswith("| deep | relu | 32 | adam | 3 | 0.68")
+    assert " | 0.68 | " in row
+    assert row.endswith(" | 1.355 |")
+    assert any(line.startswith("Paper: 2 of 2 published accuracies lie in") for line in lines)
+    assert "seed 2: best by validation relu-64-adam-deep, by test relu-64-adam-deep" in lines
