@@ -1,11 +1,12 @@
 """The paper's numbers beside those of several seeds, from all finished trials of the experiment.
 
     for seed in 0 1 2 3 4; do mlflow run . -e grid -P seed=$seed --env-manager local; done
-    python -m benchmarks.replicates sqlite:///mlflow.db
+    python -m benchmarks.replicates sqlite:///mlflow.db docs/images/ranking.png
 
 A study says the same of its own trials, but not of those that another study has trained. Reads the
 trials on CIFAR-10 of the experiment that `mlflow run` would use, whose configuration the paper has a
-number for. Prints a table as Markdown, what it shows, and the effects on the test accuracy.
+number for. Prints a table as Markdown, what it shows, and the effects on the test accuracy; and draws
+the ranking by validation accuracy.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 
-from cifar_mlflow.analysis import effects
+from cifar_mlflow.analysis import effects, figures
 from cifar_mlflow.analysis.statistics import CONFIDENCE
 from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
 from cifar_mlflow.errors import FAILED
@@ -68,7 +69,9 @@ def cells(record: Mapping[Any, Any]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("uri", help="of the tracking store")
-    uri = parser.parse_args().uri
+    parser.add_argument("target", help="the figure to write")
+    options = parser.parse_args()
+    uri = options.uri
     mlflow.set_tracking_uri(uri)
     try:
         table = trials_of_the_paper()
@@ -83,6 +86,7 @@ def main() -> None:
     print(shown.replace("&ensp;", ""))
     for topic, text in results.reading(summary, SELECT_BY):
         print(f"{topic}: {text}")
+    figures.ranking(*results.ranking(summary, SELECT_BY)).savefig(options.target, dpi=120)
     factors = FACTORS["grid"]
     grid = table[table["architecture"] == "deep"]
     main_effects = effects.main_effects(grid, factors)

@@ -1,5 +1,7 @@
 """The paper's configurations over seeds, put together from several studies."""
 
+from pathlib import Path
+
 import mlflow
 import pytest
 
@@ -29,11 +31,11 @@ def test_what_the_paper_has_no_number_for_is_left_out() -> None:
         trials_of_the_paper()
 
 
-def test_published_numbers_are_shown_beside_means_and_intervals(
+def test_published_numbers_are_shown_beside_means_and_intervals_and_ranked(
     store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_study(mlflow.MlflowClient(), "0", "grid", GRID | {"seed": "0,1,2"})
-    monkeypatch.setattr("sys.argv", ["replicates", store])
+    monkeypatch.setattr("sys.argv", ["replicates", store, "ranking.png"])
     main()
     headings, _, row, *lines = capsys.readouterr().out.splitlines()
     assert "95 % of a training | published | test loss" in headings
@@ -42,3 +44,4 @@ def test_published_numbers_are_shown_beside_means_and_intervals(
     assert row.endswith(" | 1.355 |")
     assert any(line.startswith("Paper: 2 of 2 published accuracies lie in") for line in lines)
     assert "seed 2: best by validation relu-64-adam-deep, by test relu-64-adam-deep" in lines
+    assert Path("ranking.png").read_bytes().startswith(b"\x89PNG")
