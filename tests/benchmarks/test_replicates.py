@@ -1,11 +1,12 @@
-"""The paper's configurations over seeds, put together from several studies."""
+"""The paper's grid over seeds, put together from several studies."""
 
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 
-from benchmarks.replicates import main, trials_of_the_paper
+from benchmarks.replicates import complete_seeds, main, trials_of_the_grid
 from tests.stores import write_study
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -16,19 +17,26 @@ def test_the_seeds_of_several_studies_are_put_together_and_none_counts_twice() -
     client = mlflow.MlflowClient()
     for seeds in ("1,2", "0", "0"):
         write_study(client, "0", "grid", GRID | {"seed": seeds})
-    table = trials_of_the_paper()
+    table = trials_of_the_grid()
     assert table["seed"].to_list() == [0, 1, 2, 0, 1, 2]
     assert table["batch_size"].to_list() == [32, 32, 32, 64, 64, 64]
     newest = client.search_runs(["0"], "tags.kind = 'trial'")[:2]
     assert set(table["run_id"]) > {run.info.run_id for run in newest}
 
 
-def test_what_the_paper_has_no_number_for_is_left_out() -> None:
+def test_what_is_not_in_the_papers_grid_is_left_out() -> None:
     client = mlflow.MlflowClient()
     write_study(client, "0", "grid", GRID | {"learning_rate": "0.01"})
     write_study(client, "0", "grid", GRID, digest="0" * 64)
+    write_study(client, "0", "architectures", {"architecture": "small,wide"})
     with pytest.raises(LookupError, match="no finished trial"):
-        trials_of_the_paper()
+        trials_of_the_grid()
+
+
+def test_a_seed_that_a_configuration_lacks_is_left_out_of_the_comparison() -> None:
+    trials = [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2)]
+    table = pd.DataFrame(trials, columns=["configuration", "seed"])
+    assert complete_seeds(table)["seed"].to_list() == [0, 0, 1, 1]
 
 
 def test_published_numbers_are_shown_beside_means_and_intervals_and_ranked(
@@ -39,7 +47,7 @@ def test_published_numbers_are_shown_beside_means_and_intervals_and_ranked(
     main()
     headings, _, row, *lines = capsys.readouterr().out.splitlines()
     assert "95 % of a training | published | test loss" in headings
-    assert row.startswith("| deep | relu | 32 | adam | 3 | 0.68")
+    assert row.startswith("| relu | 32 | adam | 3 | 0.68")
     assert " | 0.68 | " in row
     assert row.endswith(" | 1.355 |")
     assert any(line.startswith("Paper: 2 of 2 published accuracies lie in") for line in lines)
