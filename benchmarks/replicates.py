@@ -5,8 +5,9 @@
 
 A study says the same of its own trials, but not of those that another study has trained. Reads the
 trials on CIFAR-10 of the experiment that `mlflow run` would use, whose configuration is in the paper's
-grid. Prints a table of them as Markdown. Of the seeds that every configuration has, prints what they
-show and the effects on the test accuracy, and draws the ranking by validation accuracy.
+grid. Prints a table of them as Markdown. Then it leaves out the seeds that only some configurations
+have, prints what the others show and the effects on the test accuracy, and draws the ranking by
+validation accuracy.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import pandas as pd
 from cifar_mlflow.analysis import effects, figures
 from cifar_mlflow.analysis.statistics import CONFIDENCE
 from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
-from cifar_mlflow.errors import FAILED
+from cifar_mlflow.errors import FAILED, UsageError
 from cifar_mlflow.formatting import markdown_table, number, percent
 from cifar_mlflow.paper import FACTORS, published
 from cifar_mlflow.store import query
@@ -34,7 +35,7 @@ def trials_of_the_grid() -> pd.DataFrame:
     """The newest trial of each configuration and seed, as `results.tabulate` gives them, in order.
 
     Raises:
-        LookupError: there is none.
+        UsageError: there is none.
     """
     runs = {
         run.key: run
@@ -44,7 +45,7 @@ def trials_of_the_grid() -> pd.DataFrame:
         and published(run.config)
     }
     if not runs:
-        raise LookupError("no finished trial of the paper's grid")
+        raise UsageError("no finished trial of the paper's grid")
     configurations = [run.config for run in runs.values()]
     table = results.tabulate(configurations, runs, SELECT_BY, official=True)
     order = ["activation", "batch_size", "optimizer", "seed"]
@@ -52,7 +53,7 @@ def trials_of_the_grid() -> pd.DataFrame:
 
 
 def complete_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """The trials of the seeds that the most configurations have, so that effects compare like with like."""
+    """The trials of the seeds that most configurations were trained with: effects compare like with like."""
     configurations = table.groupby("seed")["configuration"].transform("nunique")
     complete: pd.DataFrame = table[configurations == configurations.max()]
     return complete
@@ -75,29 +76,19 @@ def cells(record: Mapping[Any, Any]) -> list[str]:
     return row
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("uri", help="of the tracking store")
-    parser.add_argument("target", help="the figure to write")
-    options = parser.parse_args()
-    uri = options.uri
-    mlflow.set_tracking_uri(uri)
-    try:
-        table = trials_of_the_grid()
-    except LookupError as error:
-        parser.exit(FAILED, f"{parser.prog}: {uri}: {error}\n")
-    summary = results.summarise(table, SELECT_BY)
+def print_table(table: pd.DataFrame) -> None:
+    """A row for each configuration, of all its seeds."""
     intervals = [f"{percent(CONFIDENCE, 0)} of the mean", f"{percent(CONFIDENCE, 0)} of a training"]
     headings = [*FACTORS["grid"], "n"]
     for measure in ("test accuracy", "test loss"):
         headings += [measure, *intervals, "published"]
+    summary = results.summarise(table, SELECT_BY)
     shown = markdown_table(headings, [cells(record) for record in summary.to_dict("records")])
-    print(shown.replace("&ensp;", ""))
-    grid = complete_seeds(table)
-    summary = results.summarise(grid, SELECT_BY)
-    for topic, text in results.reading(summary, SELECT_BY):
-        print(f"{topic}: {text}")
-    figures.ranking(*results.ranking(summary, SELECT_BY)).savefig(options.target, dpi=120)
+    print(shown.replace("&ensp;", ""))  # which only MLflow's UI needs
+
+
+def print_effects(grid: pd.DataFrame) -> None:
+    """Main effects, how much larger each is than the next, interactions, and the best of each seed."""
     factors = FACTORS["grid"]
     main_effects = effects.main_effects(grid, factors)
     for effect in main_effects:
@@ -114,6 +105,27 @@ def main() -> None:
             for images, measure in results.ACCURACIES.items()
         }
         print(f"seed {seed}: best by validation {best['validation']}, by test {best['test']}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("uri", help="of the tracking store")
+    parser.add_argument("target", help="the figure to write")
+    options = parser.parse_args()
+    mlflow.set_tracking_uri(options.uri)
+    try:
+        table = trials_of_the_grid()
+        grid = complete_seeds(table)
+        summary = results.summarise(grid, SELECT_BY)
+        figures.ranking(*results.ranking(summary, SELECT_BY)).savefig(options.target, dpi=120)
+    except (UsageError, query.StoreError) as error:
+        parser.exit(FAILED, f"{parser.prog}: {options.uri}: {error}\n")
+    except OSError as error:
+        parser.exit(FAILED, f"{parser.prog}: {options.target}: {error.strerror}\n")
+    print_table(table)
+    for topic, text in results.reading(summary, SELECT_BY):
+        print(f"{topic}: {text}")
+    print_effects(grid)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,6 @@ import os
 # the package can import TensorFlow earlier, in a worker of loky, dask or ray either.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-# The seconds of imports leave a million objects that live as long as the process. Looking for garbage
-# after every 700 of them (2,000 since Python 3.14), as is the default, adds a quarter to these seconds.
+# Imports leave a million objects that live as long as the process. If Python looked for garbage among
+# them after every 700 (2,000 since Python 3.14), as is its default, imports would take a quarter longer.
 gc.set_threshold(20_000)

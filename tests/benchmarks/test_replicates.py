@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.replicates import complete_seeds, main, trials_of_the_grid
+from cifar_mlflow.errors import FAILED, UsageError
 from tests.stores import write_study
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -29,7 +30,7 @@ def test_what_is_not_in_the_papers_grid_is_left_out() -> None:
     write_study(client, "0", "grid", GRID | {"learning_rate": "0.01"})
     write_study(client, "0", "grid", GRID, digest="0" * 64)
     write_study(client, "0", "architectures", {"architecture": "small,wide"})
-    with pytest.raises(LookupError, match="no finished trial"):
+    with pytest.raises(UsageError, match="no finished trial"):
         trials_of_the_grid()
 
 
@@ -53,3 +54,16 @@ def test_published_numbers_are_shown_beside_means_and_intervals_and_ranked(
     assert any(line.startswith("Paper: 2 of 2 published accuracies lie in") for line in lines)
     assert "seed 2: best by validation relu-64-adam-deep, by test relu-64-adam-deep" in lines
     assert Path("ranking.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_that_cannot_be_written_is_named_in_one_line(
+    store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(mlflow.MlflowClient(), "0", "grid", GRID | {"seed": "0"})
+    monkeypatch.setattr("sys.argv", ["replicates", store, "missing/ranking.png"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == FAILED
+    shown = capsys.readouterr()
+    assert shown.err == "replicates: missing/ranking.png: No such file or directory\n"
+    assert not shown.out
