@@ -13,15 +13,15 @@ other training: the network is validated without it after its last epoch.
 
 import argparse
 
-import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
 
+from benchmarks.stores import reading
 from cifar_mlflow import recipes
 from cifar_mlflow.analysis.statistics import INTERVAL, Estimate, estimate
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
-from cifar_mlflow.errors import FAILED, MISUSED, UsageError
+from cifar_mlflow.errors import MISUSED, UsageError
 from cifar_mlflow.formatting import as_text
 from cifar_mlflow.store import query
 from cifar_mlflow.store.runs import DATA_DIGEST
@@ -80,20 +80,21 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("target", help="the figure to write")
     options = parser.parse_args()
-    uri, name, target = options.uri, options.recipe, options.target
+    name = options.recipe
     try:
         recipe = TrialConfig.model_validate(recipes.read(name, several=False))
     except UsageError as error:
         parser.exit(MISUSED, f"{parser.prog}: {error}\n")
-    mlflow.set_tracking_uri(uri)
-    table = accuracies(recipe)
-    if "" not in table:
-        parser.exit(FAILED, f"{parser.prog}: {uri}: no finished training of the recipe {name}\n")
+    with reading(parser, options.uri):
+        table = accuracies(recipe)
+        if "" not in table:
+            raise UsageError(f"no finished training of the recipe {name}")
+        changes = differences(table)
+        figure = draw(changes, f"The recipe {name} with one choice changed")
+        figure.savefig(options.target, dpi=120)
     print(f"{name:<24} {table[''].mean():.4f}  n = {table[''].count()}")
-    changes = differences(table)
     for change, difference in changes.items():
         print(f"{change:<24} {difference}  n = {difference.n}")
-    draw(changes, f"The recipe {name} with one choice changed").savefig(target, dpi=120)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-import mlflow
 import pandas as pd
 
+from benchmarks.stores import reading
 from cifar_mlflow.analysis import effects, figures
 from cifar_mlflow.analysis.statistics import CONFIDENCE
 from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
-from cifar_mlflow.errors import FAILED, UsageError
+from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import markdown_table, number, percent
 from cifar_mlflow.paper import FACTORS, published
 from cifar_mlflow.store import query
@@ -112,16 +112,11 @@ def main() -> None:
     parser.add_argument("uri", help="of the tracking store")
     parser.add_argument("target", help="the figure to write")
     options = parser.parse_args()
-    mlflow.set_tracking_uri(options.uri)
-    try:
+    with reading(parser, options.uri):
         table = trials_of_the_grid()
         grid = complete_seeds(table)
         summary = results.summarise(grid, SELECT_BY)
         figures.ranking(*results.ranking(summary, SELECT_BY)).savefig(options.target, dpi=120)
-    except (UsageError, query.StoreError) as error:
-        parser.exit(FAILED, f"{parser.prog}: {options.uri}: {error}\n")
-    except OSError as error:
-        parser.exit(FAILED, f"{parser.prog}: {options.target}: {error.strerror}\n")
     print_table(table)
     for topic, text in results.reading(summary, SELECT_BY):
         print(f"{topic}: {text}")

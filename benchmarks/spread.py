@@ -13,32 +13,40 @@ against.
 
 import argparse
 import math
+from collections.abc import Sequence
 
-import mlflow
 import pandas as pd
 from scipy import stats
 
+from benchmarks.stores import finished_trials, reading
 from cifar_mlflow.analysis.effects import variance_shares
-from cifar_mlflow.errors import FAILED
-from cifar_mlflow.store import query
+from cifar_mlflow.errors import UsageError
+from cifar_mlflow.store.runs import TrackedRun
 
 SEEDS = ("seed", "order_seed")
 MEASURES = ("kept_val_accuracy", "test_accuracy", "test_loss")
 
 
-def components(table: pd.DataFrame, measure: str) -> pd.DataFrame | None:
+def tabulate(trials: Sequence[TrackedRun]) -> pd.DataFrame:
+    """The seeds and metrics of trials, a row for each."""
+    return pd.DataFrame(
+        [{**{seed: getattr(run.config, seed) for seed in SEEDS}, **run.metrics} for run in trials]
+    )
+
+
+def components(table: pd.DataFrame, measure: str) -> pd.DataFrame:
     """The standard deviation due to each seed and to both together, with the p-values of the first two.
 
     Args:
         table: a row for each trial, with the columns seed, order_seed and ``measure``.
 
-    Returns:
-        None without a trial for every seed with every order_seed, or with fewer than two of either.
+    Raises:
+        UsageError: a seed lacks a trial with an order_seed, or there are fewer than two of either.
     """
     shares = variance_shares(table, SEEDS, measure)
     levels = [table[seed].nunique() for seed in SEEDS]
     if shares is None or min(levels) < 2:
-        return None
+        raise UsageError("needs a trial of every seed with every order_seed, two of each at least")
     squares = table[measure].var() * (len(table) - 1)
     together = math.prod(count - 1 for count in levels)  # degrees of freedom
     noise = shares[SEEDS] * squares / together
@@ -58,27 +66,15 @@ def main() -> None:
     parser.add_argument("uri", help="of the tracking store")
     parser.add_argument("run_id", help="of a grid with several seeds and order_seeds")
     options = parser.parse_args()
-    mlflow.set_tracking_uri(options.uri)
-    study = query.find_run(options.run_id)
-    if study is None:
-        parser.exit(FAILED, f"{parser.prog}: {options.uri} has no run {options.run_id}\n")
-    trials = query.latest(query.children(study.as_parent())).values()
-    table = pd.DataFrame(
-        [{**{seed: getattr(run.config, seed) for seed in SEEDS}, **run.metrics} for run in trials]
-    )
-    for measure in MEASURES:
-        found = components(table, measure) if measure in table else None
-        if found is None:
-            parser.exit(
-                FAILED,
-                f"{parser.prog}: the trials of {options.run_id} lack {measure}, or do not have every "
-                "seed with every order_seed\n",
-            )
-        values = table[measure]
+    with reading(parser, options.uri):
+        trials = tabulate(finished_trials(options.run_id))
+        found = {measure: components(trials, measure) for measure in MEASURES}
+    for measure, shares in found.items():
+        values = trials[measure]
         print(
             f"{measure}: mean {values.mean():.4f}, deviation {values.std():.4f}, n = {len(values)}"
         )
-        print(found.round(4).to_string())
+        print(shares.round(4).to_string())
 
 
 if __name__ == "__main__":

@@ -5,21 +5,22 @@
 Reads a finished study. The first trial of each worker includes the import of TensorFlow.
 """
 
+import argparse
 import statistics
-import sys
 
-import mlflow
+from benchmarks.stores import finished_trials, reading
 
 
 def main() -> None:
-    uri, parent = sys.argv[1:]
-    client = mlflow.MlflowClient(uri)
-    experiment = client.get_run(parent).info.experiment_id
-    where = f"tags.`mlflow.parentRunId` = '{parent}' and attributes.status = 'FINISHED'"
-    outside = [
-        (run.info.end_time - run.info.start_time) / 1000 - run.data.metrics["train_seconds"]
-        for run in client.search_runs([experiment], where)
-    ]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("uri", help="of the tracking store")
+    parser.add_argument("run_id", help="of a grid")
+    options = parser.parse_args()
+    with reading(parser, options.uri):
+        outside = [
+            (run.end_time - run.start_time) / 1000 - run.metrics["train_seconds"]
+            for run in finished_trials(options.run_id)
+        ]
     print(
         f"seconds outside training: median {statistics.median(outside):.2f}, "
         f"{min(outside):.2f} to {max(outside):.2f}, n = {len(outside)}"

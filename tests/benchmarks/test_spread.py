@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.spread import components
+from cifar_mlflow.errors import UsageError
 
 CROSSED = pd.DataFrame(
     {
@@ -18,7 +19,6 @@ CROSSED = pd.DataFrame(
 
 def test_each_seed_has_its_share_of_the_variance() -> None:
     found = components(CROSSED, "test_loss")
-    assert found is not None
     # Mean squares of 25, 4 and 1, with one degree of freedom each; each mean is of two trials.
     assert found.loc["seed", "deviation"] == pytest.approx(math.sqrt((25 - 1) / 2))
     assert found.loc["order_seed", "deviation"] == pytest.approx(math.sqrt((4 - 1) / 2))
@@ -29,10 +29,10 @@ def test_each_seed_has_its_share_of_the_variance() -> None:
 
 def test_a_seed_that_explains_less_than_the_noise_has_no_share() -> None:
     found = components(CROSSED.assign(test_loss=[1.0, 2.0, 2.0, 1.0]), "test_loss")
-    assert found is not None
     assert found["deviation"].to_dict() == {"seed": 0, "order_seed": 0, "both": pytest.approx(1)}
 
 
 @pytest.mark.parametrize("kept", [[0, 1, 2], [0, 1], [0, 2]])
 def test_seeds_that_are_not_crossed_have_no_components(kept: list[int]) -> None:
-    assert components(CROSSED.iloc[kept], "test_loss") is None
+    with pytest.raises(UsageError, match="every seed with every order_seed"):
+        components(CROSSED.iloc[kept], "test_loss")
