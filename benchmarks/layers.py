@@ -1,4 +1,4 @@
-"""The layers that a training computes otherwise than Keras: Keras' own and ours, in turn.
+"""The layers that a training computes differently from Keras: Keras' own and ours, in turn.
 
     python -m benchmarks.layers --recipe strong --rounds 5
 

@@ -342,7 +342,7 @@ class ArchitecturesParameters(StudyOptions):
 
 
 @factors(
-    "comma list, or a range of numbers",
+    "comma list, or a range if it is a number",
     batch_size=("32", "64", "128"),
     optimizer=("sgd", "adam"),
     learning_rate=("log:0.0001..0.1",),

@@ -30,6 +30,7 @@ from cifar_mlflow.parameters import (
     TrainingOptions,
     TrainParameters,
 )
+from cifar_mlflow.space import FIXED
 
 Fields = dict[str, FieldInfo]
 
@@ -152,17 +153,19 @@ def _entry_point(name: str, parameters: type[Options]) -> Iterator[str]:
     for alias, remark in ALIASES.get(name, []):
         yield f"`{alias}` is another name for it: {remark}."
     shared = {heading: of for heading, of in SHARED.items() if _shares(parameters, of)}
-    defaults = {name: field.default for of in shared.values() for name, field in of.items()}
+    elsewhere = {name: field for of in shared.values() for name, field in of.items()}
     own = {
         name: field
         for name, field in parameters.model_fields.items()
-        if name not in defaults or as_text(field.default) != as_text(defaults[name])
+        if name not in elsewhere or _differ(field, elsewhere[name])
     }
     links = [f"[{heading.lower()}](#{heading.lower().replace(' ', '-')})" for heading in shared]
     lists = ""
     if issubclass(parameters, StudyOptions) and "Trials" in shared:
-        ranges = " or a range of numbers" if issubclass(parameters, SearchParameters) else ""
-        lists = f" (each a comma list{ranges})"
+        lists = " (each a comma list)"
+        if issubclass(parameters, SearchParameters):
+            fixed = ", ".join(f"`{name}`" for name in FIXED)
+            lists = f" (each a comma list, or a range if it is a number; {fixed} have one value)"
     if links:
         links[0] += lists
         yield ""
@@ -170,6 +173,12 @@ def _entry_point(name: str, parameters: type[Options]) -> Iterator[str]:
     if own:
         yield ""
         yield from _table(own)
+
+
+def _differ(one: FieldInfo, other: FieldInfo) -> bool:
+    """Whether two parameters of one name have other defaults or other allowed words."""
+    words = {get_args(f.annotation) for f in (one, other) if get_origin(f.annotation) is Literal}
+    return as_text(one.default) != as_text(other.default) or len(words) > 1
 
 
 def _table(fields: Fields) -> Iterator[str]:
