@@ -31,6 +31,7 @@ Optimizer = Literal[
 ]
 # Height and width of the images in a data set, in pixels.
 SMALLEST_IMAGE, LARGEST_IMAGE = 16, 128
+SEEDS = 2**31  # random seeds are below this
 FULL_SIZE = "32"  # pixels; the sizes of a resolution are those of images of this size
 WITH_MOMENTUM = ("sgd", "rmsprop", "muon")
 
@@ -103,11 +104,11 @@ class TrialConfig(Parameters):
     validation_fraction: float = Field(default=0.2, ge=0, lt=1)
     """share of the training images held out for validation: the last ones in the file; 0 trains on all
     images, so that there is no validation accuracy"""
-    seed: int = Field(default=0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=SEEDS)
     """random seed of the initial weights and, unless order_seed is given, of the order of the images"""
     # auto and the number that it stands for are two trials here too: order_seed=0 with several seeds is
     # a study of the initial weights, and auto is not.
-    order_seed: Annotated[int, Field(ge=0, lt=2**31)] | Literal["auto"] = "auto"
+    order_seed: Annotated[int, Field(ge=0, lt=SEEDS)] | Literal["auto"] = "auto"
     """random seed of the order of the images and of their augmentation; auto is the value of seed"""
     keep: Literal["last", "best"] = "last"
     """which weights to keep: those of the last epoch, or of the epoch with the best validation accuracy"""

@@ -24,6 +24,7 @@ from pydantic import (
 from cifar_mlflow import recipes
 from cifar_mlflow.config import (
     LARGEST_IMAGE,
+    SEEDS,
     SMALLEST_IMAGE,
     Parameters,
     Recipe,
@@ -396,6 +397,12 @@ class SearchParameters(RegistryOptions, StudyOptions):
             raise ValueError(
                 "validation_fraction=0: this leaves no image to compare the trials by; input should be "
                 "greater than 0"
+            )
+        seed = int(self.space.domains["seed"].examples[0])
+        if seed + self.replicates >= SEEDS:
+            raise ValueError(
+                f"seed={seed}: the finalists have the {self.replicates} seeds that follow; input should be "
+                f"less than {SEEDS - self.replicates}"
             )
         return self
 

@@ -207,6 +207,10 @@ def test_options_that_change_no_proposal_are_not_part_of_a_searchs_plan() -> Non
         ({"rungs": "0,3"}, "rungs=0,3: input should be 'none' or ascending numbers of epochs, "),
         ({"sampler": "gp", "rungs": "1,3"}, "sampler=gp: it learns from trials alone that were "),
         ({"select_by": "test"}, "select_by=test: input should be 'validation'"),
+        (
+            {"seed": "2147483647"},
+            "seed=2147483647: the finalists have the 5 seeds that follow; input should be less than",
+        ),
         ({"validation_fraction": "0"}, "validation_fraction=0: this leaves no image to compare "),
         ({"learning_rate": "2..1"}, "learning_rate=2..1: the first number of a range should be "),
         ({"round_size": "0"}, "round_size=0: input should be greater than 0 or 'auto'"),

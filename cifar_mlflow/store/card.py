@@ -348,12 +348,14 @@ def _chosen(facts: Facts) -> str:
     if study is None:
         return "It was trained by itself, not chosen from others."
     trials, by = counted(facts.candidates, "finished trial"), f"{facts.select_by} accuracy"
-    if "," in study.parameters.get("seed", ""):
+    proposed = study.parameters.get("trials")  # of a search
+    if "," in study.parameters.get("seed", "") or int(study.parameters.get("replicates", 1)) > 1:
         by += " (the mean over the seeds)"
     if not twin and facts.run.tags.get(BEST) != "true":
         return f"It is one of {trials} of {study.kind} run {study.run_id}, which chose another."
     chosen = f"run {twin.run_id}" if twin else "it"
-    text = f"{study.kind.capitalize()} run {study.run_id} chose {chosen} by {by}, from {trials}."
+    of = f"{trials} of its finalists, the best of {proposed} proposals" if proposed else trials
+    text = f"{study.kind.capitalize()} run {study.run_id} chose {chosen} by {by}, from {of}."
     if twin:
         text += " This is the same trial, trained again on all training images."
     if facts.select_by == "test":

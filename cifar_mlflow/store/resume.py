@@ -62,7 +62,10 @@ def _worth(trial: TrackedRun) -> tuple[bool, bool, bool]:
 def adopt_trials(
     trials: Sequence[TrackedRun], previous: Sequence[UnfinishedRun], parent: Parent
 ) -> None:
-    """Re-parent trials of previous runs of the study to the active run; those runs end KILLED."""
+    """Re-parent trials of previous runs of the study to the active run; those runs end KILLED.
+
+    The trials that they keep lose their checkpoints, which nothing looks at any more.
+    """
     client = mlflow.MlflowClient()
     for trial in trials:
         client.set_tag(trial.run_id, runs.PARENT, parent.run_id)
@@ -73,6 +76,11 @@ def adopt_trials(
             delete_checkpoint(trial.run_id)
     for study in previous:
         supersede(study.run_id)
+        for left in query.children(
+            Parent(parent.tracking_uri, parent.experiment_id, study.run_id),
+            f"tags.{runs.CHECKPOINT} != ''",
+        ):
+            delete_checkpoint(left.run_id)
 
 
 def adopt_parts(previous: Sequence[UnfinishedRun]) -> dict[str, TrackedRun]:
@@ -136,6 +144,8 @@ def resume_from(
         except CheckpointError as error:
             checkpoint = None
             mlflow.set_tag(runs.CHECKPOINT_LOST, f"run {newest.run_id}: {error}")
+            if query.active().outdated:  # of a paused run, which now starts over as it is today
+                mlflow.set_tag(runs.OUTDATED, "")
         else:
             if newest.run_id != active:
                 mlflow.set_tag(runs.RESUMED_FROM, newest.run_id)

@@ -81,13 +81,19 @@ def tracked_run(
         MlflowException, OSError: the store cannot be written, not even to end the run.
     """
     run = start_run(kind, name, parent, tags)
-    try:
+    with _failing():
         yield run
+    finish_run()
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """End the active run as `fail_run` does if the block raises; MLflow would end it FINISHED."""
+    try:
+        yield
     except BaseException as error:
         fail_run(error)
         raise
-    else:
-        finish_run()
 
 
 def start_run(
@@ -120,7 +126,8 @@ def start_run(
     if parent:
         return TrackedRun.of(_start_child(parent, name, tags))
     run = _start_outermost(name, tags)
-    _end_dead_runs(run.info.experiment_id)
+    with _failing():
+        _end_dead_runs(run.info.experiment_id)
     return TrackedRun.of(run)
 
 
@@ -128,9 +135,10 @@ def continue_run(paused: TrackedRun) -> TrackedRun:
     """Make a paused run the active one of this process."""
     tags = {runs.HOST: platform.node(), **process_tags(this_process())}
     run = mlflow.start_run(paused.run_id, nested=True, tags=tags)
-    for tag in _paused_tags(paused):
-        if tag in paused.tags:
-            mlflow.delete_tag(tag)
+    with _failing():
+        for tag in _paused_tags(paused):
+            if tag in paused.tags:
+                mlflow.delete_tag(tag)
     return TrackedRun.of(run)
 
 
@@ -264,7 +272,8 @@ def _is_generated(name: str) -> bool:
 def _end_dead_runs(experiment_id: str) -> None:
     """End the runs of this machine whose process is gone, except those that can be resumed."""
     for run in query.search(experiment_id, query.RUNNING):
-        resumable = {runs.PLAN_KEY, runs.TRIAL_KEY} & run.tags.keys()
+        # A trial without a study is resumed only once it has claimed its plan.
+        resumable = runs.PLAN_KEY in run.tags or {runs.TRIAL_KEY, runs.PARENT} <= run.tags.keys()
         if run.process.is_local and not run.process.is_alive and not resumable:
             end_run(run.run_id, "its process was killed")
 

@@ -95,20 +95,22 @@ def tabulate(candidates: Sequence[Candidate], options: SearchParameters) -> pd.D
     """
     columns = ["number", "round", "name", *options.space.varied]
     columns += ["state", "epochs", "val_accuracy", "end_reason", "outdated", "run_id"]
+    # Those that a search stopped for have failed too, though it will try them again when it is resumed.
+    states = ["failed" if each.run.status == Status.FAILED else each.state for each in candidates]
     rows = [
         {
             "number": candidate.number,
             "round": candidate.round,
             "name": candidate.config.name,
             **candidate.config.model_dump(include=set(options.space.varied)),
-            "state": candidate.state,
+            "state": state,
             "epochs": candidate.epochs,
             "val_accuracy": candidate.last_accuracy,
-            "end_reason": candidate.run.end_reason if candidate.state == "failed" else "",
+            "end_reason": candidate.run.end_reason if state == "failed" else "",
             "outdated": candidate.run.outdated,
             "run_id": candidate.run.run_id,
         }
-        for candidate in candidates
+        for candidate, state in zip(candidates, states, strict=True)
     ]
     return pd.DataFrame(rows, columns=columns).astype({"val_accuracy": float})
 

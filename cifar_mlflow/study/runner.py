@@ -16,6 +16,7 @@ from cifar_mlflow.formatting import counted, duration
 from cifar_mlflow.parameters import StudyOptions
 from cifar_mlflow.store import claims, query, resume, tracking
 from cifar_mlflow.store.runs import (
+    CHECKPOINT,
     CHECKPOINT_LOST,
     KIND,
     REFIT,
@@ -173,7 +174,10 @@ def run_trials(
 
 @contextmanager
 def shown(watch: Watch) -> Iterator[None]:
-    """Show the trials while the block runs them; after it none runs, and it is said what went wrong."""
+    """Show the trials while the block runs them; after it none runs, and it is said what went wrong.
+
+    Workers that were killed may have left checkpoints of finished trials, which are deleted.
+    """
     try:
         with watch:
             yield
@@ -181,6 +185,9 @@ def shown(watch: Watch) -> Iterator[None]:
         # Trials of an interrupted study, and of workers that it lost the connection to.
         for trial in query.children(watch.parent, query.RUNNING):
             tracking.end_run(trial.run_id, "the study was interrupted")
+    done = f"attributes.status = '{Status.FINISHED}' and tags.{CHECKPOINT} != ''"
+    for trial in query.children(watch.parent, done):
+        resume.delete_checkpoint(trial.run_id)
     lost = f"tags.{KIND} = '{watch.kind}' and tags.{CHECKPOINT_LOST} != ''"
     for trial in query.children(watch.parent, lost):
         say("Retrained", f"{trial.name}; the checkpoint is lost: {trial.checkpoint_lost}")
@@ -319,6 +326,7 @@ def train_all(
         children = query.children(parent, each.where)
         attempts = query.attempts(children)
         runs = query.latest(children)
+        known = {run.run_id for run in children if run.status == Status.FAILED}
         pending = [
             trial
             for trial in trials
@@ -343,7 +351,7 @@ def train_all(
         runs = query.latest(query.children(parent, each.where))
         for trial in batch:
             run = runs.get(trial.key)
-            if run and run.status == Status.FAILED:
+            if run and run.status == Status.FAILED and run.run_id not in known:
                 hopeless = run.failure is Failure.DIVERGED
                 failures[trial.key] += each.retries + 1 if hopeless else 1
 

@@ -181,7 +181,7 @@ class Search:
                 going = [going[place] for place in halving.going_on(accuracies, stage, following)]
         for run in runs.values():
             if run.checkpoint:  # many of them would fill a disk
-                if run.status != Status.PAUSED and not run.given_up:
+                if run.status not in (Status.PAUSED, Status.FINISHED) and not run.given_up:
                     tracking.pause_interrupted(run)
                 resume.delete_checkpoint(run.run_id)
         return [found[index] for index in sorted(found)], None

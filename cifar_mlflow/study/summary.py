@@ -228,11 +228,13 @@ def promote(model: Finished, twin: TrackedRun | None, data: DataSet, name: str) 
     before = registry.champion(name)
     promotion = registry.register(name, model.run, model.trial, data, twin)
     card.publish(name, promotion.version)
-    was = f"; before it was version {before.version}" if before else ""
+    replaced = ""
+    if before and promotion.alias == registry.CHAMPION and str(before.version) != promotion.version:
+        replaced = f"; the champion before was version {before.version}"
     return [
         (
             promotion.alias.capitalize(),
-            f"{name} version {promotion.version}: {promotion.reason}{was}",
+            f"{name} version {promotion.version}: {promotion.reason}{replaced}",
         ),
         ("Use", f'mlflow.pyfunc.load_model("models:/{name}@{promotion.alias}")'),
     ]

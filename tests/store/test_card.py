@@ -294,6 +294,14 @@ def test_a_choice_by_test_accuracy_is_said_to_help_the_numbers() -> None:
     assert "to choose the trial, and for the numbers below" in text
 
 
+def test_a_search_chose_among_its_finalists_by_the_mean_over_their_seeds() -> None:
+    search = tracked("5678", kind="search", parameters={"trials": "36", "replicates": "5"})
+    assert (
+        "Search run 5678 chose it by validation accuracy (the mean over the seeds), from 15 finished "
+        "trials of its finalists, the best of 36 proposals."
+    ) in model_card(made(study=search, candidates=15))
+
+
 # In a store
 
 

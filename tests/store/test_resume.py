@@ -8,7 +8,7 @@ import pytest
 
 from cifar_mlflow import errors
 from cifar_mlflow.store import claims, query, resume, tracking
-from cifar_mlflow.store.runs import END_REASON, PARENT, TRIAL_KEY, TrackedRun
+from cifar_mlflow.store.runs import END_REASON, OUTDATED, PARENT, TRIAL_KEY, TrackedRun
 from cifar_mlflow.study.trial import repeated_failure
 from cifar_mlflow.training.checkpoint import Checkpoint, Epoch
 from tests.store.conftest import Leave, Start
@@ -64,6 +64,18 @@ def test_finished_and_part_done_trials_get_the_successor_as_parent(
     assert {run.status for run in ended.values()} == {"KILLED"}
     assert mlflow.get_run(left).data.tags[claims.SUPERSEDED_BY] == parent.run_id
     assert left in ended[part].end_reason
+
+
+def test_attempts_that_are_left_behind_lose_their_checkpoints(study: Start, leave: Leave) -> None:
+    left = leave()
+    older, newer = child(left, "aaa", "KILLED", 1), child(left, "aaa", "KILLED", 2)
+    before = study()
+    parent = query.active().as_parent()
+    resume.adopt_trials(resume.previous_trials(before, parent), before, parent)
+    assert [run.run_id for run in query.children(parent)] == [newer]
+    assert saved(newer).checkpoint
+    assert not saved(older).checkpoint
+    assert not mlflow.MlflowClient().list_artifacts(older, resume.FOLDER)
 
 
 def test_failures_of_an_earlier_study_do_not_stop_its_successor(study: Start, leave: Leave) -> None:
@@ -154,6 +166,19 @@ def test_a_damaged_checkpoint_is_lost_and_the_trial_says_so() -> None:
     with tracking.tracked_run("trial") as run:
         assert resume.resume_from([saved(before.run_id)], fits) is None
     assert "0.npz is damaged" in saved(run.run_id).checkpoint_lost
+
+
+def test_a_paused_trial_that_starts_over_is_no_longer_outdated() -> None:
+    before = tracking.start_run("candidate")
+    resume.save_checkpoint(checkpoint(2))
+    mlflow.set_tag(OUTDATED, "network old, now new")
+    tracking.pause_run()
+    checkpoint_file(before, "0.npz").unlink()
+    run = tracking.continue_run(saved(before.run_id))
+    assert resume.resume_from([saved(before.run_id)], fits) is None
+    tracking.finish_run()
+    assert saved(run.run_id).checkpoint_lost
+    assert not saved(run.run_id).outdated
 
 
 def test_a_missing_checkpoint_is_lost_and_the_trial_says_so() -> None:

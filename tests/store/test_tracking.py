@@ -10,7 +10,7 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.processes import Process, this_process
 from cifar_mlflow.store import query, tracking
-from cifar_mlflow.store.runs import TrackedRun
+from cifar_mlflow.store.runs import PARENT, TRIAL_KEY, TrackedRun
 from cifar_mlflow.training.checkpoint import Epoch
 from tests.store.conftest import Leave
 from tests.stores import tracked
@@ -48,16 +48,34 @@ def test_the_run_of_a_killed_command_that_nothing_resumes_ends_killed(
 ) -> None:
     process = tracking.process_tags(dead_process)
     client = mlflow.MlflowClient()
-    killed = client.create_run("0", tags=process).info.run_id
+    killed, unclaimed = (  # the second was to train alone
+        client.create_run("0", tags=process | more).info.run_id for more in ({}, {TRIAL_KEY: "a"})
+    )
     others = {
         leave(),  # resumed by the same command
+        client.create_run("0", tags=process | {TRIAL_KEY: "a", PARENT: "b"}).info.run_id,
         client.create_run("0", tags=process | {"machine": "elsewhere"}).info.run_id,
         client.create_run("0", tags=tracking.process_tags(this_process())).info.run_id,
     }
     with tracking.tracked_run("evaluate"):
         assert query.read(killed).status == "KILLED"
     assert query.read(killed).end_reason == "its process was killed"
+    assert query.read(unclaimed).status == "KILLED"
     assert {query.read(run_id).status for run_id in others} == {"RUNNING"}
+
+
+def test_a_command_that_is_interrupted_as_it_starts_ends_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(experiment_id: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracking, "_end_dead_runs", interrupted)
+    with pytest.raises(KeyboardInterrupt), tracking.tracked_run("grid"):
+        pass
+    (run,) = query.search("0", "tags.kind = 'grid'")
+    assert (run.status, run.end_reason) == ("KILLED", "interrupted")
+    assert not mlflow.active_run()
 
 
 def trial(status: str, number: int = 0, key: str = "aaa") -> TrackedRun:

@@ -13,11 +13,22 @@ from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import Diverged, Superseded, WorkerDied
 from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store import claims, query, resume, tracking
-from cifar_mlflow.store.runs import KIND, REFIT, REFIT_OF, TRIAL_KEY, Parent, Status, TrackedRun
+from cifar_mlflow.store.runs import (
+    KIND,
+    REFIT,
+    REFIT_OF,
+    TRIAL,
+    TRIAL_KEY,
+    Parent,
+    Status,
+    TrackedRun,
+)
 from cifar_mlflow.study import runner
 from cifar_mlflow.study.engines import Engine, Jobs
+from cifar_mlflow.study.progress import Watch
 from cifar_mlflow.study.summary import Finished
 from cifar_mlflow.study.trial import TrialOptions
+from cifar_mlflow.training.checkpoint import Checkpoint, Epoch
 from tests.conftest import Screen
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -183,6 +194,30 @@ def test_a_trial_that_kills_its_worker_alone_too_has_failed(study: Study) -> Non
     failed = ("FAILED", "worker_died")
     assert statuses(study, 2.0) == [("KILLED", None), failed, failed]
     assert statuses(study, 1.0)[-1] == ("FINISHED", None)
+
+
+def test_a_failure_counts_once_though_a_worker_dies_before_its_retry(study: Study) -> None:
+    failures = iter([OSError("a passing fault")])
+
+    def fail_once() -> BaseException:
+        failing.clear()
+        return next(failures)
+
+    failing: dict[float, Callable[[], BaseException]] = {1.0: fail_once}
+    study.run_jobs = Workers({3.0: 1, 5.0: 1})
+    assert study.run(failing) is None
+    assert statuses(study, 1.0) == [("FAILED", "error"), ("KILLED", None), ("FINISHED", None)]
+
+
+def test_a_finished_trial_keeps_no_checkpoint_though_its_worker_was_killed_in_between() -> None:
+    with tracking.tracked_run("grid") as run:
+        parent = run.as_parent()
+        with runner.shown(Watch(parent, TRIAL, 1, 1)), tracking.tracked_run(TRIAL):
+            epoch = Epoch(1, 1.0, 0.5, 1.0, 0.5, 0.1, 1.0)
+            resume.save_checkpoint(Checkpoint((epoch,), [], []))
+        (trial,) = query.children(parent)
+    assert trial.status == Status.FINISHED
+    assert not trial.checkpoint
 
 
 def test_a_worker_that_dies_while_no_trial_runs_ends_the_study(study: Study) -> None:

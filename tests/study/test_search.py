@@ -14,7 +14,7 @@ from cifar_mlflow.errors import Diverged, Paused
 from cifar_mlflow.parameters import SearchParameters
 from cifar_mlflow.store import claims, query, resume, tracking
 from cifar_mlflow.store.runs import PAUSED_AT, Parent, Status, TrackedRun
-from cifar_mlflow.study import runner, search
+from cifar_mlflow.study import runner, search, trial
 from cifar_mlflow.study.candidates import Candidate, best_first, summarise_candidates, tabulate
 from cifar_mlflow.study.engines import Engine, Jobs
 from cifar_mlflow.study.trial import TrialOptions
@@ -266,11 +266,27 @@ def test_a_failed_trial_is_retried_in_its_round(lab: Lab) -> None:
 
 def test_a_search_stops_after_so_many_same_failures_and_goes_on_when_run_again(lab: Lab) -> None:
     lab.fails = lambda config, epoch: OSError("the disk is full")
-    assert lab.run(**SMALL, max_same_failures="2")
+    candidates = lab.run(**SMALL, max_same_failures="2")
     assert lab.stopped == "OSError: the disk is full"
+    table = tabulate(candidates, SearchParameters.model_validate(HALVED | SMALL))
+    assert table["state"].tolist() == ["failed", "failed"]
+    assert set(table["end_reason"]) == {lab.stopped}
     lab.fails = lambda config, epoch: None
     assert [each.round for each in lab.run(**SMALL)] == [1, 1, 2]
     assert lab.stopped is None
+
+
+def test_a_trial_whose_worker_was_killed_once_it_had_finished_stays_finished(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "_clean_up", lambda run: query.read(run.run_id))
+    candidates = lab.run(**SMALL)
+    done = [each for each in candidates if each.state == "complete"]
+    assert [run.run_id for run in lab.runs if run.status == Status.FINISHED] == [
+        each.run.run_id for each in done
+    ]
+    assert len(done) == 2
+    assert not any(run.checkpoint for run in lab.runs)
 
 
 # The end --------------------------------------------------------------------------------------

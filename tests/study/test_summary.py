@@ -3,10 +3,12 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import pytest
+from mlflow.entities.model_registry import ModelVersion
 
 from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.parameters import GridParameters, expand
-from cifar_mlflow.store import query
+from cifar_mlflow.store import card, query, registry
 from cifar_mlflow.store.runs import TrackedRun
 from cifar_mlflow.study import results, summary
 from tests.conftest import Screen
@@ -124,6 +126,27 @@ ROWS = [["relu", "★", CELL, CELL, "1.5"], ["sigmoid", "", CELL, "", "1.6"]]
 def lines_on(shown: io.StringIO) -> list[str]:
     summary.show(HEADINGS, ROWS)
     return [line.rstrip() for line in shown.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("alias", "version", "replaced"),
+    [
+        ("champion", "3", "; the champion before was version 2"),
+        ("champion", "2", ""),  # registered before the study was interrupted
+        ("challenger", "3", ""),
+    ],
+)
+def test_a_new_champion_names_the_one_before(
+    alias: str, version: str, replaced: str, small_cifar10: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promotion = registry.Promotion(version, alias, "a reason")
+    monkeypatch.setattr(registry, "champion", lambda name: ModelVersion(name, "2", 0))
+    monkeypatch.setattr(registry, "register", lambda *_: promotion)
+    monkeypatch.setattr(card, "publish", lambda *_: None)
+    trial = plan(activation="relu", batch_size="32", optimizer="sgd")[0]
+    found = summary.Finished(trial, run_of(trial))
+    (_, text), _ = summary.promote(found, None, small_cifar10, "cnn")
+    assert text == f"cnn version {version}: a reason{replaced}"
 
 
 def test_a_wide_terminal_shows_a_line_for_each_configuration(screen: Screen) -> None:
