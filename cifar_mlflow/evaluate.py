@@ -171,7 +171,7 @@ def evaluate_one(
     intervals = metrics.intervals(predictions)
     calibration = metrics.calibration_table(predictions)
     confused = metrics.most_confused(result.confusion)
-    title = f"{model.name}, {images}"
+    title = figures.plain(f"{model.name}, {images}")
 
     tracking.log_parameters(parameters)
     tracking.log_environment(threads)

@@ -484,7 +484,12 @@ def _name(name: str, width: int = NAME_WIDTH) -> str:
     cut = name
     if len(name) > width:
         cut = f"{name[: width // 2]}…{name[len(name) - (width - 1) // 2 :]}"
-    return cut.replace("$", r"\$")
+    return plain(cut)
+
+
+def plain(text: str) -> str:
+    """The same for matplotlib to show as it is, and not to read as a formula."""
+    return text.replace("$", r"\$")
 
 
 def _heatmap(

@@ -159,7 +159,13 @@ def most_confused(confusion: pd.DataFrame) -> pd.DataFrame:
 
     The share is of the images of the true class. Pairs that never occur are left out.
     """
-    pairs = confusion.reset_index().melt("true", var_name="predicted", value_name="count")
+    pairs = pd.DataFrame(
+        {
+            "true": np.tile(confusion.index, len(confusion.columns)),
+            "predicted": np.repeat(confusion.columns, len(confusion.index)),
+            "count": confusion.to_numpy().ravel("F"),
+        }
+    )
     pairs["share"] = pairs["count"] / pairs.groupby("true", sort=False)["count"].transform("sum")
     mistaken = pairs[(pairs["true"] != pairs["predicted"]) & (pairs["count"] > 0)]
     return mistaken.sort_values("count", ascending=False, kind="stable", ignore_index=True)

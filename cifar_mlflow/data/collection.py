@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cifar_mlflow.console import Lines
-from cifar_mlflow.data.dataset import MOST_CLASSES
+from cifar_mlflow.data.dataset import MOST_CLASSES, RESERVED
 from cifar_mlflow.data.images import Skipped, resize
 from cifar_mlflow.errors import DataError
 from cifar_mlflow.formatting import printable
@@ -71,7 +71,8 @@ def check_classes(path: Path, names: Sequence[str], expected: str) -> tuple[str,
     """The names of classes, printable.
 
     Raises:
-        DataError: they are too few or too many, or two differ only in case.
+        DataError: they are too few or too many, two differ only in case, or one has a meaning in the
+            results.
     """
     classes = tuple(map(printable, names))
     if not 2 <= len(classes) <= MOST_CLASSES:
@@ -88,6 +89,10 @@ def check_classes(path: Path, names: Sequence[str], expected: str) -> tuple[str,
                 f"{path}: the classes {seen[same]!r} and {name!r} have the same name but for case"
             )
         seen[same] = name
+    if taken := set(classes) & set(RESERVED):
+        raise DataError(
+            f"{path}: the class name {min(taken)!r} has a meaning in the results; choose another"
+        )
     return classes
 
 

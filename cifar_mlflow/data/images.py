@@ -7,19 +7,20 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from threading import Lock
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import joblib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import printable
@@ -38,6 +39,7 @@ BATCH = 64  # images in memory at once
 PIXELS = 64_000_000
 BIG = 16_000_000
 JPEG_PIXELS = 200_000_000  # decoded at an eighth of the size
+WHITE_IS_ZERO = 0  # TIFF's PhotometricInterpretation
 Image.MAX_IMAGE_PIXELS = PIXELS // 2  # Pillow warns above this, and refuses twice as many
 _one_big = Lock()
 
@@ -111,7 +113,11 @@ def read_square(file: BinaryIO) -> Image.Image:
         Exception: any, for damaged bytes; see `reason`.
     """
     with _decode(file) as image:
-        ImageOps.exif_transpose(image, in_place=True)
+        image.load()
+        # Pillow fails at odd EXIF either as it looks for the orientation, or as it rewrites EXIF once the
+        # image is turned. The pixels are as good.
+        with suppress(Exception):
+            ImageOps.exif_transpose(image, in_place=True)
         return crop(image)
 
 
@@ -153,8 +159,7 @@ def _crop(image: Image.Image) -> Image.Image:
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        high = np.asarray(image.crop(box)) >> 8  # as Pillow does with 16-bit colours
-        return Image.fromarray(high.astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_high_bits(image, np.asarray(image.crop(box)))).convert("RGB")
     if image.mode in ("I", "F"):
         raise UsageError("32 bits per pixel have no known white; save it with 8 or 16 bits")
     if "transparency" in image.info:
@@ -163,6 +168,15 @@ def _crop(image: Image.Image) -> Image.Image:
     if factor > 1 and image.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
         return _on_white(image.reduce(factor, box))
     return _on_white(image.crop(box))
+
+
+def _high_bits(image: Image.Image, grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The upper 8 bits of grey pixels of 12 or 16, as Pillow does with 16-bit colours; on white."""
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    high = grey >> (4 if tags.get(BITSPERSAMPLE) == (12,) else 8)
+    if tags.get(PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:
+        high = 255 - high
+    return np.where(grey == image.info.get("transparency", -1), 255, high).astype(np.uint8)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

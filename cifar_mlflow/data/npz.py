@@ -97,7 +97,7 @@ def _labels(path: Path, name: str, labels: Array) -> Array:
         raise DataError(
             f"{path}: {name} is {labels.dtype} {labels.shape}; expected whole numbers or text, (N,)"
         )
-    return flat
+    return flat if flat.dtype.kind == "U" else flat.astype(np.int64)
 
 
 def _classes(
@@ -108,7 +108,11 @@ def _classes(
         different, indices = np.unique(labels, return_inverse=True)
         names = [str(label) for label in different]
         return check_classes(path, names, "one for each label"), indices.tolist()
-    classes = check_classes(path, [str(name) for name in given[0].ravel()], "each with its name")
+    names = [
+        name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+        for name in given[0].ravel()
+    ]
+    classes = check_classes(path, names, "each with its name")
     if labels.dtype.kind == "U" or labels.min() < 0 or labels.max() >= len(classes):
         raise DataError(
             f"{path}: labels should be from 0 to {len(classes) - 1}, a class name for each"

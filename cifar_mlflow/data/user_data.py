@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from cifar_mlflow import console
 from cifar_mlflow.console import Lines, say_lines
-from cifar_mlflow.data import cache, folders, npz
+from cifar_mlflow.data import cache, cifar10, folders, npz
 from cifar_mlflow.data.collection import Collection, Decoded
 from cifar_mlflow.data.dataset import POSITIONS, DataSet
 from cifar_mlflow.data.images import BATCH, Skipped
@@ -23,7 +23,7 @@ from cifar_mlflow.data.parts import Division, divide
 from cifar_mlflow.errors import DataError
 from cifar_mlflow.formatting import counted, printable
 
-VERSION = 1  # of what is stored for an image; a new one reads all folders again
+VERSION = 2  # of what is stored for an image; a new one reads all folders again
 LISTED = 5  # skipped files that are named
 ORDER = "train, validation, test"
 
@@ -48,11 +48,14 @@ def read_user_data(path: Path, image_size: int) -> DataSet:
         lambda root: _store(root, entry, collection, image_size),
     )
     say_lines([*collection.lines, *lines])
+    name = printable(path.resolve().stem if path.is_file() else path.resolve().name)
     return DataSet(
         folder=folder,
         digest=folder.name,
         source=str(path),
-        name=printable(path.resolve().stem if path.is_file() else path.resolve().name),
+        name=f"{name} (own images)"
+        if name == cifar10.NAME
+        else name,  # which means the official files
         classes=collection.classes,
         image_shape=(image_size, image_size, 3),
     )

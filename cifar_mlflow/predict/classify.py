@@ -19,7 +19,7 @@ from cifar_mlflow import console
 from cifar_mlflow.console import say
 from cifar_mlflow.data.images import BATCH, Skipped
 from cifar_mlflow.errors import UsageError
-from cifar_mlflow.formatting import markdown_table
+from cifar_mlflow.formatting import literal_markdown, markdown_table
 from cifar_mlflow.parameters import PredictParameters
 from cifar_mlflow.paths import user_path
 from cifar_mlflow.predict import images, outputs
@@ -151,11 +151,13 @@ def show(predictions: Predictions, output: Path) -> None:
 
 def description(model: str, predictions: Predictions) -> str:
     """The run's description, in Markdown: the number of images of each class, and what was skipped."""
-    table = markdown_table(BY_CLASS, _by_class(predictions.table), align="lrr")
-    lines = [f"{len(predictions.table):,} images, classified by {model}", "", table]
+    rows = [[literal_markdown(name), *numbers] for name, *numbers in _by_class(predictions.table)]
+    table = markdown_table(BY_CLASS, rows, align="lrr")
+    counted = f"{len(predictions.table):,} images, classified by {literal_markdown(model)}"
+    lines = [counted, "", table]
     if skipped := predictions.skipped:
         lines += ["", f"{len(skipped):,} skipped:", ""]
-        lines += [f"- `{line}`" for line in _skipped_lines(skipped)]
+        lines += [f"- {literal_markdown(line)}" for line in _skipped_lines(skipped)]
     return "\n".join(lines)
 
 

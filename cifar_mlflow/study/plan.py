@@ -42,7 +42,7 @@ def check_choice(trials: Sequence[TrialConfig], options: StudyOptions) -> None:
 
 def share_cores(trials: int, options: StudyOptions) -> tuple[int, int]:
     """(workers, threads of each): a worker per GPU, else per core; the workers share the cores."""
-    units = len(gpus()) or joblib.cpu_count()
+    units = gpus() or joblib.cpu_count()
     workers = units if options.workers == "auto" else options.workers
     workers = min(workers, trials)
     return workers, share_threads(workers, options)

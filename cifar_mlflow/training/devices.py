@@ -1,8 +1,11 @@
-"""The CPU's instruction sets, and which process uses which GPU; needs no TensorFlow."""
+"""The CPU's instruction sets, and which process uses which GPU; imports no TensorFlow."""
 
 import os
 import platform
 import re
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -10,7 +13,9 @@ from platformdirs import user_cache_path
 
 from cifar_mlflow.errors import UsageError
 
-DRIVER = Path("/proc/driver/nvidia/gpus")
+# One of these exists where there is an NVIDIA GPU, the last in WSL.
+DRIVERS = tuple(map(Path, ("/proc/driver/nvidia/gpus", "/dev/nvidiactl", "/dev/dxg")))
+COUNT = "import tensorflow; print(len(tensorflow.config.list_physical_devices('GPU')))"
 CPU = Path("/proc/cpuinfo")
 # Those that select TensorFlow's and oneDNN's kernels, by their Linux names (x86, then ARM).
 INSTRUCTIONS = (
@@ -22,12 +27,26 @@ BFLOAT16 = {"AVX512_BF16", "AMX_BF16", "BF16"}
 _held: dict[str, FileLock] = {}
 
 
-def gpus() -> list[str]:
-    """The GPUs that this process may use: by their names in CUDA_VISIBLE_DEVICES, else by number."""
+def gpus() -> int:
+    """The number of GPUs that TensorFlow can use here, which needs CUDA's libraries besides a driver.
+
+    Where there is a driver, TensorFlow counts them in a process of its own, which takes seconds once.
+    """
+    return _counted(os.environ.get("CUDA_VISIBLE_DEVICES")) if any(map(Path.exists, DRIVERS)) else 0
+
+
+@cache
+def _counted(visible: str | None) -> int:
+    """For this value of CUDA_VISIBLE_DEVICES, which the process inherits."""
+    done = subprocess.run([sys.executable, "-c", COUNT], capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def names(count: int) -> list[str]:
+    """The names of the GPUs that TensorFlow sees: as in CUDA_VISIBLE_DEVICES, else their numbers."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
-    return [str(number) for number, _ in enumerate(DRIVER.iterdir())] if DRIVER.exists() else []
+    listed = map(str, range(count)) if visible is None else map(str.strip, visible.split(","))
+    return list(listed)[:count]
 
 
 def cpu_instructions() -> str:
@@ -46,7 +65,7 @@ def check_precision(precision: str) -> None:
     Raises:
         UsageError: it is mixed_bfloat16, and there is neither a GPU nor a CPU that has bfloat16.
     """
-    if precision == "float32" or gpus() or BFLOAT16 & set(cpu_instructions().split(", ")):
+    if precision == "float32" or BFLOAT16 & set(cpu_instructions().split(", ")) or gpus():
         return
     raise UsageError(
         f"precision={precision}: this CPU has no bfloat16 and would train many times slower; "

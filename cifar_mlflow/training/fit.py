@@ -22,7 +22,7 @@ from cifar_mlflow.data.dataset import DataSet, Examples, ImageShape
 from cifar_mlflow.errors import CheckpointError, Diverged
 from cifar_mlflow.training import batches
 from cifar_mlflow.training.checkpoint import Arrays, Checkpoint, Epoch, best
-from cifar_mlflow.training.devices import check_precision, claim, gpus
+from cifar_mlflow.training.devices import check_precision, claim, names
 from cifar_mlflow.training.initial import initialise
 from cifar_mlflow.training.network import build, classifier, training_flop
 from cifar_mlflow.training.optimizers import make_optimizer
@@ -57,8 +57,8 @@ def configure(threads: int) -> None:
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     visible = tf.config.list_physical_devices("GPU")
     if visible:
-        names = gpus()
-        own = visible[names.index(claim(names))]
+        named = names(len(visible))
+        own = visible[named.index(claim(named))]
         tf.config.set_visible_devices(own, "GPU")
         tf.config.experimental.set_memory_growth(own, True)  # several processes may share one
     tf.config.experimental.enable_op_determinism()
@@ -104,6 +104,7 @@ def train(
         if size != traced_size:  # a graph for two sizes would know neither when it is traced
             network.make_train_function(force=True)
             traced_size = size
+        learning_rate = float(optimizer.learning_rate.numpy())  # of the epoch's first step
         fitted = network.fit(
             batches.for_training(images, labels, classes, config, number),
             validation_data=validation,
@@ -117,7 +118,7 @@ def train(
             train_accuracy=logs["accuracy"],
             val_loss=logs.get("val_loss"),
             val_accuracy=logs.get("val_accuracy"),
-            learning_rate=float(optimizer.learning_rate.numpy()),
+            learning_rate=learning_rate,
             epoch_seconds=time.perf_counter() - began,
         )
         weights = values(network.variables)

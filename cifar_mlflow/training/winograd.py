@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_mlflow.backend import keras, layers, tf
-from cifar_mlflow.training.devices import gpus
+from cifar_mlflow.training.fused import faster
 
 # The usual ones, and infinity. More points make larger tiles, and larger rounding errors.
 POINTS = np.array([0, 1, -1, 2, -2, 1 / 2, -1 / 2])
@@ -30,8 +30,7 @@ class WinogradConv2D(layers.Conv2D):  # type: ignore[misc]  # Keras has no types
 
     def convolution_op(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         size_is_known = None not in inputs.shape[1:3]
-        faster = kernel.shape[2] >= FEWEST_CHANNELS and not gpus()
-        if size_is_known and faster and inputs.dtype == tf.float32:
+        if size_is_known and kernel.shape[2] >= FEWEST_CHANNELS and faster(inputs):
             return convolve(inputs, tf.convert_to_tensor(kernel))
         return super().convolution_op(inputs, kernel)
 

@@ -161,6 +161,16 @@ def test_the_most_confused_pairs_come_first_with_their_share_of_the_true_class()
     assert pairs["count"].sum() == 10_000 - np.trace(np.array(CONFUSION))
 
 
+def test_a_class_may_be_called_like_a_column_of_the_pairs() -> None:
+    table = metrics.prediction_table(
+        np.eye(3, dtype=np.float32)[[0, 1, 1]],
+        np.array([0, 1, 2], np.uint8),
+        ("count", "duke", "x"),
+    )
+    pairs = metrics.most_confused(metrics.confusion_table(table))
+    assert pairs.to_numpy().tolist() == [["x", "duke", 1, 1.0]]
+
+
 def test_pairs_that_are_never_confused_are_left_out() -> None:
     table = metrics.prediction_table(
         np.eye(10, dtype=np.float32)[[5]], np.array([3], np.uint8), CLASSES

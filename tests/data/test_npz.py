@@ -89,6 +89,8 @@ def test_classes_are_named_in_the_file_or_by_their_labels(tmp_path: Path) -> Non
     for key in ("classes", "class_names"):
         path = write(tmp_path / f"{key}.npz", **MIXED, **{key: names})
         assert read_user_data(path, 16).classes == tuple(names)
+    encoded = write(tmp_path / "bytes.npz", **MIXED, classes=names.astype(bytes))
+    assert read_user_data(encoded, 16).classes == tuple(names)
     text = write(tmp_path / "text.npz", images=IMAGES, labels=names[LABELS])
     assert read_user_data(text, 16).classes == tuple(names)
     tens = write(tmp_path / "tens.npz", images=IMAGES, labels=LABELS[:, None].astype(np.int64) * 10)
@@ -112,6 +114,10 @@ def test_classes_are_named_in_the_file_or_by_their_labels(tmp_path: Path) -> Non
         ),
         ({"labels": np.array([{}] * 60)}, "Object arrays cannot be loaded"),
         ({"classes": np.array(["a", "b"])}, "labels should be from 0 to 1"),
+        (
+            {"labels": np.array(["true", "false"])[LABELS % 2]},
+            "the class name 'true' has a meaning in the results; choose another",
+        ),
         ({"classes": np.array(["a", "A"])}, "'a' and 'A' have the same name but for case"),
         ({"classes": np.array([{}])}, "Object arrays cannot be loaded"),
     ],

@@ -186,6 +186,13 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert read(tmp_path).classes == ("bus", "train")
 
 
+def test_a_folder_called_cifar10_is_not_taken_for_the_official_files(tmp_path: Path) -> None:
+    write_folders(tmp_path / "CIFAR-10", 3)
+    data = read(tmp_path / "CIFAR-10")
+    assert data.title == "CIFAR-10 (own images)"
+    assert data.model_name == "cifar10-own-images-cnn"
+
+
 # Copies
 
 

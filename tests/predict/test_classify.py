@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 from mlflow.entities import Run
 from PIL import Image
 
@@ -123,7 +124,7 @@ def test_an_unreadable_image_is_named_and_counted_and_the_run_is_finished(
     assert run.data.metrics["images_per_second"] > 0
     assert "| bright&ensp; | 1&ensp; | 0." in run.data.tags["mlflow.note.content"]
     reason = "damaged.png: not an image in a format that can be read"
-    assert f"- `{reason}`" in run.data.tags["mlflow.note.content"]
+    assert f"- {reason}" in run.data.tags["mlflow.note.content"]
     assert f"Skipped   {reason}" in shown.getvalue()
     record = json.loads(Path("predictions", "predictions.json").read_text())
     assert [each["file"] for each in record["skipped"]] == ["absent.png", "damaged.png"]
@@ -251,3 +252,17 @@ def test_skipped_images_are_listed_with_a_reason_up_to_a_limit(shown: Shown) -> 
     lines = [line for line in shown(some(1, skipped=30)).splitlines() if line.startswith("Skipped")]
     assert lines[0] == "Skipped   0.jpg: the file is empty"
     assert lines[20:] == ["Skipped   and 10 more"]
+
+
+def test_a_description_shows_names_as_they_are() -> None:
+    predictions = some(1, skipped=1)
+    predictions.table.replace({"b": "![b](https://example.org/b.png)"}, inplace=True)
+    predictions.skipped[0] = Skipped("a`b.jpg", "the file is empty")
+    html = (
+        MarkdownIt("commonmark")
+        .enable("table")
+        .render(classify.description("my*model*", predictions))
+    )
+    assert "classified by my*model*</p>" in html
+    assert ">![b](https://example.org/b.png)\u2002</td>" in html
+    assert "<li>a`b.jpg: the file is empty</li>" in html

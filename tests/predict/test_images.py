@@ -127,6 +127,27 @@ def test_photos_are_rotated_as_exif_says(tmp_path: Path, orientation: int, suffi
     assert nearest == CORNERS[orientation]
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_exif_that_pillow_cannot_rewrite_hides_no_photo(tmp_path: Path, suffix: str) -> None:
+    a_number, orientation = (
+        (0x010E, 12, 1, 38),
+        (0x0112, 3, 1, 6),
+    )  # for a text; the top is on the right
+    entries = b"".join(struct.pack("<HHII", *entry) for entry in (a_number, orientation))
+    odd = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries + struct.pack("<Id", 0, 1.5)
+    image = Image.new("RGB", (64, 64))
+    image.paste("white", (0, 0, 32, 64))
+    pixels = read(put(tmp_path / f"a.{suffix}", image, exif=odd)).pixels
+    assert pixels[:14].min() >= 250
+    assert pixels[18:].max() <= 5
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_exif_without_sense_hides_no_photo(tmp_path: Path, suffix: str) -> None:
+    name = put(tmp_path / f"a.{suffix}", Image.new("RGB", (40, 40), "red"), exif=b"Exif\0\0garbage")
+    np.testing.assert_allclose(mean(read(name).pixels), RED, atol=2)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
 def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
     suffix = "tiff" if mode in ("CMYK", "YCbCr") else "png"
@@ -170,6 +191,37 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path, suffix: str) ->
     ramp = np.arange(1024, dtype=np.uint16).reshape(32, 32) * 64
     name = put(tmp_path / f"a.{suffix}", Image.fromarray(ramp))
     np.testing.assert_array_equal(read(name).pixels[..., 0], ramp >> 8)
+
+
+def tiff(bits: int, white_is_zero: bool, pixels: bytes) -> bytes:
+    """A grey TIFF file of 32 x 32 pixels."""
+    tags = {256: 32, 257: 32, 258: bits, 259: 1, 262: 1 - white_is_zero, 273: 8, 277: 1, 278: 32}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    entries.append(struct.pack("<HHII", 279, 4, 1, len(pixels)))
+    folder = struct.pack("<H", len(entries)) + b"".join(entries) + struct.pack("<I", 0)
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + folder
+
+
+@pytest.mark.parametrize(
+    ("bits", "white_is_zero", "pixels", "expected"),
+    [
+        (12, False, b"\xc0\x0c\x00" * 512, 0xC0),
+        (16, False, b"\x00\xc0" * 1024, 0xC0),
+        (16, True, b"\x00\xc0" * 1024, 255 - 0xC0),
+    ],
+)
+def test_deep_grey_is_scaled_by_its_bits_and_not_negated(
+    tmp_path: Path, bits: int, white_is_zero: bool, pixels: bytes, expected: int
+) -> None:
+    path = tmp_path / "a.tiff"
+    path.write_bytes(tiff(bits, white_is_zero, pixels))
+    assert set(read(str(path)).pixels.ravel()) == {expected}
+
+
+def test_a_transparent_deep_grey_is_white(tmp_path: Path) -> None:
+    black = Image.fromarray(np.zeros((32, 32), np.uint16))
+    name = put(tmp_path / "a.png", black, transparency=0)
+    assert read(name).pixels.min() == 255
 
 
 def test_sixteen_bit_colours_are_scaled_too(tmp_path: Path) -> None:

@@ -21,13 +21,10 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The driver's folder of a machine with two GPUs."""
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with a driver, and with two GPUs if they are asked for."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for address in ("0000:01:00.0", "0000:02:00.0"):
-        (tmp_path / "gpus" / address).mkdir(parents=True)
-    monkeypatch.setattr(devices, "DRIVER", tmp_path / "gpus")
-    return tmp_path / "gpus"
+    monkeypatch.setattr(devices, "DRIVERS", (tmp_path / "none", tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -61,8 +58,7 @@ def test_bfloat16_is_refused_where_the_cpu_would_emulate_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, refused: bool
 ) -> None:
     monkeypatch.setattr(devices, "CPU", tmp_path / "cpuinfo")
-    monkeypatch.setattr(devices, "DRIVER", tmp_path / "none")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(devices, "DRIVERS", (tmp_path / "none",))
     devices.CPU.write_text(f"flags\t\t: {listed}\n")
     devices.check_precision("float32")
     message = "precision=mixed_bfloat16: this CPU has no bfloat16"
@@ -70,18 +66,49 @@ def test_bfloat16_is_refused_where_the_cpu_would_emulate_it(
         devices.check_precision("mixed_bfloat16")
 
 
-def test_gpus_are_counted_from_the_driver(driver: Path) -> None:
-    assert devices.gpus() == ["0", "1"]
+def test_without_a_driver_tensorflow_is_not_asked_for_gpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "DRIVERS", (tmp_path / "none",))
+    monkeypatch.setattr(devices, "COUNT", "raise SystemExit(1)")
+    assert devices.gpus() == 0
 
 
-def test_a_person_may_leave_gpus_to_others(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for visible, names in {"1": ["1"], "GPU-ab, GPU-cd": ["GPU-ab", "GPU-cd"], "-1": []}.items():
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        assert devices.gpus() == names
+@pytest.mark.usefixtures("driver")
+def test_a_gpu_that_tensorflow_cannot_use_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert devices.gpus() == 0
 
 
-def test_there_is_a_worker_for_each_gpu(driver: Path) -> None:
+@pytest.mark.usefixtures("driver")
+def test_there_is_a_worker_for_each_gpu_that_a_person_leaves_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = "import os; print(len(os.environ.get('CUDA_VISIBLE_DEVICES', '0,1,2').split(',')))"
+    monkeypatch.setattr(devices, "COUNT", seen)
+    devices._counted.cache_clear()
+    assert plan.share_cores(12, GridParameters())[0] == 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
     assert plan.share_cores(12, GridParameters())[0] == 2
+    devices._counted.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "names"),
+    [
+        (None, 2, ["0", "1"]),
+        ("1", 1, ["1"]),
+        ("GPU-ab, GPU-cd", 2, ["GPU-ab", "GPU-cd"]),
+        ("0,-1,1", 1, ["0"]),  # CUDA stops at the first that it does not know
+    ],
+)
+def test_gpus_have_the_names_that_cuda_gives_them(
+    visible: str | None, count: int, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices.names(count) == names
 
 
 def test_each_process_gets_a_gpu_of_its_own_and_keeps_it_until_it_ends() -> None:

@@ -231,6 +231,12 @@ def test_there_is_a_checkpoint_after_each_epoch_with_the_history_so_far(usual: U
     assert all(epoch.learning_rate == pytest.approx(0.001) for epoch in history)
 
 
+def test_an_epoch_has_the_learning_rate_of_its_first_step(small_cifar10: DataSet) -> None:
+    trained = run(quick(schedule="linear", epochs=2, learning_rate=0.01), small_cifar10)
+    rates = [epoch.learning_rate for epoch in trained.history]
+    assert rates == pytest.approx([0.01, 0.005])
+
+
 def validated(trained: fit.Trained, data: Splits) -> float:
     """The validation accuracy of the weights that a training ends with."""
     predicted = fit.predict(trained.model, data.validation).argmax(axis=1)

@@ -94,7 +94,7 @@ def test_in_another_precision_and_on_a_gpu_both_are_keras_own(
     from cifar_mlflow.backend import layers, tf
     from cifar_mlflow.training import fused
 
-    monkeypatch.setattr(fused, "gpus", lambda: gpus)
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: gpus)
     monkeypatch.setattr(fused, "fused", lambda activation: pytest.fail("it was used"))
     images = tf.cast(IMAGES, dtype)
     for plain in (
