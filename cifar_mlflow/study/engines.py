@@ -4,6 +4,7 @@ Dask and ray come with requirements-cluster.txt and are imported only when selec
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,12 @@ from cifar_mlflow.processes import end_with, this_process
 from cifar_mlflow.study.plan import share_cores, share_threads
 
 Jobs = Sequence[Any]  # of joblib.delayed
+IDLE_SECONDS = 300  # after which a worker without a job ends, as joblib's do
+BLAS_THREADS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+)  # which joblib limits too
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,8 @@ def _loky(options: StudyOptions, trials: int) -> Iterator[Engine]:
 
     def run(jobs: Jobs) -> list[Any]:
         try:
+            if workers == 1:
+                return _run_in_turn(jobs, threads)
             with joblib.parallel_config("loky", initializer=end_with, initargs=(this_process(),)):
                 return _run_parallel(jobs, workers)
         except TerminatedWorkerError as error:
@@ -152,9 +161,29 @@ def _ray(options: StudyOptions, trials: int) -> Iterator[Engine]:
         ray.shutdown()
 
 
+def _run_in_turn(jobs: Jobs, threads: int) -> list[Any]:
+    """Run jobs in one process of their own.
+
+    Joblib has no such thing: with one worker it would run them here, where a trial that dies ends the
+    study, and with two it gives them to both in turn, which would both keep a trial's memory.
+    """
+    executor = get_reusable_executor(
+        max_workers=1,
+        timeout=IDLE_SECONDS,
+        initializer=end_with,
+        initargs=(this_process(),),
+        env={name: os.environ.get(name, str(threads)) for name in BLAS_THREADS},
+    )
+    try:
+        return [executor.submit(run, *given, **named).result() for run, given, named in jobs]
+    except BaseException:
+        executor.shutdown(kill_workers=True)
+        raise
+
+
 def _run_parallel(jobs: Jobs, workers: int) -> list[Any]:
-    # With n_jobs=1 joblib would run the trials in this process, and a trial that dies would end the
-    # study. So there are two processes at least, and pre_dispatch limits the jobs.
+    # With n_jobs=1 joblib would run the trials in this process, as above. So there are two processes at
+    # least, and pre_dispatch limits the jobs.
     results: list[Any] = joblib.Parallel(
         n_jobs=max(workers, 2), batch_size=1, pre_dispatch=min(workers, len(jobs))
     )(jobs)

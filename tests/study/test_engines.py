@@ -1,8 +1,10 @@
+import os
 from collections.abc import Callable
 
+import joblib
 import pytest
 
-from cifar_mlflow.errors import UsageError
+from cifar_mlflow.errors import UsageError, WorkerDied
 from cifar_mlflow.parameters import GridParameters
 from cifar_mlflow.study import engines
 
@@ -16,6 +18,27 @@ def refuse(store: str, **options: str) -> str:
     ):
         pytest.fail("it started")
     return str(caught.value)
+
+
+def test_one_worker_is_one_process_and_another_one_if_it_dies() -> None:
+    jobs = [joblib.delayed(os.getpid)() for _ in range(3)]
+    one = GridParameters.model_validate({"workers": "1"})
+    with engines.started(one, trials=3, tracking_uri=SERVER) as engine:
+        first = engine.run(jobs) + engine.run(jobs)
+        with pytest.raises(WorkerDied):
+            engine.run([joblib.delayed(os._exit)(1)])
+        second = engine.run(jobs)
+    assert len(first) == 6
+    assert len({*first, *second, os.getpid()}) == 3
+
+
+def test_an_exception_of_a_job_reaches_the_study() -> None:
+    one = GridParameters.model_validate({"workers": "1"})
+    with (
+        pytest.raises(KeyError, match="no such"),
+        engines.started(one, trials=1, tracking_uri=SERVER) as engine,
+    ):
+        engine.run([joblib.delayed(os.environ.__getitem__)("no such")])
 
 
 @pytest.mark.parametrize("engine", ["dask", "ray"])
