@@ -51,8 +51,12 @@ def accuracies(recipe: TrialConfig) -> pd.DataFrame:
 
 
 def differences(table: pd.DataFrame) -> dict[str, Estimate]:
-    """How much more accurate than the recipe each change is, the worst first."""
-    changes = {name: estimate((table[name] - table[""]).dropna()) for name in table.columns if name}
+    """How much more accurate than the recipe each change is, the worst first.
+
+    Changes that have no seed in common with the recipe are left out.
+    """
+    pairs = {name: (table[name] - table[""]).dropna() for name in table.columns if name}
+    changes = {name: estimate(values) for name, values in pairs.items() if len(values)}
     return dict(sorted(changes.items(), key=lambda change: change[1].value))
 
 

@@ -68,7 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     with reading(parser, options.uri):
         trials = tabulate(finished_trials(options.run_id))
-        found = {measure: components(trials, measure) for measure in MEASURES}
+        found = {name: components(trials, name) for name in MEASURES if name in trials}
     for measure, shares in found.items():
         values = trials[measure]
         print(

@@ -3,12 +3,13 @@
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import mlflow
 
 from cifar_mlflow.errors import FAILED, UsageError
 from cifar_mlflow.store import query
-from cifar_mlflow.store.runs import Status, TrackedRun
+from cifar_mlflow.store.runs import TRIAL, Status, TrackedRun
 
 
 @contextmanager
@@ -18,10 +19,13 @@ def reading(parser: ArgumentParser, uri: str) -> Iterator[None]:
     Raises:
         SystemExit: the store cannot be read, lacks trials, or a file cannot be written.
     """
+    file = Path(uri.removeprefix("sqlite:///"))
+    if uri.startswith("sqlite:") and not file.exists():  # MLflow would create it
+        parser.exit(FAILED, f"{parser.prog}: {uri}: no such file\n")
     mlflow.set_tracking_uri(uri)
     try:
         yield
-    except (UsageError, query.StoreError) as error:
+    except (ValueError, query.StoreError) as error:  # of matplotlib for a figure's format too
         reason = str(error).strip().partition("\n")[0]
         parser.exit(FAILED, f"{parser.prog}: {uri}: {reason}\n")
     except OSError as error:
@@ -38,7 +42,9 @@ def finished_trials(run_id: str) -> list[TrackedRun]:
     if study is None:
         raise UsageError(f"no run {run_id}")
     trials = query.latest(query.children(study.as_parent())).values()
-    finished = [trial for trial in trials if trial.status == Status.FINISHED]
+    finished = [
+        trial for trial in trials if trial.kind == TRIAL and trial.status == Status.FINISHED
+    ]
     if not finished:
         raise UsageError(f"no finished trial of run {run_id}")
     return finished

@@ -34,6 +34,27 @@ def test_a_store_that_cannot_be_opened_is_named_in_one_line(
 
 
 @pytest.mark.parametrize("benchmark", READERS)
+def test_a_database_that_does_not_exist_is_named_and_not_created(
+    benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmark", "sqlite:///absent.db", *READERS[benchmark]])
+    with pytest.raises(SystemExit):
+        benchmark.main()
+    assert capsys.readouterr().err == "benchmark: sqlite:///absent.db: no such file\n"
+    assert not Path("absent.db").exists()
+
+
+def test_a_figure_of_an_unknown_format_is_one_line(
+    store: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(mlflow.MlflowClient(), "0", "grid", {"activation": "relu", "optimizer": "adam"})
+    monkeypatch.setattr("sys.argv", ["benchmark", store, "figure.xyz"])
+    with pytest.raises(SystemExit):
+        replicates.main()
+    assert "Format 'xyz' is not supported" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("benchmark", READERS)
 def test_a_store_without_what_is_asked_for_is_named_in_one_line(
     store: str,
     benchmark: ModuleType,
