@@ -153,7 +153,9 @@ def collect(experiment_id: str, grid_id: str) -> ReportData:
     """
     experiment = query.experiment_name(experiment_id)
     grid_run = _grid_run(experiment_id, experiment, grid_id)
-    architectures_run = query.newest(experiment_id, "architectures")
+    # Of the same data, so that one page is about one data set.
+    same = f"tags.{DATA_DIGEST} = '{grid_run.tags.get(DATA_DIGEST, '')}'" if grid_run else ""
+    architectures_run = query.newest(experiment_id, "architectures", same)
     data = query.newest(experiment_id, "data")
     if not (grid_run or architectures_run or data):
         raise UsageError(

@@ -306,9 +306,8 @@ def _second(report: ReportData) -> str:
 def _misclassified(best: Classifier) -> ReportFigure | None:
     if best.misclassified is None:
         return None
-    alt_text = (
-        "Ten small photographs in two rows, each titled with its predicted and its true class."
-    )
+    count = "Ten"
+    alt_text = "small photographs in rows, each titled with its predicted and its true class."
     if best.predictions is not None:
         wrong = metrics.misclassified(best.predictions)
         if wrong.empty:
@@ -316,9 +315,10 @@ def _misclassified(best: Classifier) -> ReportFigure | None:
         pairs = [
             f"{true} taken for {taken}" for true, taken in zip(wrong["true"], wrong["predicted"])
         ]
-        alt_text += f" {', '.join(pairs).capitalize()}."
-    caption = "Ten random test images that the best model classifies wrongly."
-    return png_figure(best.misclassified, "figure-17", "Figure 17", caption, alt_text)
+        count = "Ten" if len(pairs) == 10 else str(len(pairs))
+        alt_text += f" In turn: {', '.join(pairs)}."
+    caption = f"{count} random test images that the best model classifies wrongly."
+    return png_figure(best.misclassified, "figure-17", "Figure 17", caption, f"{count} {alt_text}")
 
 
 def _tables_of_classes(best: Classifier, official: bool) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a run is: MLflow's `Run` by the names of this project's tags and metrics."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -66,6 +67,17 @@ class Parent:
         mlflow.set_tracking_uri(self.tracking_uri)
 
 
+def _unquoted(value: str) -> str:
+    """A parameter as it was given: `mlflow run` logs it as it passes it to a shell, with quotes if needed."""
+    if not value.startswith("'"):
+        return value
+    try:
+        given, *others = shlex.split(value)
+    except ValueError:
+        return value
+    return given if not others and shlex.quote(given) == value else value
+
+
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
     """A run as the store returned it, by the names of this project's tags and metrics.
@@ -79,7 +91,7 @@ class TrackedRun:
     status: Status
     start_time: int  # milliseconds since 1970
     end_time: int  # the same; 0 while it runs
-    parameters: Mapping[str, str]
+    parameters: Mapping[str, str]  # as they were given
     metrics: Mapping[str, float]  # the last value of each
     tags: Mapping[str, str]
 
@@ -94,7 +106,7 @@ class TrackedRun:
             int(info.start_time),
             int(info.end_time or 0),
             # Runs of one study have most of these strings in common.
-            {intern(name): intern(value) for name, value in data.params.items()},
+            {intern(name): intern(_unquoted(value)) for name, value in data.params.items()},
             {intern(name): value for name, value in data.metrics.items()},
             {intern(name): intern(value) for name, value in data.tags.items()},
         )
