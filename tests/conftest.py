@@ -93,8 +93,10 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
+def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Gives a folder a tracking store as MLflow creates it, and its URI.
+
+    With the name of its file, and where its default experiment keeps artifacts, if others are wanted.
 
     A copy, because MLflow takes seconds for its migrations, and because two processes must not begin
     on no store at once.
@@ -104,11 +106,11 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str
     original = tmp_path_factory.mktemp("store") / "mlflow.db"
     mlflow.MlflowClient(f"sqlite:///{original}").search_experiments()
 
-    def make(folder: Path) -> str:
-        database = shutil.copy(original, folder)
+    def make(folder: Path, name: str = "mlflow.db", artifacts: str = "") -> str:
+        database = shutil.copy(original, folder / name)
         with closing(sqlite3.connect(database)) as connection, connection:
             connection.execute(
-                "UPDATE experiments SET artifact_location = ?", [f"{folder}/mlruns/0"]
+                "UPDATE experiments SET artifact_location = ?", [artifacts or f"{folder}/mlruns/0"]
             )
         return f"sqlite:///{database}"
 
@@ -117,7 +119,7 @@ def make_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str
 
 @pytest.fixture
 def store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_store: Callable[[Path], str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_store: Callable[..., str]
 ) -> Iterator[str]:
     """The URI of an empty tracking store of the test's own, which MLflow uses."""
     import mlflow

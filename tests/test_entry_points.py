@@ -13,7 +13,7 @@ from typing import NamedTuple
 import mlflow
 import pytest
 
-from cifar_mlflow.errors import FAILED, MISUSED
+from cifar_mlflow.errors import DONE, FAILED, MISUSED
 from cifar_mlflow.formatting import as_text
 from cifar_mlflow.parameters import TrainParameters
 from tests.conftest import StandIn
@@ -67,6 +67,28 @@ def test_a_damaged_file_is_named_in_one_line_and_nothing_is_tracked(
     assert code == MISUSED
     assert line.startswith(f"data: {folder}/data_batch_2: not a CIFAR-10 batch, or damaged")
     assert not mlflow.MlflowClient().search_runs(["0"])
+
+
+def test_a_dry_run_of_the_paper_plans_both_parts_and_tracks_nothing(script: Script) -> None:
+    code, output, _ = script("reproduce", dry_run="true")
+    assert code == DONE
+    assert "3 trials, 60 epochs in all" in output
+    assert "12 trials, 240 epochs in all" in output
+    assert not mlflow.MlflowClient().search_runs(["0"])
+
+
+def test_where_no_image_is_found_predict_ends_in_one_line(script: Script, tmp_path: Path) -> None:
+    code, output, errors = script("predict", images="absent.png")
+    assert (code, output) == (MISUSED, "")
+    assert errors == f"predict: absent.png: no such file or folder (in {tmp_path})\n"
+
+
+def test_a_page_for_a_model_that_is_not_there_ends_in_one_line(script: Script) -> None:
+    code, _, errors = script("demo", output="page.html")
+    assert code == MISUSED
+    assert errors.startswith("demo: ")
+    assert errors.count("\n") == 1
+    assert not Path("page.html").exists()
 
 
 def test_a_study_that_is_not_there_is_one_line_and_no_page_is_written(

@@ -156,7 +156,7 @@ def new_user(
     tmp_path_factory: pytest.TempPathFactory,
     clean_environment: dict[str, str],
     standin_files: StandIn,
-    make_store: Callable[[Path], str],
+    make_store: Callable[..., str],
 ) -> Callable[[], User]:
     def make() -> User:
         folder = tmp_path_factory.mktemp("a user")  # a space in the path is no accident

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -55,7 +55,7 @@ def curves_are_whole(user: User, trials: list[Run]) -> bool:
 
 
 def test_a_dask_cluster_loses_a_worker_and_gains_one_and_nothing_is_lost(
-    user: User, started: ExitStack
+    user: User, started: ExitStack, make_store: Callable[..., str]
 ) -> None:
     user = user.held_after(epoch=1)
     address = f"127.0.0.1:{free_port()}"
@@ -65,7 +65,7 @@ def test_a_dask_cluster_loses_a_worker_and_gains_one_and_nothing_is_lost(
         part(started, user, "worker", address, "--nthreads", "1", "--no-dashboard")
         for _ in range(2)
     )
-    database = f"sqlite:///{user.folder}/server.db"
+    database = make_store(user.folder, "server.db", "mlflow-artifacts:/0")
     remote = started.enter_context(
         tracking_server(user, database, "--artifacts-destination", str(user.folder / "artifacts"))
     )
@@ -92,10 +92,12 @@ def test_a_ray_worker_that_dies_costs_its_study_nothing(user: User) -> None:
     two = {"batch_size": "16,32", "workers": "2"}
     grid = user.script("grid", GRID | two | {"engine": "ray"})
     study = user.start_trials(grid, trials=2)
-    os.kill(TrackedRun.of(user.begun()[0]).process.id, signal.SIGKILL)
+    killed = user.begun()[0]
+    os.kill(TrackedRun.of(killed).process.id, signal.SIGKILL)
     user.open_gate()
     shown, _ = study.communicate()
     assert study.returncode == 0, shown
     finished = user.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")
     assert len({run.info.run_name for run in finished}) == len(finished) == 2
+    assert killed.info.run_id in {run.data.tags.get("resumed_from") for run in finished}
     assert curves_are_whole(user, finished)

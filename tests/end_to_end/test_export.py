@@ -110,7 +110,7 @@ def test_predict_takes_an_exported_file_and_its_run_links_to_the_model(
     output = user.folder / "predicted"
     file = folder / "model-int8.tflite"
     given = {"images": str(photo), "model": str(file), "output": str(output)}
-    done = user.run("predict", given)
+    done = user.run_script("predict", given)
     assert done.returncode == 0, done.stdout
     assert "Model     cifar10-cnn version 1, model-int8.tflite\n" in done.stdout
     predicted = pd.read_csv(output / "predictions.csv")["class"].tolist()

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +14,6 @@ from cifar_mlflow.data.load import load
 from cifar_mlflow.store import registry
 from cifar_mlflow.study.trial import TrialOptions, run_trial
 from tests import standin
-from tests.conftest import PROJECT
 from tests.end_to_end.conftest import User
 
 IMAGES = standin.batch(3, seed=7).images
@@ -96,16 +93,3 @@ def test_the_terminal_shows_counts_what_was_skipped_and_where_the_results_are(
     assert f"Skipped   {owner.folder}/damaged.jpg: " in shown
     assert f"Results   {output}/predictions.csv" in shown
     assert "Traceback" not in shown
-
-
-def test_if_no_image_can_be_read_the_exit_code_is_2_after_one_line(owner: User) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "entry_points.predict", "--images=absent.png"],
-        cwd=owner.folder,
-        env=owner.environment | {"PYTHONPATH": str(PROJECT)},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    line = f"predict: absent.png: no such file or folder (in {owner.folder})\n"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)

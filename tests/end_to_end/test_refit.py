@@ -7,12 +7,14 @@ import pandas as pd
 import pytest
 from mlflow.entities import Run
 
-from cifar_mlflow.errors import MISUSED
+from cifar_mlflow import evaluate
+from cifar_mlflow.data.dataset import DataSet
+from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import GridParameters, expand
 from tests.end_to_end.conftest import QUICK, Alone, User, outcome
 
 GRID = QUICK | {"activation": "relu", "batch_size": "32", "optimizer": "sgd,adam", "threads": "1"}
-GRID |= {"workers": "2", "refit": "true"}
+GRID |= {"workers": "1", "refit": "true"}
 
 
 @dataclass(frozen=True)
@@ -99,9 +101,12 @@ def test_the_refit_is_registered_with_the_validation_accuracy_of_its_twin(
         assert said in text.replace("Validation", "validation")
 
 
-def test_a_refit_cannot_be_evaluated_on_images_that_trained_it(refitted: Refitted) -> None:
-    model = {"model": refitted.refit.info.run_id, "part": "validation"}
-    refused = refitted.user.run_script("evaluate", model)
-    assert refused.returncode == MISUSED
-    assert "was trained on all training images; use part=test" in refused.stdout
-    assert "Traceback" not in refused.stdout
+@pytest.mark.usefixtures("tensorflow")
+def test_a_refit_cannot_be_evaluated_on_images_that_trained_it(
+    refitted: Refitted, small_cifar10: DataSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = refitted.user.environment["MLFLOW_TRACKING_URI"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    model = evaluate.find_model(refitted.refit.info.run_id, small_cifar10, threads=1)
+    with pytest.raises(UsageError, match="was trained on all training images; use part=test"):
+        evaluate.choose_images("validation", small_cifar10, [model])

@@ -58,7 +58,7 @@ def killed(new_user: Callable[[], User]) -> Killed:
     running = user.runs("attributes.status = 'RUNNING'")
     assert [run.info.run_id for run in running] == [run.info.run_id for run in (study, *trials)]
     user.open_gate()
-    done = user.run_script("grid", GRID)
+    done = user.run_script("grid", GRID | {"workers": "1"})
     assert done.returncode == 0, done.stdout
     return Killed(user, refused, left, done.stdout)
 

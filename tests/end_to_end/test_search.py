@@ -16,7 +16,7 @@ def test_a_killed_search_goes_on_and_registers_the_best_replicate_of_its_finalis
     process.kill()
     process.communicate()
     held.open_gate()
-    done = user.run("search", SEARCH)
+    done = user.run("search", SEARCH | {"workers": "1"})
     assert done.returncode == 0, done.stdout
     assert "2 trials, 2 epochs trained" in done.stdout
 

@@ -91,10 +91,10 @@ def test_the_grid_runs_on_postgresql_and_waits_for_a_server_that_is_away(
 
 
 def test_a_killed_worker_costs_nothing_and_its_trials_resume_from_s3(
-    user: User, s3: dict[str, str]
+    user: User, s3: dict[str, str], make_store: Callable[..., str]
 ) -> None:
     user = replace(user, environment=user.environment | s3).held_after(epoch=1)
-    database = f"sqlite:///{user.folder}/server.db"
+    database = make_store(user.folder, "server.db", f"s3://{BUCKET}/runs/0")
     # Not proxied: the trials themselves write to S3.
     options = ("--default-artifact-root", f"s3://{BUCKET}/runs", "--no-serve-artifacts")
     with tracking_server(user, database, *options) as remote:
@@ -125,9 +125,9 @@ def test_a_killed_worker_costs_nothing_and_its_trials_resume_from_s3(
 
 
 def test_without_credentials_a_study_ends_in_one_line_and_writes_nothing(
-    user: User, new_user: Callable[[], User]
+    user: User, make_store: Callable[..., str]
 ) -> None:
-    database = f"sqlite:///{user.folder}/server.db"
+    database = make_store(user.folder, "server.db", "mlflow-artifacts:/0")
     secret = {"MLFLOW_FLASK_SERVER_SECRET_KEY": "a secret"}
     configuration = user.folder / "auth.ini"
     configuration.write_text(

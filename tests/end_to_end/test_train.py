@@ -1,6 +1,5 @@
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,7 +9,7 @@ from cifar_mlflow.analysis.metrics import evaluate
 from cifar_mlflow.data.cifar10 import CLASSES
 from cifar_mlflow.formatting import as_text
 from cifar_mlflow.parameters import TrainParameters
-from tests.conftest import PROJECT, StandIn
+from tests.conftest import StandIn
 from tests.end_to_end.conftest import QUICK, User
 
 PARAMETERS = QUICK | {"optimizer": "adam", "tensorboard": "true", "threads": "1"}
@@ -121,12 +120,3 @@ def test_a_wrong_value_is_one_line_and_trains_nothing(user: User) -> None:
     (run,) = user.runs()
     assert run.info.status == "FAILED"
     assert not run.data.metrics
-
-
-def test_a_relative_store_that_cannot_be_seen_from_the_project_is_named(user: User) -> None:
-    environment = user.environment | {"MLFLOW_TRACKING_URI": "sqlite:///mine.db"}
-    done = User(user.folder, environment).run("data", {})
-    assert done.returncode == 1
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("data: ")]
-    assert "absolute path" in line
-    Path(PROJECT, "mine.db").unlink()

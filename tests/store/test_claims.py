@@ -119,12 +119,16 @@ def test_a_live_study_is_not_resumed_and_the_message_says_who_runs_it(
     assert [run.run_id for run in plans] == [alive]
 
 
-def test_a_process_id_of_another_pid_namespace_says_nothing(study: Start, leave: Leave) -> None:
+def test_a_process_id_of_another_pid_namespace_says_nothing(
+    study: Start, leave: Leave, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Neither that the command is dead if no process here has its id, nor that it is alive."""
     container = f"{this_machine()} in a container"
     beating = leave(machine=container)
-    with beats(beating), pytest.raises(UsageError, match="is working on the same trials"):
-        study()
+    with beats(beating), monkeypatch.context() as patch:
+        patch.setattr(claims, "DATABASE_SILENCE_SECONDS", 60)
+        with pytest.raises(UsageError, match="is working on the same trials"):
+            study()
     silent = leave(machine=container, process=str(os.getpid()))
     assert silent in {command.run_id for command in study()}
 

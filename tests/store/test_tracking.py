@@ -147,7 +147,9 @@ def test_a_run_of_mlflow_run_keeps_the_name_that_the_user_gave(
 
 def test_a_run_that_the_store_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    with pytest.raises(UsageError, match="is not in sqlite.*set MLFLOW_TRACKING_URI"):
+    with pytest.raises(
+        UsageError, match="is not in sqlite.*set MLFLOW_TRACKING_URI to an absolute path"
+    ):
         tracking.start_run("grid")
 
 

@@ -60,9 +60,13 @@ def test_a_pickle_is_refused_and_does_not_run() -> None:
 ran: list[str] = []
 
 
+def run(code: str) -> None:
+    ran.append(code)
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return ran.append, ("code from a checkpoint",)
+        return run, ("code from a checkpoint",)
 
 
 def test_an_epoch_without_validation_is_kept_as_such() -> None:
