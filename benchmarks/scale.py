@@ -8,9 +8,9 @@ resuming and summarising are measured as in use. Without a TRACKING_URI the stor
 temporary folder.
 """
 
+import argparse
 import os
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -110,4 +110,10 @@ def main(count: int, uri: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("trials", type=int, help="10 or more; rounded down to a multiple of 10")
+    parser.add_argument("uri", nargs="?", default="", help="of the tracking store")
+    given = parser.parse_args()
+    if given.trials < 10:
+        parser.error(f"trials={given.trials}: input should be 10 or more")
+    main(given.trials, given.uri)

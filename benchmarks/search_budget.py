@@ -132,6 +132,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--searches", type=int, default=3)
     options = parser.parse_args()
+    if options.searches < 1:
+        parser.error(f"searches={options.searches}: input should be 1 or more")
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     records: list[Record] = []

@@ -67,7 +67,7 @@ class Place(User):
         store.mkdir(parents=True, exist_ok=True)
         place = cls(
             store,
-            dict(os.environ)
+            {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
             | {
                 "HOME": str(folder),
                 "CIFAR10_DIR": str(data),

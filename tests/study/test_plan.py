@@ -1,9 +1,10 @@
 import pytest
 
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.errors import UsageError
-from cifar_mlflow.parameters import GridParameters, StudyOptions, expand
-from cifar_mlflow.study import plan
+from cifar_mlflow.errors import DONE, UsageError
+from cifar_mlflow.parameters import GridParameters, SearchParameters, StudyOptions, expand
+from cifar_mlflow.study import command, plan
+from tests.conftest import PROJECT, Screen
 
 
 def shares(trials: int, **options: object) -> tuple[int, int]:
@@ -29,6 +30,18 @@ def test_workers_and_threads_can_be_chosen() -> None:
     assert shares(12, workers="2", threads="1") == (2, 1)
     assert shares(12, threads="4") == (8, 4)
     assert shares(2, workers="16") == (2, 4)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/search.md"])
+def test_the_plan_of_a_search_is_as_documented(
+    page: str, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+    monkeypatch.setattr(plan, "gpus", lambda: 0)
+    given = {"architecture": "small", "rungs": "1,3,9", "trials": "36", "dry_run": "true"}
+    shown = screen()
+    assert command.plan_or_search(SearchParameters.model_validate(given)) == DONE
+    assert f"```text\n{shown.getvalue()}```" in (PROJECT / page).read_text()
 
 
 def planned(epochs: int, sizes: tuple[int, ...], seeds: int) -> str:
