@@ -49,13 +49,13 @@ def read_user_data(path: Path, image_size: int) -> DataSet:
     )
     say_lines([*collection.lines, *lines])
     name = printable(path.resolve().stem if path.is_file() else path.resolve().name)
+    if name == cifar10.NAME:  # which means the official files
+        name += " (own images)"
     return DataSet(
         folder=folder,
         digest=folder.name,
         source=str(path),
-        name=f"{name} (own images)"
-        if name == cifar10.NAME
-        else name,  # which means the official files
+        name=name,
         classes=collection.classes,
         image_shape=(image_size, image_size, 3),
     )

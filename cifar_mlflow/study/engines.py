@@ -22,11 +22,8 @@ from cifar_mlflow.study.plan import share_cores, share_threads
 
 Jobs = Sequence[Any]  # of joblib.delayed
 IDLE_SECONDS = 300  # after which a worker without a job ends, as joblib's do
-BLAS_THREADS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-)  # which joblib limits too
+# Joblib limits these too.
+BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def test_given_parts_are_kept_and_others_come_from_the_training_images(
         assert len(validating.labels) == 30
     if test:
         assert len(testing.labels) == 20
-    total = sum(of_each for name, of_each in given if name or not of_each) * 10
+    total = sum(of_each for name, of_each in given if name) * 10
     assert len(train.labels) + len(validating.labels) + len(testing.labels) == total
     for part in (train, validating, testing):
         assert set(part.labels.tolist()) == set(range(10))
