@@ -27,6 +27,9 @@ from cifar_mlflow.store import query
 from cifar_mlflow.store.runs import DATA_DIGEST
 
 WITHOUT_TTA = "tta=none"
+# Of the figure's axis: where it turns logarithmic, and its ticks.
+LINEAR = 0.01
+TICKS = (-0.3, -0.1, -0.03, -0.01, -0.005, 0, 0.005, 0.01, 0.03, 0.1, 0.3)
 
 
 def accuracies(recipe: TrialConfig) -> pd.DataFrame:
@@ -69,10 +72,17 @@ def draw(changes: dict[str, Estimate], title: str) -> Figure:
     labels = [f"{name} (n = {difference.n})" for name, difference in changes.items()]
     axis.set_yticks(range(len(labels)), labels)
     axis.invert_yaxis()
+    # One change may cost a hundred times as much as another.
+    axis.set_xscale("symlog", linthresh=LINEAR)
+    lowest, highest = axis.get_xlim()
+    shown = [tick for tick in TICKS if lowest <= tick <= highest]
+    axis.set_xticks(shown, [f"{tick:+g}".replace("-", "−") if tick else "0" for tick in shown])
+    axis.set_xticks([], minor=True)
     axis.axvline(0, color="black", linewidth=0.8)
     axis.grid(alpha=0.3, axis="x")
     figure.supxlabel(
-        f"change of validation accuracy, mean over seeds and its {INTERVAL}", fontsize=10
+        f"change of validation accuracy (logarithmic beyond ±{LINEAR}), mean and its {INTERVAL}",
+        fontsize=10,
     )
     axis.set_title(title, loc="left", fontsize=10)
     return figure
