@@ -79,8 +79,8 @@ class TrialConfig(Parameters):
     momentum: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     """momentum of sgd (Nesterov's), rmsprop or muon; auto is the optimizer's default"""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
-    """decoupled weight decay: each step takes this share of a weight, times the learning rate, with muon
-    only of weights that are not of a convolution, whose norm it keeps; auto is the optimizer's default"""
+    """decoupled weight decay: each step takes this share of a weight, times the learning rate; with muon
+    convolutions keep their norm, and only other weights decay; auto is the optimizer's default"""
     lookahead: int = Field(default=0, ge=0)
     """steps after which the weights go back half of the way, again and again; 0 never goes back"""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)

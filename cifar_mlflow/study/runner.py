@@ -326,7 +326,7 @@ def train_all(
         children = query.children(parent, each.where)
         attempts = query.attempts(children)
         runs = query.latest(children)
-        known = {run.run_id for run in children if run.status == Status.FAILED}
+        failed_before = {run.run_id for run in children if run.status == Status.FAILED}
         pending = [
             trial
             for trial in trials
@@ -351,7 +351,7 @@ def train_all(
         runs = query.latest(query.children(parent, each.where))
         for trial in batch:
             run = runs.get(trial.key)
-            if run and run.status == Status.FAILED and run.run_id not in known:
+            if run and run.status == Status.FAILED and run.run_id not in failed_before:
                 hopeless = run.failure is Failure.DIVERGED
                 failures[trial.key] += each.retries + 1 if hopeless else 1
 
