@@ -11,11 +11,10 @@ validation accuracy are between trainings of one seed. What test-time augmentati
 other training: the network is validated without it after its last epoch.
 """
 
-import argparse
-
 import pandas as pd
 from matplotlib.figure import Figure
 
+from benchmarks import machine
 from benchmarks.stores import reading
 from cifar_mlflow import recipes
 from cifar_mlflow.analysis.statistics import INTERVAL, Estimate, estimate
@@ -89,7 +88,7 @@ def draw(changes: dict[str, Estimate], title: str) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = machine.parser(__doc__)
     parser.add_argument("uri", help="of the tracking store")
     parser.add_argument("recipe")
     parser.add_argument("target", help="the figure to write")

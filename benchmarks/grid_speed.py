@@ -8,7 +8,6 @@ the cache and an empty tracking store, and ends when its results are there. Prin
 memory of all its processes together, what they share counted once (Linux), read once a second.
 """
 
-import argparse
 import itertools
 import json
 import os
@@ -26,7 +25,6 @@ from benchmarks.machine import CORES
 from cifar_mlflow.data import load
 from cifar_mlflow.errors import FAILED
 
-PROJECT = Path(__file__).parents[1]
 GRID = (("relu", "sigmoid"), ("32", "64", "128"), ("sgd", "adam"))
 SCRIPT = [sys.executable, "-m", "benchmarks.ordinary"]
 Commands = list[list[str]]  # one after another
@@ -42,7 +40,7 @@ def ways(epochs: int) -> dict[str, Commands]:
         )
         return [*SCRIPT, *given, f"--epochs={epochs}", f"--workers={workers}"]
 
-    mlflow = [sys.executable, "-m", "mlflow", "run", str(PROJECT), "-e", "grid"]
+    mlflow = [sys.executable, "-m", "mlflow", "run", str(machine.PROJECT), "-e", "grid"]
     singles = itertools.product(*GRID)
     return {
         "mlflow run . -e grid": [[*mlflow, "-P", f"epochs={epochs}", "--env-manager=local"]],
@@ -61,7 +59,7 @@ def measure(commands: Commands) -> dict[str, float]:
         folder = Path(name)
         environment = os.environ | {
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-            "PYTHONPATH": str(PROJECT),
+            "PYTHONPATH": str(machine.PROJECT),
         }
         environment.pop("TF_ENABLE_ONEDNN_OPTS", None)  # the package sets it in its own processes
         peak, began = 0.0, time.perf_counter()
@@ -102,7 +100,7 @@ def session_megabytes(session: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = machine.parser(__doc__)
     parser.add_argument("--json", type=machine.new_file, required=True, help="file for the results")
     parser.add_argument("--epochs", type=machine.positive, default=2)
     parser.add_argument("--rounds", type=machine.positive, default=3)

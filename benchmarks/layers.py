@@ -8,7 +8,6 @@ a training leaves to TensorFlow, are there too. Prints milliseconds (median, lea
 the medians, and the largest difference of the results as a share of the largest result.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -84,7 +83,7 @@ def described(layer: keras.Layer) -> tuple[str, str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = machine.parser(__doc__)
     parser.add_argument("--recipe", default="strong")
     parser.add_argument("--rounds", type=machine.positive, default=5)
     options = parser.parse_args()

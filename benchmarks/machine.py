@@ -16,6 +16,7 @@ import numpy as np
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.training.devices import check_precision, cpu_instructions
 
+PROJECT = Path(__file__).parents[1]
 CORES = joblib.cpu_count()
 PRECISIONS = ("float32", "mixed_bfloat16")
 
@@ -63,6 +64,11 @@ def matrix_product(size: int = 2048, rounds: int = 10) -> float:
 
 
 # Command lines --------------------------------------------------------------------------------
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """The parser of a command, described by the first line of its module's docstring."""
+    return argparse.ArgumentParser(description=doc.splitlines()[0] if doc else "")
 
 
 def positive(text: str) -> int:

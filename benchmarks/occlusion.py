@@ -11,13 +11,13 @@ the class is the predicted one. Each map is brought to 8 x 8 cells.
   mean nothing (Adebayo et al., "Sanity checks for saliency maps", NeurIPS 2018), and with another image's.
 """
 
-import argparse
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
+from benchmarks import machine
 from cifar_mlflow.analysis.occlusion import CELLS, GREY, occlusion_maps
 from cifar_mlflow.backend import keras, tf
 from cifar_mlflow.data import load
@@ -30,9 +30,9 @@ CELL = 32 // CELLS  # pixels
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = machine.parser(__doc__)
     parser.add_argument("model")
-    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--images", type=machine.positive, default=400)
     options = parser.parse_args()
     test = load.load().examples("test")
     random = np.random.default_rng(0)

@@ -7,12 +7,11 @@ covers training and validation, but neither the imports nor the first epoch. Pri
 of all processes together: median, minimum and maximum, and the ratio of the medians.
 """
 
-import argparse
 import os
 import statistics
 import sys
 
-from benchmarks import jobs
+from benchmarks import jobs, machine
 from benchmarks.machine import CORES
 from benchmarks.settings import Training
 from benchmarks.tensorflow_training import TRAINER
@@ -24,10 +23,10 @@ SWITCH = {"on": "1", "off": "0"}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[32, 64, 128])
-    parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = machine.parser(__doc__)
+    parser.add_argument("--batch_sizes", type=machine.positive, nargs="+", default=[32, 64, 128])
+    parser.add_argument("--epochs", type=machine.positive, default=2)
+    parser.add_argument("--rounds", type=machine.positive, default=5)
     options = parser.parse_args()
     print(f"{load.load()}; {CORES} cores, {cpu_instructions()}, n = {options.rounds}")
     print("batch  oneDNN    median    least     most")

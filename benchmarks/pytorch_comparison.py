@@ -139,7 +139,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = machine.parser(__doc__)
     add = parser.add_argument
     add("--pytorch", type=machine.pytorch, required=True, help="a Python that has PyTorch")
     add("--json", type=machine.new_file, required=True, help="file for all measurements")

@@ -7,7 +7,6 @@ beyond its 70,000 are mirrored. Each reading is a process of its own. Prints its
 and the most memory that it had.
 """
 
-import argparse
 import multiprocessing
 import os
 import resource
@@ -21,6 +20,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from benchmarks import machine
 from cifar_mlflow.data.user_data import read_user_data
 from tools.public_data import fashion_mnist
 
@@ -52,8 +52,8 @@ def in_a_process(function: Callable[..., R], *arguments: object) -> R:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--images", type=int, nargs="+", default=[10_000, 100_000])
+    parser = machine.parser(__doc__)
+    parser.add_argument("--images", type=machine.positive, nargs="+", default=[10_000, 100_000])
     print(f"{os.cpu_count()} cores\n images  reading     seconds   MB")
     for count in parser.parse_args().images:
         with tempfile.TemporaryDirectory() as scratch:

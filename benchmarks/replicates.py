@@ -10,13 +10,13 @@ have, prints what the others show and the effects on the test accuracy, and draw
 validation accuracy.
 """
 
-import argparse
 import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
+from benchmarks import machine
 from benchmarks.stores import reading
 from cifar_mlflow.analysis import effects, figures
 from cifar_mlflow.analysis.statistics import CONFIDENCE
@@ -108,7 +108,7 @@ def print_effects(grid: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = machine.parser(__doc__)
     parser.add_argument("uri", help="of the tracking store")
     parser.add_argument("target", help="the figure to write")
     options = parser.parse_args()

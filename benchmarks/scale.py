@@ -8,7 +8,6 @@ resuming and summarising are measured as in use. Without a TRACKING_URI the stor
 temporary folder.
 """
 
-import argparse
 import os
 import resource
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import mlflow
 
+from benchmarks import machine
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.data.load import load
@@ -110,7 +110,7 @@ def main(count: int, uri: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = machine.parser(__doc__)
     parser.add_argument("trials", type=int, help="10 or more; rounded down to a multiple of 10")
     parser.add_argument("uri", nargs="?", default="", help="of the tracking store")
     given = parser.parse_args()

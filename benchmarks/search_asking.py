@@ -7,13 +7,13 @@ trials, and for telling Optuna their outcomes; and the seconds for all rounds up
 resumed search needs to come to the same place.
 """
 
-import argparse
 import math
 import statistics
 import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from benchmarks import machine
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.parameters import SearchParameters
 from cifar_mlflow.study import halving
@@ -78,8 +78,8 @@ def measure(name: str, trials: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--trials", type=int, default=MARKS[-1])
+    parser = machine.parser(__doc__)
+    parser.add_argument("--trials", type=machine.positive, default=MARKS[-1])
     options = parser.parse_args()
     print("sampler      trials  ask, ms  tell, ms  all so far, s")
     for name in SEARCHES:

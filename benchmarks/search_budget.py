@@ -11,7 +11,6 @@ FOLDER keeps the tracking store, search_budget.json and search_budget.png. Run t
 after an interruption: finished searches are skipped, and an interrupted one resumes.
 """
 
-import argparse
 import io
 import json
 import os
@@ -25,6 +24,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.entities import Run
+
+from benchmarks import machine
 
 SPACE = {
     "architecture": "small",
@@ -51,7 +52,6 @@ MEASURES = {
     "validation_accuracy": "validation, the best trial",
     "test_accuracy": "test, its configuration with a new seed",
 }
-PROJECT = Path(__file__).parent.parent
 Record = dict[str, Any]
 
 
@@ -67,7 +67,7 @@ def search(folder: Path, way: str, seed: int) -> Record:
         place = {
             "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
             "MLFLOW_EXPERIMENT_NAME": experiment,
-            "PYTHONPATH": str(PROJECT),
+            "PYTHONPATH": str(machine.PROJECT),
         }
         command = [sys.executable, "-m", "entry_points.search", *given]
         subprocess.run(command, cwd=folder, env=os.environ | place, check=True)
@@ -128,12 +128,10 @@ def draw(records: list[Record]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = machine.parser(__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--searches", type=int, default=3)
+    parser.add_argument("--searches", type=machine.positive, default=3)
     options = parser.parse_args()
-    if options.searches < 1:
-        parser.error(f"searches={options.searches}: input should be 1 or more")
     folder = options.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     records: list[Record] = []

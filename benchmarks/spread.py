@@ -11,13 +11,13 @@ together and neither does alone is a component of its own, and the noise that th
 against.
 """
 
-import argparse
 import math
 from collections.abc import Sequence
 
 import pandas as pd
 from scipy import stats
 
+from benchmarks import machine
 from benchmarks.stores import finished_trials, reading
 from cifar_mlflow.analysis.effects import variance_shares
 from cifar_mlflow.errors import UsageError
@@ -62,7 +62,7 @@ def components(table: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = machine.parser(__doc__)
     parser.add_argument("uri", help="of the tracking store")
     parser.add_argument("run_id", help="of a grid with several seeds and order_seeds")
     options = parser.parse_args()

@@ -9,7 +9,6 @@ of its own, are the imports that the legs contain. Python may keep its bytecode,
 where it may not, it compiles every module at every import. Prints seconds: median, least and most.
 """
 
-import argparse
 import itertools
 import os
 import statistics
@@ -17,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import mlflow
 
@@ -25,7 +23,6 @@ from benchmarks import machine
 from cifar_mlflow.errors import FAILED
 from cifar_mlflow.store.runs import KIND
 
-PROJECT = Path(__file__).parents[1]
 IMPORTS = {
     "import mlflow": "import mlflow",
     "import the command": "import cifar_mlflow.study.command",
@@ -47,7 +44,7 @@ def run(command: list[str], folder: str, uri: str = "") -> float:
     Raises:
         ChildProcessError: it failed; with the last line of its errors.
     """
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "MLFLOW_TRACKING_URI": uri}
+    environment = os.environ | {"PYTHONPATH": str(machine.PROJECT), "MLFLOW_TRACKING_URI": uri}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     began = time.perf_counter()
     ended = subprocess.run(
@@ -61,7 +58,7 @@ def run(command: list[str], folder: str, uri: str = "") -> float:
 def measure_grid(folder: str, seed: int) -> Seconds:
     """The legs of a grid, whose seed tells it from the others in its store."""
     given = [f"-P{name}={value}" for name, value in (GRID | {"seed": str(seed)}).items()]
-    command = [sys.executable, "-m", "mlflow", "run", str(PROJECT), "-e", "grid", *given]
+    command = [sys.executable, "-m", "mlflow", "run", str(machine.PROJECT), "-e", "grid", *given]
     uri = f"sqlite:///{folder}/mlflow.db"
     began = time.time()
     run([*command, "--env-manager=local"], folder, uri)
@@ -94,7 +91,7 @@ def measure_round() -> dict[str, Seconds]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = machine.parser(__doc__)
     parser.add_argument("--rounds", type=machine.positive, default=5)
     options = parser.parse_args()
     try:

@@ -5,14 +5,14 @@
 Reads a finished study. The first trial of each worker includes the import of TensorFlow.
 """
 
-import argparse
 import statistics
 
+from benchmarks import machine
 from benchmarks.stores import finished_trials, reading
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser = machine.parser(__doc__)
     parser.add_argument("uri", help="of the tracking store")
     parser.add_argument("run_id", help="of a grid")
     options = parser.parse_args()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-from cifar_mlflow.formatting import printable
+from cifar_mlflow.formatting import literal_markdown, printable
 
 # Environment variables, so that the workers inherit them.
 QUIET = {
@@ -66,4 +66,4 @@ def say_lines(lines: Lines) -> None:
 
 def lines_markdown(lines: Lines) -> str:
     """The lines as Markdown, for a run's description."""
-    return "\n\n".join(f"**{topic}** {text}" for topic, text in lines)
+    return "\n\n".join(f"**{topic}** {literal_markdown(text)}" for topic, text in lines)

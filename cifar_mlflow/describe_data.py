@@ -6,7 +6,7 @@ from cifar_mlflow.analysis import figures
 from cifar_mlflow.console import Lines, lines_markdown, say_lines
 from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.data.load import load
-from cifar_mlflow.formatting import markdown_table, number
+from cifar_mlflow.formatting import literal_markdown, markdown_table, number
 from cifar_mlflow.parameters import DataParameters
 from cifar_mlflow.store import tracking
 
@@ -21,7 +21,10 @@ def describe_data(parameters: DataParameters) -> None:
     counts = data.class_counts()
     lines = [("Data", str(data)), *outline(data, counts)]
     say_lines(lines)
-    rows = [[str(name), f"{train:,}", f"{test:,}"] for name, train, test in counts.itertuples()]
+    rows = [
+        [literal_markdown(str(name)), f"{train:,}", f"{test:,}"]
+        for name, train, test in counts.itertuples()
+    ]
     with tracking.tracked_run("data"):
         tracking.log_parameters(parameters)
         tracking.log_dataset(data, "source")

@@ -199,7 +199,8 @@ def write_and_measure(
 def describe_model(model: EvaluatedModel, data: DataSet) -> Metadata:
     """What every exported file says about the model."""
     loaded = model.loaded
-    digest = data.digest if model.origin else ""  # else what it was trained on is not known
+    # Empty if it is not known what the model was trained on.
+    digest = (model.origin and model.origin.data_digest) or ""
     return Metadata(
         classes=loaded.classes,
         image_size=loaded.image_size,

@@ -67,9 +67,10 @@ class OutputFolder:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder, prefix=".") as staging:
                 copies = [Path(shutil.copy(path, staging)) for path in source.iterdir()]
-                for path in previous:
+                # The record is the last to go and the first to come: if the process dies here, the
+                # next command knows the other files.
+                for path in sorted(previous, key=lambda path: path.name == self.record):
                     path.unlink()
-                # The record first: if the process dies here, the next command knows the other files.
                 for copy in sorted(copies, key=lambda copy: copy.name != self.record):
                     copy.replace(folder / copy.name)
         except OSError as error:

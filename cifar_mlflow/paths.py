@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import printable
 
@@ -39,3 +41,16 @@ def write_whole(path: Path, content: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """Return the folder of data that can be made or downloaded again; it may not exist yet."""
+    return user_cache_path("cifar_mlflow")
+
+
+def cannot_cache(folder: Path, error: OSError) -> str:
+    """Say that a folder of the cache cannot be written, and what helps."""
+    return (
+        f"{folder}: the cache cannot be written ({error.strerror or error}); free some space or "
+        "grant write access there, or set XDG_CACHE_HOME to another folder"
+    )

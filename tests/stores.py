@@ -2,7 +2,7 @@
 
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -156,14 +156,16 @@ def write_data(
     experiment: str,
     digest: str = CIFAR10_DIGEST,
     data_name: str = "CIFAR-10",
+    classes: Sequence[str] = CLASSES,
 ) -> str:
     tags = {"kind": "data", "data_digest": digest, "data_name": data_name}
     run: str = client.create_run(experiment, run_name="data", tags=tags).info.run_id
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "class_examples.png").write_bytes(gallery_png())
-        counts = {"class": CLASSES, "train": range(10, 110, 10), "test": 5}
+        counts = {"class": classes, "train": range(10, 110, 10), "test": 5}
         pd.DataFrame(counts).to_csv(f"{folder}/class_counts.csv", index=False)
         client.log_artifacts(run, folder)
+    client.log_metric(run, "imbalance", 10)
     client.set_terminated(run, "FINISHED")
     return run
 

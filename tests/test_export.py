@@ -89,9 +89,9 @@ def test_a_file_says_what_its_model_was_trained_on_only_if_that_is_known(
     assert (known.model_name, known.model_version, known.model_id) == ("mine", "3", "m-1")
     assert (known.data_digest, known.image_size) == (small_cifar10.digest, 32)
     folder = EvaluatedModel(LoadedModel("a/folder", "m-1", None, None, CLASSES, Network()), None)
-    unknown = describe_model(folder, small_cifar10)
-    assert (unknown.data_set, unknown.data_digest, unknown.model_id) == ("", "", "")
-    assert unknown.license == "unknown"
+    for without in (folder, model(None)):
+        unknown = describe_model(without, small_cifar10)
+        assert (unknown.data_set, unknown.data_digest, unknown.license) == ("", "", "unknown")
 
 
 @pytest.mark.usefixtures("store", "tensorflow")

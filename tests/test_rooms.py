@@ -24,7 +24,7 @@ FLOORS = (
     ("architectures",),
     ("backend", "npm"),
     ("console", "paths", "formats", "output_folder"),
-    ("errors", "formatting", "processes"),
+    ("errors", "formatting", "processes", "templates"),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(

@@ -59,9 +59,10 @@ def class_examples(examples: Examples, classes: Sequence[str]) -> Figure:
     A class without images has an empty cell that says so.
     """
     pictured = classes[:MOST_PICTURED]
-    of_class = (examples.images[examples.labels == index] for index in range(len(pictured)))
+    firsts = (np.flatnonzero(examples.labels == index)[:1] for index in range(len(pictured)))
     figure = _gallery(
-        [images[0] if len(images) else None for images in of_class], [*map(_name, pictured)]
+        [examples.images[first[0]] if len(first) else None for first in firsts],
+        [*map(_name, pictured)],
     )
     if len(pictured) < len(classes):
         figure.suptitle(f"The first {len(pictured)} of {len(classes)} classes")
@@ -438,23 +439,21 @@ def _class_curves(curves: Curves, area: str) -> tuple[Figure, Axes]:
     by_area = sorted(curves, key=lambda name: -curves[name][2])
     named = set(by_area[-MOST_NAMED:])
     places = {name: place for place, name in enumerate(name for name in curves if name in named)}
+    # Of labels alone, without their lines, matplotlib leaves out those that begin with "_".
+    lines, labels = [], []
     for name in by_area:
         x, y, under = curves[name]
         if name not in named:
             axis.plot(x, y, color="#dddddd", linewidth=0.8, zorder=1)
             continue
         place = places[name]
-        axis.plot(
-            x,
-            y,
-            color=f"C{place % 10}",
-            linestyle=("-", "--", "-.")[place % 3],
-            label=f"{_name(name)}, {area} {number(under)}",
-        )
+        style = ("-", "--", "-.")[place % 3]
+        lines += axis.plot(x, y, color=f"C{place % 10}", linestyle=style)
+        labels.append(f"{_name(name)}, {area} {number(under)}")
     axis.set(xlim=(0, 1), ylim=(0, 1.01))
     axis.grid(alpha=0.3)
     lowest = f"the lowest {len(named)} of {len(curves)}" if len(named) < len(curves) else None
-    axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1), title=lowest)
+    axis.legend(lines, labels, loc="upper left", bbox_to_anchor=(1.01, 1), title=lowest)
     return figure, axis
 
 

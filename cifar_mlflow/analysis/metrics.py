@@ -22,6 +22,8 @@ from sklearn.metrics import (
 from cifar_mlflow.analysis.statistics import RESAMPLES, percentile_interval, resampled_means
 from cifar_mlflow.data.dataset import RESERVED
 
+# A probability that float32 rounded to 0 counts as its smallest normal number.
+SMALLEST = np.finfo(np.float32).tiny
 CALIBRATION_BINS = 15
 TOP = (2, 3, 5)
 
@@ -339,8 +341,7 @@ def _images(predictions: pd.DataFrame) -> _Images:
     return _Images(
         true=true,
         predicted=classes.get_indexer(pd.Index(predictions["predicted"])),
-        # A probability that float32 rounded to 0 counts as its smallest normal number.
-        loss=-np.log(np.maximum(of_true, np.finfo(np.float32).tiny)),
+        loss=-np.log(np.maximum(of_true, SMALLEST)),
         confidence=probabilities.max(axis=1),
         rank=(order == true[:, np.newaxis]).argmax(axis=1),
     )

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cifar_mlflow.analysis.metrics import SMALLEST
+
 CELLS = 8  # along a side of an image, each a value of its map: 4 x 4 pixels of 32 x 32
 PATCH = 2  # cells along a side of what is covered at once
 GREY = np.uint8(128)
@@ -50,9 +52,7 @@ def log_odds(
     own = np.arange(probabilities.shape[1]) == classes[:, np.newaxis]
     one = np.sum(probabilities, axis=1, where=own, dtype=np.float64)
     others = np.sum(probabilities, axis=1, where=~own, dtype=np.float64)
-    # A probability that float32 rounded to 0 counts as its smallest normal number.
-    least = np.finfo(np.float32).tiny
-    return np.log(np.maximum(one, least)) - np.log(np.maximum(others, least))
+    return np.log(np.maximum(one, SMALLEST)) - np.log(np.maximum(others, SMALLEST))
 
 
 def _patches() -> npt.NDArray[np.bool_]:

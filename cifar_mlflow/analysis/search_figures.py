@@ -146,10 +146,9 @@ def importance(shares: Mapping[str, float], title: str) -> Figure:
     figure = Figure(figsize=(7, 1.2 + 0.4 * len(shares)), layout="constrained")
     axis = figure.subplots()
     ordered = sorted(shares.items(), key=lambda item: item[1])
-    bars = axis.barh([_heading(name) for name, _ in ordered], [share for _, share in ordered])
+    names, widths = [_heading(name) for name, _ in ordered], [share for _, share in ordered]
+    bars = axis.barh(names, widths, color="#4477aa")
     axis.bar_label(bars, [number(share, 2) for _, share in ordered], padding=3)
-    for bar in bars:
-        bar.set_color("#4477aa")
     axis.set(xlim=(0, 1.1 * max(shares.values())), xlabel="share of the importance")
     figure.suptitle(title, fontsize="medium")
     return figure

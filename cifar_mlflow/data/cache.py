@@ -14,22 +14,17 @@ from typing import TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
 
 from cifar_mlflow.console import say
 from cifar_mlflow.data.dataset import ARRAY_NAMES, POSITIONS, digest_header
 from cifar_mlflow.errors import DataError
+from cifar_mlflow.paths import cache_folder, cannot_cache
 
 R = TypeVar("R")
 
 CLASSES = "classes.json"  # names, beside the arrays of the user's own images
 # Folders in the cache; only a killed command leaves one behind.
 PARTIAL, DOWNLOAD = "partial-", "download-"
-
-
-def root() -> Path:
-    """The cache's folder, which may not exist yet."""
-    return user_cache_path("cifar_mlflow")
 
 
 def cached(find: Callable[[Path], R | None], make: Callable[[Path], R]) -> R:
@@ -44,7 +39,7 @@ def cached(find: Callable[[Path], R | None], make: Callable[[Path], R]) -> R:
     Raises:
         DataError: the cache cannot be written.
     """
-    cache = root()
+    cache = cache_folder()
     if (found := find(cache)) is not None:
         return found
     with _locked(cache):
@@ -133,7 +128,4 @@ def _locked(cache: Path) -> Iterator[None]:
         finally:
             lock.release()
     except OSError as error:
-        raise DataError(
-            f"{cache}: the cache cannot be written ({error.strerror or error}); free some space or grant "
-            "write access there, or set XDG_CACHE_HOME to another folder"
-        ) from error
+        raise DataError(cannot_cache(cache, error)) from error

@@ -43,7 +43,7 @@ class Picture(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """What is kept in memory of images that were decoded: 128 bytes of each."""
+    """What is kept in memory of images that were decoded: 112 bytes of each."""
 
     rows: npt.NDArray[np.int64]  # (N,), their indices in the collection
     content: npt.NDArray[np.uint8]  # (N, 32), see `Picture`

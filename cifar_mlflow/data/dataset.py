@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from cifar_mlflow.data import cifar10
-from cifar_mlflow.errors import DataError, UsageError
+from cifar_mlflow.errors import UsageError
 
 Arrays = dict[str, npt.NDArray[np.uint8]]
 ARRAY_NAMES = ("train_images", "train_labels", "test_images", "test_labels")
@@ -43,10 +43,6 @@ class DataSet:
     Small to pickle: another process maps the same pages of the same files. The folder has the four
     arrays as .npy files, train_images and so on. It may also have train_positions.npy, float64 (N,) in
     0..1, ascending, which says for each training image how soon it validates (see `split`).
-
-    Raises:
-        DataError: there are fewer than 2 or more than 256 classes, or two have the same name, or one has
-            a name that is reserved.
     """
 
     folder: Path
@@ -55,17 +51,6 @@ class DataSet:
     name: str  # as people write it, such as "CIFAR-10"
     classes: tuple[str, ...]
     image_shape: ImageShape  # (size, size, 3), RGB
-
-    def __post_init__(self) -> None:
-        classes = self.classes
-        if not 2 <= len(classes) <= MOST_CLASSES:
-            raise DataError(
-                f"{self.name}: number of classes {len(classes)}; it should be 2 to {MOST_CLASSES}"
-            )
-        for name in classes:
-            if classes.count(name) > 1 or name in RESERVED:
-                why = "is given twice" if name not in RESERVED else "has a meaning in the results"
-                raise DataError(f"{self.name}: the class name {name!r} {why}; choose another")
 
     @property
     def official(self) -> bool:

@@ -22,6 +22,7 @@ from cifar_mlflow.data.images import BATCH, Skipped
 from cifar_mlflow.data.parts import Division, divide
 from cifar_mlflow.errors import DataError
 from cifar_mlflow.formatting import counted, printable
+from cifar_mlflow.paths import cache_folder
 
 VERSION = 2  # of what is stored for an image; a new one reads all folders again
 LISTED = 5  # skipped files that are named
@@ -67,7 +68,7 @@ def find_again(data: DataSet) -> DataSet:
     Raises:
         DataError: it is not there.
     """
-    folder = cache.root() / data.digest
+    folder = cache_folder() / data.digest
     if cache.is_intact(folder):
         return replace(data, folder=folder)
     path = Path(data.source)

@@ -170,10 +170,11 @@ const camera = element("camera");
 const video = element("video");
 const shutter = element("shutter");
 
-element("open-camera").addEventListener("click", async () => {
+element("open-camera").addEventListener("click", async ({ currentTarget: button }) => {
   const devices = navigator.mediaDevices;
   // A phone has a better camera app than this page.
   if (!devices || matchMedia("(pointer: coarse)").matches) return element("photo").click();
+  button.disabled = true; // a second click would open a second camera, which nothing closes
   try {
     video.srcObject = await devices.getUserMedia({ video: true });
   } catch (error) {
@@ -182,6 +183,8 @@ element("open-camera").addEventListener("click", async () => {
       "No camera",
       denied ? "The browser does not let this page use it." : "This device has none that is free.",
     );
+  } finally {
+    button.disabled = false;
   }
   camera.showModal();
 });

@@ -10,10 +10,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from cifar_mlflow import templates
 from cifar_mlflow.demo.runtime import VERSION, Runtime
 
 FOLDER = Path(__file__).parent
@@ -44,13 +44,6 @@ class Shown:
 
 def render_page(shown: Shown, runtime: Runtime) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     style = _read("page.css")
     script = _read("pixels.js") + _read("page.js")
     blocks = {
@@ -58,24 +51,28 @@ def render_page(shown: Shown, runtime: Runtime) -> str:
         "runtime-binary": runtime.binary,
         "model": shown.onnx,
     }
-    return environment.get_template("page.html.jinja").render(
-        model=shown.model,
-        classes=shown.classes,
-        size=shown.size,
-        facts=[
-            *shown.facts,
-            ("Classes", ", ".join(shown.classes)),
-            ("Runs on", f"ONNX Runtime Web {VERSION}, © Microsoft Corporation, MIT licence"),
-        ],
-        about={
-            "classes": shown.classes,
-            "size": shown.size,
-            "calibration": _bins(shown.calibration),
-        },
-        policy=_policy(style, script),
-        style=Markup(style),
-        script=Markup(script),
-        blocks={name: _packed(content) for name, content in blocks.items()},
+    return (
+        templates.environment(FOLDER)
+        .get_template("page.html.jinja")
+        .render(
+            model=shown.model,
+            classes=shown.classes,
+            size=shown.size,
+            facts=[
+                *shown.facts,
+                ("Classes", ", ".join(shown.classes)),
+                ("Runs on", f"ONNX Runtime Web {VERSION}, © Microsoft Corporation, MIT licence"),
+            ],
+            about={
+                "classes": shown.classes,
+                "size": shown.size,
+                "calibration": _bins(shown.calibration),
+            },
+            policy=_policy(style, script),
+            style=Markup(style),
+            script=Markup(script),
+            blocks={name: _packed(content) for name, content in blocks.items()},
+        )
     )
 
 

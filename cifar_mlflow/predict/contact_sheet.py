@@ -4,6 +4,7 @@ Pillow draws them, because it leaves every pixel of a thumbnail as it is.
 """
 
 import math
+from bisect import bisect
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -55,11 +56,15 @@ def draw(thumbnails: Sequence[Image.Image], table: pd.DataFrame, heading: str) -
 
 def _fit(text: str, font: ImageFont.FreeTypeFont, room: int) -> str:
     """The text, with its middle left out where it is wider than ``room``."""
-    fitted, letters = text, len(text)
-    while font.getlength(fitted) > room and letters > 1:
-        letters -= 1
-        fitted = text[: letters // 2] + "…" + text[len(text) - (letters - letters // 2) :]
-    return fitted
+    if font.getlength(text) <= room:
+        return text
+
+    def keeping(letters: int) -> str:
+        return text[: letters // 2] + "…" + text[len(text) - (letters - letters // 2) :]
+
+    # Bisected, because the name of an image from the web may have thousands of letters.
+    too_many = bisect(range(len(text)), room, key=lambda n: math.ceil(font.getlength(keeping(n))))
+    return keeping(max(too_many - 1, 1))
 
 
 @cache

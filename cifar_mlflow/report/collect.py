@@ -124,13 +124,18 @@ class ReportData:
 
     @property
     def official(self) -> bool:
-        return all(study.official for study in self.studies)
+        """Whether the page is about the real CIFAR-10."""
+        return all(run.tags.get(DATA_DIGEST) == CIFAR10_DIGEST for run in self._runs)
 
     @property
     def own_data(self) -> TrackedRun | None:
         """A run on images of the user's own, which the page is about; None if it is about the paper."""
-        runs = [study.run for study in self.studies] or [run for run in (self.data,) if run]
-        return next((run for run in runs if uses_own_data(run)), None)
+        return next((run for run in self._runs if uses_own_data(run)), None)
+
+    @property
+    def _runs(self) -> list[TrackedRun]:
+        """Those of the studies; without a study that of the data."""
+        return [study.run for study in self.studies] or [run for run in (self.data,) if run]
 
     @property
     def best(self) -> Classifier | None:

@@ -8,9 +8,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
+from cifar_mlflow import templates
 from cifar_mlflow.analysis import effects, figures, statistics
 from cifar_mlflow.formatting import UNKNOWN, duration, number, percent, signed, significant
 from cifar_mlflow.paper import CONCLUSIONS
@@ -27,13 +27,7 @@ COMMIT = "mlflow.source.git.commit"
 
 def render_page(report: ReportData) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates.environment(Path(__file__).parent)
     environment.globals["INTERVAL"] = statistics.INTERVAL
     filters = (number, significant, signed, percent)
     environment.filters |= {each.__name__: each for each in filters}
@@ -60,8 +54,8 @@ def content(report: ReportData) -> dict[str, Any]:
         "missing": [] if own else [part for each in parts.values() for part in each["missing"]],
         "facts": _facts(report),
         "conclusions": [] if own else _conclusions(report),
-        "effects": _effects(report),
-        "epochs": _epochs(report),
+        "effects": None if own else _effects(report),
+        "epochs": None if own else _epochs(report),
         "beyond": beyond.beyond(report),
         "provenance": _provenance(report),
         "commands": _commands(report),
@@ -115,7 +109,7 @@ def _late_gains(study: Study) -> pd.DataFrame:
 
 
 def _epochs(report: ReportData) -> list[dict[str, Any]]:
-    """What the last epochs gained each configuration, the mean over its seeds."""
+    """What the last epochs gained each configuration in table 1, the mean over its seeds."""
     study = report.grid
     if study is None:
         return []

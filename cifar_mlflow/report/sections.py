@@ -14,8 +14,8 @@ import pandas as pd
 from cifar_mlflow.analysis import figures, metrics, statistics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES
-from cifar_mlflow.formatting import number, ranges, signed
-from cifar_mlflow.paper import ARCHITECTURES, CONFUSION, FACTORS, GRID, PER_CLASS, published
+from cifar_mlflow.formatting import number, percent, ranges, signed
+from cifar_mlflow.paper import ARCHITECTURES, CONFUSION, GRID, PER_CLASS, published
 from cifar_mlflow.report.collect import Classifier, ReportData, Study, uses_own_data
 from cifar_mlflow.report.elements import (
     Missing,
@@ -30,9 +30,12 @@ from cifar_mlflow.store.runs import DATA_DIGEST, Status, TrackedRun
 from cifar_mlflow.study import results
 
 # The paper's figures 2 to 4 show the architectures, 5 to 16 the grid, in the order of table 1.
+# By what its trials differ in (`TrialConfig.VARIED`).
 PAPER_FIGURES: dict[str, dict[tuple[Any, ...], int]] = {
-    "architectures": {(name,): number for number, name in enumerate(ARCHITECTURES, start=2)},
-    "grid": {setting: number for number, setting in enumerate(GRID, start=5)},
+    "architectures": {
+        ("relu", 32, "sgd", name): number for number, name in enumerate(ARCHITECTURES, start=2)
+    },
+    "grid": {(*setting, "deep"): number for number, setting in enumerate(GRID, start=5)},
 }
 # More lines in one figure could not be distinguished.
 MAX_LINES = len(figures.SERIES)
@@ -53,10 +56,11 @@ def data(report: ReportData) -> dict[str, Any]:
         return {
             "figure": None,
             "counts": None,
+            "validation": _held_out(report),
             "missing": [Missing("Figure 1, an example of each class", why, repeat)],
         }
     counts = report.class_counts if report.own_data else None
-    classes = list(CLASSES) if counts is None else list(map(str, counts["class"]))
+    classes = list(CLASSES) if counts is None else counts["class"].tolist()
     size = run.parameters.get("image_size", "32")
     images = "Ten small photographs in two rows" if counts is None else "Small images in rows"
     figure = png_figure(
@@ -66,17 +70,26 @@ def data(report: ReportData) -> dict[str, Any]:
         f"The first image of each class in the training set, {size} × {size} pixels each.",
         f"{images}, one of each class: {', '.join(classes)}.",
     )
-    shown = None if counts is None else _counts(counts, size)
-    return {"figure": figure, "counts": shown, "missing": []}
+    shown = None if counts is None else _counts(run, counts, size)
+    return {"figure": figure, "counts": shown, "validation": _held_out(report), "missing": []}
 
 
-def _counts(counts: pd.DataFrame, size: str) -> dict[str, Any]:
+def _held_out(report: ReportData) -> str:
+    """Which training images were held out for validation; empty if none were, or nothing was trained."""
+    trial = next((trial for study in report.studies for trial in study.trials), None)
+    if trial is None or not trial.validation_fraction:
+        return ""
+    which = "A part" if report.own_data else f"The last {percent(trial.validation_fraction, 0)}"
+    return f"{which} of the training images is held out for validation."
+
+
+def _counts(run: TrackedRun, counts: pd.DataFrame, size: str) -> dict[str, Any]:
     """What a data set of the user's own consists of."""
     totals = {part: int(counts[part].sum()) for part in ("train", "test")}
     return {
         **totals,
         "size": size,
-        "imbalance": counts["train"].max() / max(counts["train"].min(), 1),
+        "imbalance": run.metrics["imbalance"],
         "rows": counts.to_dict("records"),
     }
 
@@ -140,7 +153,7 @@ def _curves(
     unused = {} if own else dict(PAPER_FIGURES[study.run.kind])
     curves = []
     for config, trials in study.configurations.items():
-        setting = tuple(getattr(config, name) for name in FACTORS[study.run.kind])
+        setting = tuple(getattr(config, name) for name in TrialConfig.VARIED)
         curves.append(Curve(unused.pop(setting, None), config, trials))
     curves.sort(key=lambda curve: curve.number or math.inf)
     missing = []

@@ -215,4 +215,7 @@ def find_table(run_id: str, name: str) -> pd.DataFrame | None:
 
 
 def _parse(content: bytes, name: str) -> pd.DataFrame:
-    return (pd.read_parquet if name.endswith(".parquet") else pd.read_csv)(io.BytesIO(content))
+    if name.endswith(".parquet"):
+        return pd.read_parquet(io.BytesIO(content))
+    # A class may be called 00001 or None.
+    return pd.read_csv(io.BytesIO(content), dtype={"class": str}, keep_default_na=False)

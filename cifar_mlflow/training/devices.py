@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
 
 from cifar_mlflow.errors import UsageError
+from cifar_mlflow.paths import cache_folder
 
 # One of these exists where there is an NVIDIA GPU, the last in WSL.
 DRIVERS = tuple(map(Path, ("/proc/driver/nvidia/gpus", "/dev/nvidiactl", "/dev/dxg")))
@@ -81,7 +81,7 @@ def claim(names: list[str]) -> str:
     for name in names:
         if name in _held:
             return name
-    folder = user_cache_path("cifar_mlflow")
+    folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         lock = FileLock(folder / f"gpu-{name.replace('/', '_')}.lock")

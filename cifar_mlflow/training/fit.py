@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -94,33 +94,16 @@ def train(
     history = list(start.history) if start else []
     best_weights = start.best_weights if start else ()
 
-    images, labels = batches.tensors(splits.train)
+    training = partial(batches.for_training, *batches.tensors(splits.train), classes, config)
     validation = validation_batches(config, splits.validation, classes)
     writer = tf.summary.create_file_writer(str(tensorboard)) if tensorboard else None
     full_size, traced_size = data.image_shape[0], 0
     for number in range(len(history) + 1, config.epochs + 1):
-        began = time.perf_counter()
         size = config.training_size(number, full_size)
         if size != traced_size:  # a graph for two sizes would know neither when it is traced
             network.make_train_function(force=True)
             traced_size = size
-        learning_rate = float(optimizer.learning_rate.numpy())  # of the epoch's first step
-        fitted = network.fit(
-            batches.for_training(images, labels, classes, config, number),
-            validation_data=validation,
-            shuffle=False,  # the order is in the batches
-            verbose=0,
-        )
-        logs = {name: values[0] for name, values in fitted.history.items()}
-        epoch = Epoch(
-            epoch=number,
-            train_loss=logs["loss"],
-            train_accuracy=logs["accuracy"],
-            val_loss=logs.get("val_loss"),
-            val_accuracy=logs.get("val_accuracy"),
-            learning_rate=learning_rate,
-            epoch_seconds=time.perf_counter() - began,
-        )
+        epoch = train_epoch(network, number, training, validation)
         weights = values(network.variables)
         check_finite(epoch, weights)
         history.append(epoch)
@@ -144,6 +127,33 @@ def train(
     if config.changes_for_use and validation is not None:
         val_loss, val_accuracy = evaluate(model, splits.validation)
     return Trained(model, history, kept, val_loss, val_accuracy, flop)
+
+
+def train_epoch(
+    network: keras.Sequential,
+    number: int,
+    training: Callable[[int], tf.data.Dataset],
+    validation: tf.data.Dataset | None,
+) -> Epoch:
+    """Train for one epoch, the one of this number, and validate.
+
+    Args:
+        training: makes the batches of an epoch, which takes a part of the epoch's seconds.
+    """
+    began = time.perf_counter()
+    learning_rate = float(network.optimizer.learning_rate.numpy())  # of the epoch's first step
+    # The order of the images is in the batches.
+    fitted = network.fit(training(number), validation_data=validation, shuffle=False, verbose=0)
+    logs = {name: values[0] for name, values in fitted.history.items()}
+    return Epoch(
+        epoch=number,
+        train_loss=logs["loss"],
+        train_accuracy=logs["accuracy"],
+        val_loss=logs.get("val_loss"),
+        val_accuracy=logs.get("val_accuracy"),
+        learning_rate=learning_rate,
+        epoch_seconds=time.perf_counter() - began,
+    )
 
 
 def validation_batches(

@@ -7,7 +7,7 @@ import pytest
 
 from cifar_mlflow.data import cifar10
 from cifar_mlflow.data.dataset import ARRAY_NAMES, POSITIONS, DataSet
-from cifar_mlflow.errors import DataError, UsageError
+from cifar_mlflow.errors import UsageError
 
 
 def write(folder: Path, positions: Sequence[float]) -> DataSet:
@@ -39,23 +39,6 @@ def test_a_given_validation_part_is_kept_whatever_the_fraction(tmp_path: Path) -
     data = write(tmp_path, [0, 0, 0, 1])
     assert sizes(data, 0.01) == sizes(data, 0.9) == (3, 1)
     assert sizes(data, 0) == (4, 0)
-
-
-@pytest.mark.parametrize(
-    ("classes", "wrong"),
-    [
-        (("cat",), "number of classes 1;"),
-        (tuple(map(str, range(257))), "number of classes 257;"),
-        (("cat", "dog", "cat"), "'cat' is given twice"),
-        (("true", "false"), "'true' has a meaning"),
-    ],
-)
-def test_classes_that_results_could_not_show_are_refused(
-    tmp_path: Path, classes: tuple[str, ...], wrong: str
-) -> None:
-    data = write(tmp_path, [0, 1])
-    with pytest.raises(DataError, match=f"Two: .*{wrong}"):
-        replace(data, classes=classes)
 
 
 @pytest.mark.parametrize(

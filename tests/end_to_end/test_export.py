@@ -1,4 +1,6 @@
 import json
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from cifar_mlflow.store import registry
 from cifar_mlflow.store.models import load_model
 from cifar_mlflow.study.trial import TrialOptions, run_trial
 from tests import standin
+from tests.conftest import PROJECT
 from tests.end_to_end.conftest import User
 
 IMAGES = standin.batch(3, seed=7).images
@@ -99,6 +102,26 @@ def test_the_version_has_the_files_and_its_alias_stays(exported: tuple[User, Pat
     assert (version.version, version.tags["formats"]) == (1, ",".join(FORMATS))
     listed = user.client.list_logged_model_artifacts(version.source.rpartition("/")[2], "exported")
     assert sorted(file.path for file in listed) == [f"exported/{name}" for name in FILES]
+
+
+def test_the_programs_of_the_guide_need_neither_tensorflow_nor_the_project(
+    exported: tuple[User, Path, str],
+) -> None:
+    user, folder, _ = exported
+    (user.folder / "exported").symlink_to(folder)  # its name in the guide
+    Image.fromarray(IMAGES[0]).save(user.folder / "photo.png")
+    guide = (PROJECT / "docs" / "export.md").read_text()
+    programs = re.findall(r"^```python\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    assert len(programs) == 2
+    unneeded = "{'tensorflow', 'mlflow', 'cifar_mlflow'}"
+    checked = [*programs, f"import sys\nassert not {unneeded} & sys.modules.keys()"]
+    done = user.finish([sys.executable, "-c", "\n".join(checked)])
+    assert done.returncode == 0, done.stdout
+    probabilities = load_model(str(folder / "model.onnx")).predict(IMAGES[:1])[0]
+    answers = [line.split() for line in done.stdout.splitlines()]
+    assert [name for name, _ in answers] == [CLASSES[probabilities.argmax()]] * 2
+    for _, probability in answers:
+        assert float(probability) == pytest.approx(probabilities.max(), abs=1e-4)
 
 
 def test_predict_takes_an_exported_file_and_its_run_links_to_the_model(

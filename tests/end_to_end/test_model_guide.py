@@ -1,4 +1,7 @@
-"""Using the champion model: docs/model.md is run as it is printed, with a real server behind it."""
+"""Using the champion: docs/model.md is run as it is printed, with a real server behind it.
+
+So is the program in the README.
+"""
 
 import json
 import re
@@ -23,7 +26,8 @@ from tests.end_to_end.servers import free_port, process
 GUIDE = (PROJECT / "docs" / "model.md").read_text()
 PORT = "5001"  # in the guide
 # A fence's language, the file to save its code as if one is named, and the code.
-BLOCKS = re.findall(r"^```(\w+) ?(\S*)\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = FENCE.findall(GUIDE)
 
 ONE = np.zeros((1, 32, 32, 3), int)
 
@@ -115,17 +119,20 @@ def test_every_block_of_the_guide_runs_as_printed(studies: Studies, server: str)
         elif not code.startswith(elsewhere):
             commands += here
     shown = run_code(user, "bash", commands)
-    # The card's own program.
-    card = (user.folder / "README.md").read_text(encoding="utf-8")
+    # The README's program, and the card's.
     Image.fromarray(images[0]).save(user.folder / "photo.jpg")
-    programs += re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+    for page in (PROJECT / "README.md", user.folder / "README.md"):
+        fences = FENCE.findall(page.read_text(encoding="utf-8"))
+        programs += [code for language, _, code in fences if language == "python"]
     # Each by itself, but in one process, which imports TensorFlow once.
     one_by_one = f"for program in {programs!r}: exec(program, {{'__name__': '__main__'}})"
     shown += "\n" + run_code(user, "python", one_by_one)
 
     lines = shown.splitlines()
     assert lines[-1].partition(" ")[0] in CLASSES  # by the card's program
-    assert sum(line.partition(" ")[0] in CLASSES for line in lines) == 2  # and the example's
+    assert (
+        sum(line.partition(" ")[0] in CLASSES for line in lines) == 3
+    )  # the guide's, the README's
     assert "\nOn 40 test images. The intervals are" in shown
     # The same picture by curl, by `mlflow models predict` and by Python gets the same answer.
     (by_curl,) = [json.loads(line) for line in lines if line.startswith('{"predictions"')]

@@ -1,5 +1,6 @@
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,13 @@ def leave(tmp_path: Path) -> Leave:
     """Writes outputs to a folder, as one prediction after another does."""
 
     def leave(images: int = 1, folder: str = "out") -> Path:
-        scratch, output = tmp_path / "scratch", tmp_path / folder
-        scratch.mkdir()
+        output = tmp_path / folder
         previous = outputs.FOLDER.previous(output)
         table = pd.concat([TABLE] * images, ignore_index=True)[:images]
         thumbnails = [Image.new("RGB", (128, 128))] * images
-        outputs.write(scratch, MODEL, Predictions(table, SKIPPED, thumbnails))
-        outputs.FOLDER.publish(scratch, output, previous)
-        shutil.rmtree(scratch)
+        with tempfile.TemporaryDirectory() as scratch:
+            outputs.write(Path(scratch), MODEL, Predictions(table, SKIPPED, thumbnails))
+            outputs.FOLDER.publish(Path(scratch), output, previous)
         return output
 
     return leave
@@ -140,3 +140,22 @@ def test_a_full_disk_leaves_the_previous_outputs(
     with pytest.raises(UsageError, match="No space left on device"):
         leave(1)
     assert {name: (output / name).read_bytes() for name in names(output)} == before
+
+
+def test_a_command_that_dies_while_it_replaces_outputs_does_not_block_the_next(
+    leave: Leave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, unlink, deleted = leave(101), Path.unlink, list[Path]()
+
+    def dies(path: Path) -> None:
+        if deleted:
+            raise KeyboardInterrupt
+        unlink(path)
+        deleted.append(path)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", dies)
+        leave(1)
+    assert len(names(output)) == 3
+    leave(1)
+    assert names(output) == ["contact_sheet.png", "predictions.csv", "predictions.json"]

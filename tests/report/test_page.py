@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from cifar_mlflow.analysis import metrics
-from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST
+from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST, CLASSES
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import signed
 from cifar_mlflow.parameters import GridParameters, ReportParameters, expand
@@ -322,6 +322,27 @@ def test_a_study_without_validation_can_be_reported(store: Store) -> None:
     assert "No trial has a validation accuracy." in page.text
     assert "chosen by test accuracy: validation –" in page.text
     assert "nan" not in page.text.lower().split()
+    assert "held out" not in page.text
+
+
+def test_the_papers_figures_are_those_of_its_network(store: Store) -> None:
+    experiment = store.experiment("two networks")
+    given = {"activation": "relu", "batch_size": "32", "architecture": "small,deep"}
+    stores.write_study(store.client, experiment, "grid", given)
+    figures = re.findall(
+        r"<b>((?:Figure|Extra figure)[^<]*)\.</b>([^<]*)", rendered(experiment).html
+    )
+    captions = {label: text.split(". ")[0].strip() for label, text in figures}
+    assert captions["Figure 5"] == "relu, batch 32, sgd"
+    assert captions["Figure 6"] == "relu, batch 32, adam"
+    assert "The small network" in captions["Extra figure"]
+
+
+def test_a_page_about_the_data_alone_says_if_it_is_not_cifar10(store: Store) -> None:
+    for digest, official in ((CIFAR10_DIGEST, True), ("f" * 64, False)):
+        experiment = store.experiment(f"data {digest}")
+        stores.write_data(store.client, experiment, digest=digest)
+        assert ("These runs did not use CIFAR-10" not in rendered(experiment).text) == official
 
 
 def test_outdated_trials_are_marked(store: Store) -> None:
@@ -357,7 +378,8 @@ def test_a_page_about_other_images_says_what_they_are_and_nothing_of_the_paper(
 ) -> None:
     experiment = store.experiment("own images")
     name = "my birds"
-    data = stores.write_data(store.client, experiment, digest="own", data_name=name)
+    classes = ["00001", *CLASSES[1:-1], "None"]  # which pandas would take for 1 and a missing value
+    data = stores.write_data(store.client, experiment, "own", name, classes)
     store.client.log_param(data, "data_dir", "'/home/me/my birds'")  # as `mlflow run` does
     given = {"batch_size": "32", "activation": "relu", "data_dir": "/home/me/my birds"}
     stores.write_study(store.client, experiment, "grid", given, digest="own", data_name=name)
@@ -369,7 +391,8 @@ def test_a_page_about_other_images_says_what_they_are_and_nothing_of_the_paper(
         "my birds is 550 training and 50 test images of 32 × 32 pixels in 10 classes." in page.text
     )
     assert "The largest class has 10.0 times as many training images as the smallest." in page.text
-    assert page.rows("The images of each class")[0] == ["airplane", "10", "5"]
+    assert page.rows("The images of each class")[0] == ["00001", "10", "5"]
+    assert page.rows("The images of each class")[-1] == ["None", "100", "5"]
     assert {len(row) for row in page.rows("Table 1.")} == {4}
     assert {len(row) for row in page.rows("Table 3.")} == {4}
     assert "its balanced accuracy (the mean recall of the classes)" in page.text
