@@ -53,7 +53,7 @@ class Parameters(BaseModel):
 
 
 class TrialConfig(Parameters):
-    """One training of one configuration; equal configurations on equal data are the same trial.
+    """One training of one configuration; with an equal `key`, on equal data, it is the same trial.
 
     A new field needs a default that trains as before, and a default must never change: `key` leaves
     out what is at its default.

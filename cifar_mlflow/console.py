@@ -50,12 +50,17 @@ terminal = Console()
 Lines = list[tuple[str, str]]  # topics and texts
 
 
-def say(topic: str, text: str) -> None:
-    """Print one line of a command's output; it is not wrapped, however narrow the terminal is.
+def line(text: str) -> None:
+    """Print one line; it is not wrapped, however narrow the terminal is.
 
     ``text`` is printed literally: names in it cause no markup, emoji or control characters.
     """
-    terminal.print(Text(printable(f"{topic:<9} {text}")), soft_wrap=True)
+    terminal.print(Text(printable(text)), soft_wrap=True)
+
+
+def say(topic: str, text: str) -> None:
+    """Print one line of a command's output."""
+    line(f"{topic:<9} {text}")
 
 
 def say_lines(lines: Lines) -> None:

@@ -74,7 +74,7 @@ class WorkerDied(ChildProcessError):
 class Failure(StrEnum):
     """The cause of a failure by the class of its exception: the tag ``failure`` of a run.
 
-    Policy reads this tag. The tag ``end_reason`` next to it is text for people.
+    The tag ``end_reason`` next to it is text for people; only `repeated_failure` compares such texts.
     """
 
     DIVERGED = "diverged"  # the configuration is the cause, so it would diverge again

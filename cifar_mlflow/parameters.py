@@ -39,6 +39,7 @@ P = TypeVar("P", bound="Parameters")
 S = TypeVar("S", bound="StudyOptions")
 
 
+CHAMPION = "models:/cifar10-cnn@champion"
 AUTO = "auto"  # the name of a registered model that follows from the data
 
 
@@ -149,7 +150,7 @@ class TrainingOptions(DataOptions):
     """save TensorBoard event files with weight histograms as an artifact"""
     resume: Annotated[str, AfterValidator(_resume)] = "auto"
     """auto resumes unfinished runs of the same trials and data in the experiment; never starts
-    afresh; a run's id resumes that run"""
+    afresh, and auto then leaves out the runs before; a run's id resumes that run"""
 
 
 class RecipeOption(Parameters):
@@ -185,7 +186,7 @@ class StudyOptions(TrainingOptions):
     retries: int = Field(default=1, ge=0)
     """how often a failed trial is retried, from its last epoch"""
     max_same_failures: PositiveInt = 3
-    """stop the study after this many failures with the same cause, one after another"""
+    """stop the study after this many failures with the same message, one after another"""
     outdated: Literal["keep", "retrain"] = "keep"
     """what to do with finished trials of an interrupted study that had another network, TensorFlow
     or Keras than there is now: keep them, marked, or retrain them"""
@@ -194,6 +195,15 @@ class StudyOptions(TrainingOptions):
     way, and leaks the test set"""
     dry_run: Flag = False
     """print the plan and train nothing"""
+
+    @model_validator(mode="after")
+    def _has_workers(self) -> Self:
+        if self.engine == "dask" and self.address != "local" and self.workers != "auto":
+            raise ValueError(
+                f"workers={self.workers}: the workers of the cluster at address={self.address} decide how "
+                "many trials run at once; input should be auto"
+            )
+        return self
 
     @property
     def registers_as(self) -> str | None:
@@ -245,7 +255,7 @@ class TrainParameters(TrainingOptions, TrialConfig, RecipeOption):
 class EvaluateParameters(DataOptions):
     """Evaluate any model on the test set or the validation part; compare two on the same images."""
 
-    model: Annotated[Factor, AfterValidator(_one_or_two)] = ("models:/cifar10-cnn@champion",)
+    model: Annotated[Factor, AfterValidator(_one_or_two)] = (CHAMPION,)
     """a model's URI in MLflow, the id of its run, a local folder, or an exported file; two models,
     separated by a comma, are compared"""
     part: Literal["test", "validation"] = "test"
@@ -259,7 +269,7 @@ class PredictParameters(Options):
     images: CommaList
     """files, folders (searched recursively), patterns such as photos/*.jpg, and http(s) URLs
     (comma list)"""
-    model: str = "models:/cifar10-cnn@champion"
+    model: str = CHAMPION
     """a model's URI in MLflow, the id of its run, a local folder, or an exported file (.onnx or
     .tflite), which needs no TensorFlow"""
     output: Path = Path("predictions")
@@ -270,7 +280,7 @@ class PredictParameters(Options):
 class ExportParameters(DataOptions):
     """Export a model to files that run without TensorFlow; measure each against the model."""
 
-    model: str = "models:/cifar10-cnn@champion"
+    model: str = CHAMPION
     """a model's URI in MLflow, the id of its run, or a local folder"""
     formats: Formats = ("onnx", "litert")
     """onnx, for ONNX Runtime and browsers; litert (TensorFlow Lite), for phones and microcontrollers
@@ -285,7 +295,7 @@ class ExportParameters(DataOptions):
 class DemoParameters(Options):
     """Write one HTML file in which people try a model on their own pictures; it needs no network."""
 
-    model: str = "models:/cifar10-cnn@champion"
+    model: str = CHAMPION
     """a model's URI in MLflow, the id of its run, a local folder, or an exported .onnx file"""
     output: FileToWrite = Path("demo.html")
     """file to write the page to; also logged as an artifact"""

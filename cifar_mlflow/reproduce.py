@@ -17,7 +17,7 @@ from cifar_mlflow.parameters import (
 )
 from cifar_mlflow.report.write import write_report
 from cifar_mlflow.store import claims, query, resume, tracking
-from cifar_mlflow.store.runs import Status
+from cifar_mlflow.store.runs import BEST_ARCHITECTURE, BEST_RUN_ID, Status
 from cifar_mlflow.study.command import plan_or_run
 
 
@@ -58,14 +58,14 @@ def reproduce(parameters: ReproduceParameters) -> int:
             tracking.tag_end_reason(reason)
             print(f"reproduce: {reason}; run the same command again", file=sys.stderr)
             return FAILED
-        winner = compared.tags["best_architecture"]
+        winner = compared.tags[BEST_ARCHITECTURE]
         if "grid" not in done:
             say("Part", f"the grid of the network {winner}")
             codes.append(plan_or_run(parameters.grid(winner)))
         grid = query.parts()["grid"]
-        if "best_run_id" in grid.tags:
+        if BEST_RUN_ID in grid.tags:
             say("Part", "the best model, and the report")
-            best = grid.tags["best_run_id"]
+            best = grid.tags[BEST_RUN_ID]
             if "evaluate" not in done:
                 evaluate_models(parameters.part(EvaluateParameters, model=best))
             write_report(parameters.part(ReportParameters, run_id=grid.run_id))

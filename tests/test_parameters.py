@@ -222,3 +222,15 @@ def test_a_search_that_is_impossible_is_refused_in_one_line(
     with pytest.raises(ValidationError) as caught:
         search(**given)
     assert one_line(caught.value).startswith(line)
+
+
+def test_the_workers_of_a_dask_cluster_are_not_counted_here() -> None:
+    cluster = {"engine": "dask", "address": "127.0.0.1:8786"}
+    with pytest.raises(ValidationError, match="workers=4: the workers of the cluster at"):
+        GridParameters.model_validate(cluster | {"workers": "4"})
+    for given in (
+        cluster,
+        {"engine": "dask", "workers": "4"},
+        cluster | {"engine": "ray", "workers": "4"},
+    ):
+        GridParameters.model_validate(given)

@@ -17,7 +17,7 @@ import yaml
 from cifar_mlflow.analysis import metrics
 from cifar_mlflow.analysis.statistics import INTERVAL
 from cifar_mlflow.config import TrialConfig
-from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST, URL
+from cifar_mlflow.data.cifar10 import CIFAR10_DIGEST, IMAGE_SHAPE, URL
 from cifar_mlflow.formatting import (
     UNKNOWN,
     as_text,
@@ -267,6 +267,9 @@ def _training(facts: Facts) -> str:
         for name, value in settings.items()
         if value != defaults[name]
     ]
+    height = facts.image_shape[0]
+    if height != IMAGE_SHAPE[0]:
+        given.append(f"-P image_size={height} ")
     software = [f"{name} {tags[tag]}" for name, tag in VERSIONS.items() if tag in tags]
     threads, cores, instructions = (
         tags.get(tag, UNKNOWN) for tag in ("threads", "cores", "cpu_instructions")

@@ -29,6 +29,7 @@ CLAIM = "claim"  # on a run's plan: CLAIMING, then HELD
 CLAIMING, HELD = "claiming", "held"
 HEARTBEAT = "heartbeat"  # UTC, ISO 8601
 SUPERSEDED_BY = "superseded_by"  # the run that resumed this one
+PASSED_OVER_BY = "passed_over_by"  # the run that started its plan anew, with resume=never
 HEARTBEAT_SECONDS = 5.0
 POLL_SECONDS = 0.5
 # Silence after which a command on another machine counts as dead. A database answers or fails within
@@ -63,6 +64,7 @@ class UnfinishedRun:
     process: Process
     claim: str
     heartbeat: str
+    passed_over: bool  # so it is resumed only by its id
 
     @classmethod
     def of(cls, run: TrackedRun) -> "UnfinishedRun":
@@ -74,6 +76,7 @@ class UnfinishedRun:
             process=run.process,
             claim=run.tags.get(CLAIM, HELD),
             heartbeat=run.tags.get(HEARTBEAT, ""),
+            passed_over=PASSED_OVER_BY in run.tags,
         )
 
     def __str__(self) -> str:
@@ -89,8 +92,8 @@ def claim(run: TrackedRun, key: str, resume: str) -> Iterator[list[UnfinishedRun
 
     Args:
         key: `plan_key` or `search_key` of what the run computes.
-        resume: ``auto`` for every unfinished run of the same plan in the experiment; ``never`` for
-            none; or one run's id.
+        resume: ``auto`` for every unfinished run of the same plan in the experiment; ``never`` for none,
+            now or later with ``auto``; or one run's id.
 
     Raises:
         UsageError: another command works on the same plan, or the given run cannot be resumed.
@@ -133,6 +136,8 @@ def _wait_for_claim(run: TrackedRun, key: str, resume: str) -> list[UnfinishedRu
     at the same time exactly one gets it, however slow the store is.
     """
     if resume == "never":
+        for other in _unfinished(run, key):
+            mlflow.MlflowClient().set_tag(other.run_id, PASSED_OVER_BY, run.run_id)
         return []
     requested = _requested(resume, run, key) if resume != "auto" else None
     watch = _Watch()
@@ -145,7 +150,7 @@ def _wait_for_claim(run: TrackedRun, key: str, resume: str) -> list[UnfinishedRu
                     "train them all again"
                 )
         if not any(lives is not False for lives in alive.values()):
-            return [requested] if requested else list(alive)
+            return [requested] if requested else [o for o in alive if not o.passed_over]
         time.sleep(POLL_SECONDS)
 
 
@@ -161,7 +166,8 @@ class _Watch:
         """None while that is not known yet."""
         if other.status != Status.RUNNING:
             return False
-        if other.process.is_local:
+        # Without its start, the process of this id may be another one, so its heartbeat decides.
+        if other.process.is_local and (other.process.started or not other.process.is_alive):
             return other.process.is_alive
         if other.run_id not in self.first_seen:
             self.first_seen[other.run_id] = (other.heartbeat, time.monotonic())

@@ -20,8 +20,8 @@ from cifar_mlflow.formats import SUFFIXES, Metadata
 from cifar_mlflow.formatting import printable
 from cifar_mlflow.paths import user_path
 from cifar_mlflow.store import keras_file
-from cifar_mlflow.store.query import UNKNOWN
-from cifar_mlflow.store.runs import DATA_DIGEST, DATA_NAME, VALIDATION_FRACTION
+from cifar_mlflow.store.query import UNKNOWN, find_run
+from cifar_mlflow.store.runs import BEST_RUN_ID, DATA_DIGEST, DATA_NAME, VALIDATION_FRACTION
 
 LOADER = "mlflow.keras"
 KERAS_FILE = Path("data", "model.keras")  # in a model's folder
@@ -181,7 +181,7 @@ def _model_uri(model: str) -> str:
         raise UsageError(f"{model}: no such run in {mlflow.get_tracking_uri()}") from error
     logged = run.outputs.model_outputs if run.outputs else []
     if not logged:
-        best = run.data.tags.get("best_run_id")
+        best = run.data.tags.get(BEST_RUN_ID)
         hint = f"; the best trial of this study is run {best}" if best else ""
         raise UsageError(
             f"{model}: this run ({run.info.run_name}, {run.info.status}) logged no model{hint}"
@@ -200,14 +200,15 @@ def lineage(model_id: str | None) -> Lineage | None:
         raise
     if logged is None:
         return None
-    run = client.get_run(logged.source_run_id) if logged.source_run_id else None
+    # `mlflow gc` removes runs, and keeps their models.
+    run = find_run(logged.source_run_id) if logged.source_run_id else None
     fraction = logged.params.get(VALIDATION_FRACTION)
     return Lineage(
-        trial=run.info.run_name if run else None,
+        trial=run.name if run else None,
         validation_fraction=float(fraction) if fraction else None,
-        data_digest=run.data.tags.get(DATA_DIGEST) if run else None,
-        data_name=run.data.tags.get(DATA_NAME) if run else None,
-        run_id=logged.source_run_id or None,
+        data_digest=run.tags.get(DATA_DIGEST) if run else None,
+        data_name=run.tags.get(DATA_NAME) if run else None,
+        run_id=run.run_id if run else None,
     )
 
 

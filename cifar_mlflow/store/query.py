@@ -28,6 +28,11 @@ NO_LIMIT = 2**31 - 1
 RUNS_PER_PAGE = 200
 # MLflow's error codes for a name or an id that the store does not have, or could not have.
 UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+# A finished trial that was tested: a search does not test its candidates.
+TESTED_TRIAL = (
+    f"attributes.status = '{Status.FINISHED}' and tags.{TRIAL_KEY} != '' "
+    f"and tags.{KIND} != '{CANDIDATE}'"
+)
 # The store cannot be reached, read or written, or refuses a request.
 StoreError = MlflowException
 
@@ -131,35 +136,20 @@ def unfinished(study: TrackedRun, trials: Sequence[TrialConfig]) -> list[str]:
 
 
 def finished_trials(experiment_id: str, data_digest: str) -> list[TrackedRun]:
-    """All finished trials of an experiment on the same data, whatever study or command made them.
-
-    The candidates of searches are left out, which were not tested. One search, however many there are.
-    """
-    conditions = (
-        f"attributes.status = '{Status.FINISHED}'",
-        f"tags.{TRIAL_KEY} != ''",
-        f"tags.{KIND} != '{CANDIDATE}'",
-        f"tags.{DATA_DIGEST} = '{data_digest}'",
-    )
-    return search(experiment_id, " AND ".join(conditions))
+    """All finished trials of an experiment on the same data, whatever study or command made them."""
+    return search(experiment_id, f"{TESTED_TRIAL} and tags.{DATA_DIGEST} = '{data_digest}'")
 
 
 def newest_trials(limit: int = 1000) -> list[TrackedRun]:
     """The newest finished trials of the experiment that a run would be in now, backwards.
 
-    Candidates of a search are left out, because they are not tested.
     Without a store there are none, and MLflow, which would create one, is not asked.
     """
     file = re.fullmatch("sqlite:///(.*)", mlflow.get_tracking_uri())
     if file and not Path(file[1]).exists():
         return []
-    conditions = (
-        f"attributes.status = '{Status.FINISHED}'",
-        f"tags.{TRIAL_KEY} != ''",
-        f"tags.{KIND} != '{CANDIDATE}'",
-    )
     entities: list[Run] = mlflow.search_runs(
-        filter_string=" AND ".join(conditions),
+        filter_string=TESTED_TRIAL,
         max_results=limit,
         order_by=["attributes.start_time DESC"],
         output_format="list",

@@ -109,8 +109,8 @@ def adopt_parts(previous: Sequence[UnfinishedRun]) -> dict[str, TrackedRun]:
 
     adopt("data")
     adopt("architectures")
-    adopt("grid", architecture=tag("architectures", "best_architecture"))
-    adopt("evaluate", model=tag("grid", "best_run_id"))
+    adopt("grid", architecture=tag("architectures", runs.BEST_ARCHITECTURE))
+    adopt("evaluate", model=tag("grid", runs.BEST_RUN_ID))
     for part in adopted.values():
         client.set_tag(part.run_id, runs.PARENT, active)
     for command in previous:

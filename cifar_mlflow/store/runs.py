@@ -31,6 +31,7 @@ END_REASON = "end_reason"  # why a run did not finish, as text
 FAILURE = "failure"  # errors.Failure
 STOPPED = "stopped"  # on a study: the reason that its last trials all failed for
 BEST = "best"  # on one child of a study
+BEST_RUN_ID, BEST_ARCHITECTURE = "best_run_id", "best_architecture"  # of that child, on the study
 ROUND = "round"  # of a search, in which a candidate was proposed
 PAUSED_AT = "paused_at"  # the epoch after which a candidate waits, perhaps for ever
 GIVEN_UP = "given_up"  # on a candidate that failed for good: its search builds on that

@@ -462,9 +462,9 @@ def tag_best(best: TrackedRun, config: TrialConfig) -> None:
     client.set_tag(best.run_id, runs.BEST, "true")
     mlflow.set_tags(
         {
-            "best_run_id": best.run_id,
+            runs.BEST_RUN_ID: best.run_id,
             "best_trial": best.name,
-            "best_architecture": config.architecture,
+            runs.BEST_ARCHITECTURE: config.architecture,
         }
     )
     names = ("kept_val_accuracy", "test_accuracy", "test_loss")

@@ -27,13 +27,13 @@ def plan_or_run(parameters: StudyOptions) -> int:
     check_choice(trials, parameters)
     if parameters.dry_run:
         for trial in trials:
-            console.terminal.print(f"{trial.key}  {trial.name}", highlight=False)
+            console.line(f"{trial.key}  {trial.name}")
         _print_plan(outline(trials, *share_cores(len(trials), parameters)), parameters)
         if 1 < len({trial.seed for trial in trials}) < len(trials):
             from cifar_mlflow.study.power import planned_power  # takes seconds to import
 
             power = planned_power(trials, parameters.select_by)
-            console.terminal.print(power, highlight=False, soft_wrap=True)
+            console.line(power)
         return DONE
 
     from cifar_mlflow.study.runner import run_study  # takes seconds to import
@@ -50,7 +50,7 @@ def plan_or_search(parameters: SearchParameters) -> int:
     check_choice(list(parameters.space.examples()), parameters)
     if parameters.dry_run:
         for topic, text in outline_space(parameters):
-            console.terminal.print(f"{topic:<19}  {text}", highlight=False, soft_wrap=True)
+            console.line(f"{topic:<19}  {text}")
         cores = share_cores(parameters.most_at_once, parameters)
         _print_plan(outline_search(parameters, *cores), parameters)
         return DONE
@@ -62,4 +62,4 @@ def plan_or_search(parameters: SearchParameters) -> int:
 
 def _print_plan(plan: str, parameters: StudyOptions) -> None:
     plan += THEN_REFIT if parameters.refits else ""
-    console.terminal.print(plan, highlight=False, soft_wrap=True)
+    console.line(plan)

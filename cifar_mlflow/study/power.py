@@ -19,7 +19,10 @@ def planned_power(trials: Sequence[TrialConfig], select_by: str) -> str:
     """
     planned = {trial.key: trial for trial in trials}
     runs = [run for run in query.newest_trials() if run.key in planned]
-    alike = {run.key: run for run in runs if run.tags[DATA_DIGEST] == runs[0].tags[DATA_DIGEST]}
+    # Of a trial that was trained again the newest run, which is the first.
+    alike = {
+        run.key: run for run in reversed(runs) if run.tags[DATA_DIGEST] == runs[0].tags[DATA_DIGEST]
+    }
     table = pd.DataFrame(
         [
             (planned[key].configuration.key, run.metrics[results.ACCURACIES[select_by]])

@@ -46,7 +46,7 @@ class Watch(AbstractContextManager["Watch"]):
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.progress = Progress(
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(24),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
@@ -117,9 +117,8 @@ class Watch(AbstractContextManager["Watch"]):
             return
         if run.run_id not in self.inherited:
             # A resumed run starts with the epochs of the run that it resumed.
-            source = query.read(run.resumed_from) if run.resumed_from else None
-            if first:
-                source = run
+            resumed = query.find_run(run.resumed_from) if run.resumed_from and not first else None
+            source = run if first else resumed
             self.inherited[run.run_id] = source.epochs if source else 0
         self.run_epochs[run.run_id] = self.trial_epochs[run.key] = run.epochs
 
@@ -146,7 +145,7 @@ class Watch(AbstractContextManager["Watch"]):
 
     def _line(self, line: str) -> None:
         if not console.terminal.is_terminal:
-            console.terminal.print(f"  {line}", highlight=False, soft_wrap=True)
+            console.line(f"  {line}")
 
 
 def poll_pause(seconds: float) -> float:

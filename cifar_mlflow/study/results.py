@@ -380,7 +380,7 @@ def layer_markdown(layers: Mapping[str, pd.DataFrame]) -> list[str]:
     return sections
 
 
-def accuracy_grid(summary: pd.DataFrame, measure: str = "kept_val_accuracy_mean") -> pd.DataFrame:
+def accuracy_grid(summary: pd.DataFrame, measure: str) -> pd.DataFrame:
     """One column of the summary as a grid: batch sizes across, the other varied factors down."""
     down = [name for name in shown_factors(summary) if name != "batch_size"]
     rows = labels(summary, leave_out="batch_size")

@@ -211,9 +211,9 @@ def take_over(
     A refit is taken over like a trial, if this study refits too.
     """
     refits = [trial.on_all_images for trial in trials] if options.refits else []
-    planned = {trial.key: trial for trial in (*trials, *refits)}
+    planned = {trial.key for trial in (*trials, *refits)}
     earlier = [run for run in resume.previous_trials(previous, parent) if run.key in planned]
-    adopted, outdated = adopt(earlier, planned, previous, data, options, engine, parent)
+    adopted, outdated = adopt(earlier, previous, data, options, engine, parent)
     own = [run for run in adopted if run.kind != REFIT]
     done = {run.key for run in own if run.status == Status.FINISHED}
     part_done = {run.key: run.epochs for run in own if run.checkpoint and run.key not in done}
@@ -228,7 +228,6 @@ def take_over(
 
 def adopt(
     earlier: Sequence[TrackedRun],
-    planned: Mapping[str, TrialConfig],
     previous: Sequence[claims.UnfinishedRun],
     data: DataSet,
     options: StudyOptions,
@@ -241,11 +240,10 @@ def adopt(
     here.
 
     Args:
-        planned: the trials by their keys.
         previous: the interrupted runs of the study, which end.
     """
     results = [run for run in earlier if run.status in (Status.FINISHED, Status.PAUSED)]
-    outdated = find_outdated(results, planned, data, engine)
+    outdated = find_outdated(results, data, engine)
     keep = options.outdated == "keep"
     adopted = [run for run in earlier if keep or run.run_id not in outdated]
     for run in adopted:
@@ -261,21 +259,15 @@ def adopt(
 
 
 def find_outdated(
-    finished: Sequence[TrackedRun],
-    planned: Mapping[str, TrialConfig],
-    data: DataSet,
-    engine: engines.Engine,
+    finished: Sequence[TrackedRun], data: DataSet, engine: engines.Engine
 ) -> dict[str, str]:
     """How the origins of finished trials differ from the workers' present ones, by run id.
 
     Trials of the same network and versions are left out.
-
-    Args:
-        planned: the trials by their keys.
     """
     if not finished:
         return {}
-    configurations = [planned[run.key].configuration for run in finished]
+    configurations = [run.config.configuration for run in finished]
     distinct = list(dict.fromkeys(configurations))
     (present,) = engine.run([joblib.delayed(origins)(distinct, data, engine.threads)])
     now = dict(zip(distinct, present, strict=True))
@@ -320,22 +312,12 @@ def train_all(
         Superseded: another process presumed this one dead, and has resumed its study.
         WorkerDied: a worker died while no trial was running.
     """
-    failures: Counter[str] = Counter()
+    failures: Counter[str] = Counter()  # by the trials' keys
     alone: set[str] = set()  # keys of trials that ran when a worker died: each is retried alone
-    while True:
-        children = query.children(parent, each.where)
-        attempts = query.attempts(children)
-        runs = query.latest(children)
-        failed_before = {run.run_id for run in children if run.status == Status.FAILED}
-        pending = [
-            trial
-            for trial in trials
-            if failures[trial.key] <= each.retries and is_pending(runs.get(trial.key), each)
-        ]
-        if not pending:
-            return None
-        pending.sort(key=lambda trial: trial.key in runs and runs[trial.key].was_tried)
+    children = query.children(parent, each.where)
+    while pending := pending_trials(trials, children, failures, each):
         batch = [trial for trial in pending if trial.key not in alone] or pending[:1]
+        attempts = query.attempts(children)
         jobs = [
             joblib.delayed(run_child)(trial, data, each, parent, attempts.get(trial.key, []), train)
             for trial in batch
@@ -343,17 +325,58 @@ def train_all(
         try:
             engine.run(jobs)
         except WorkerDied as death:
-            alone |= end_running(parent, death)
+            alone |= end_running(parent, death, at_once=min(len(batch), engine.workers))
         tracking.raise_if_superseded()
         stopped = query.read(parent.run_id).stopped
         if repeated := stopped or repeated_failure(parent, each.max_same_failures):
             return repeated
-        runs = query.latest(query.children(parent, each.where))
-        for trial in batch:
-            run = runs.get(trial.key)
-            if run and run.status == Status.FAILED and run.run_id not in failed_before:
-                hopeless = run.failure is Failure.DIVERGED
-                failures[trial.key] += each.retries + 1 if hopeless else 1
+        before, children = children, query.children(parent, each.where)
+        failures += new_failures(batch, before, children, each)
+    return None
+
+
+def pending_trials(
+    trials: Sequence[TrialConfig],
+    children: Sequence[TrackedRun],
+    failures: Mapping[str, int],
+    each: TrialOptions,
+) -> list[TrialConfig]:
+    """The trials that are worth trying, those that failed before last.
+
+    Args:
+        children: their runs so far.
+        failures: of each trial in this command, by its key.
+    """
+    runs = query.latest(children)
+    pending = [
+        trial
+        for trial in trials
+        if failures[trial.key] <= each.retries and is_pending(runs.get(trial.key), each)
+    ]
+    return sorted(pending, key=lambda trial: trial.key in runs and runs[trial.key].was_tried)
+
+
+def new_failures(
+    batch: Sequence[TrialConfig],
+    before: Sequence[TrackedRun],
+    after: Sequence[TrackedRun],
+    each: TrialOptions,
+) -> Counter[str]:
+    """What the trials that have just run add to their failures, by key; one that diverged is given up.
+
+    Args:
+        before, after: the runs of all trials.
+    """
+    failed_before = {run.run_id for run in before if run.status == Status.FAILED}
+    runs = query.latest(after)
+    failed = (runs[trial.key] for trial in batch if trial.key in runs)
+    return Counter(
+        {
+            run.key: each.retries + 1 if run.failure is Failure.DIVERGED else 1
+            for run in failed
+            if run.status == Status.FAILED and run.run_id not in failed_before
+        }
+    )
 
 
 def is_pending(run: TrackedRun | None, each: TrialOptions) -> bool:
@@ -361,10 +384,14 @@ def is_pending(run: TrackedRun | None, each: TrialOptions) -> bool:
     return run is None or not (run.has_reached(each.pause_after) or run.given_up)
 
 
-def end_running(parent: Parent, death: WorkerDied) -> set[str]:
+def end_running(parent: Parent, death: WorkerDied, at_once: int) -> set[str]:
     """End the trials that ran when a worker died; gives the keys of those to be retried alone.
 
-    A trial that ran by itself is the one that failed. Of several nobody knows whose worker died.
+    A trial that ran by itself is the one that failed. Of several nobody knows whose worker died; it may
+    have been one whose run had not begun yet.
+
+    Args:
+        at_once: how many trials could run at the same time.
 
     Raises:
         WorkerDied: ``death``, if no trial was running.
@@ -372,9 +399,6 @@ def end_running(parent: Parent, death: WorkerDied) -> set[str]:
     running = query.children(parent, query.RUNNING)
     if not running:
         raise death
-    if len(running) == 1:
-        tracking.end_run(running[0].run_id, death)
-        return set()
     for run in running:
-        tracking.end_run(run.run_id, RETRIED_ALONE)
-    return {run.key for run in running}
+        tracking.end_run(run.run_id, death if at_once == 1 else RETRIED_ALONE)
+    return set() if at_once == 1 else {run.key for run in running}

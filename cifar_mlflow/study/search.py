@@ -76,9 +76,7 @@ def take_over(
         for run in resume.previous_trials(previous, parent)
         if run.kind != REFIT or options.refits
     ]
-    results = [run for run in earlier if run.status in (Status.FINISHED, Status.PAUSED)]
-    planned = {run.key: run.config for run in results}
-    adopted, outdated = runner.adopt(earlier, planned, previous, data, options, engine, parent)
+    adopted, outdated = runner.adopt(earlier, previous, data, options, engine, parent)
     searches = " and ".join(search.run_id for search in previous)
     epochs = counted(sum(run.epochs for run in adopted), "epoch")
     say("Resuming", f"search {searches}: {counted(len(adopted), 'trial')}, {epochs} trained")

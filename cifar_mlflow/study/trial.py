@@ -291,7 +291,7 @@ def run_child(
     if study.status != Status.RUNNING or study.stopped:
         return
     if options.restarts:  # the study does not know of an attempt that Dask has started by itself
-        attempts = query.children(parent, f"tags.{TRIAL_KEY} = '{config.key}'")
+        attempts = query.children(parent, f"{options.where} and tags.{TRIAL_KEY} = '{config.key}'")
     if any(attempt.has_reached(options.pause_after) for attempt in attempts):
         return
     for attempt in attempts:

@@ -372,3 +372,9 @@ def test_without_the_predictions_of_its_run_a_model_has_no_card() -> None:
         UsageError, match=f"{logged.model_uri}: the store has no run .* predictions"
     ):
         card_of_model(logged.model_id)
+
+
+def test_the_command_that_trains_it_again_gives_the_size_of_the_images() -> None:
+    own = made(digest="f" * 64, data_set="flowers", image_shape=(64, 64, 3))
+    assert "-P image_size=64 --env-manager local" in model_card(own)
+    assert "image_size" not in model_card(made())

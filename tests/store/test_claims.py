@@ -72,6 +72,19 @@ def test_resume_never_resumes_nothing(study: Start, leave: Leave) -> None:
     assert study("never") == []
 
 
+def test_a_study_that_was_started_anew_is_not_mixed_with_the_one_before(
+    study: Start, leave: Leave
+) -> None:
+    before = leave()
+    with tracking.tracked_run("grid") as run, claims.claim(run, PLAN, "never") as resumed:
+        assert resumed == []
+    with tracking.tracked_run("grid") as run, claims.claim(run, PLAN, "auto") as resumed:
+        assert resumed == []
+    after = leave()
+    assert [command.run_id for command in study()] == [after]
+    assert query.read(before).tags[claims.PASSED_OVER_BY]
+
+
 def test_a_named_study_is_resumed_and_no_other(study: Start, leave: Leave) -> None:
     named, _ = leave(), leave()
     assert [command.run_id for command in study(named)] == [named]
@@ -156,6 +169,16 @@ def beats(run_id: str) -> Iterator[None]:
 def test_a_command_on_another_machine_that_stays_silent_is_dead(study: Start, leave: Leave) -> None:
     left = leave(**ELSEWHERE)
     assert [command.run_id for command in study()] == [left]
+
+
+def test_where_processes_have_no_known_start_a_reused_id_does_not_block_a_study(
+    study: Start, leave: Leave
+) -> None:
+    ours = tracking.process_tags(replace(this_process(), started=""))
+    with beats(leave(**ours)), pytest.raises(UsageError, match="is working on the same trials"):
+        study()
+    silent = leave(**ours)
+    assert silent in {command.run_id for command in study()}
 
 
 def test_waiting_for_a_heartbeat_is_announced(study: Start, leave: Leave, screen: Screen) -> None:

@@ -18,7 +18,7 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES
 from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import UsageError
-from cifar_mlflow.store import query, registry, tracking
+from cifar_mlflow.store import models, query, registry, tracking
 from cifar_mlflow.store.models import Lineage, lineage, load_model
 from cifar_mlflow.store.registry import CHALLENGER, CHAMPION, Promotion, judge, register
 from cifar_mlflow.store.runs import MODEL_URI, TrackedRun
@@ -437,6 +437,9 @@ def test_a_trials_model_is_found_by_its_run_and_carries_an_example_and_its_origi
     origin = Lineage(config.name, 0.25, small_cifar10.digest, small_cifar10.title, trained.run_id)
     assert lineage(loaded.model_id) == origin
     assert lineage("m-1") is lineage(None) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "find_run", lambda _: None)  # as after `mlflow gc`
+        assert lineage(loaded.model_id) == Lineage(None, 0.25, None, None, None)
 
     model = mlflow.pyfunc.load_model(trained.model_uri)
     assert model.input_example.dtype == np.uint8

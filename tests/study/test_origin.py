@@ -204,6 +204,7 @@ def left(screen: Screen) -> Callable[..., Left]:
         for config, different in zip(TRIALS, (changes, {}), strict=True):
             tags = {TRIAL_KEY: config.key}
             with tracking.tracked_run("trial", config.name, parent, tags) as child:
+                tracking.log_parameters(config)
                 tracking.log_environment(1, {**fit.origin(config, standin.EMPTY), **different})
             runs[config.name] = child.run_id
         mlflow.MlflowClient().set_terminated(parent.run_id, "KILLED")
@@ -266,6 +267,7 @@ def test_a_refit_is_taken_over_if_the_study_refits_and_counts_as_no_trial(
     before, config = left(), TRIALS[0].on_all_images
     parent = query.read(before.study).as_parent()
     with tracking.tracked_run(REFIT, config.name, parent, {TRIAL_KEY: config.key}):
+        tracking.log_parameters(config)
         tracking.log_environment(1, fit.origin(config, standin.EMPTY))
     children, lines = before.resumed(refit=option)
     assert children.keys() == {SGD, ADAM} | ({config.name} if kept else set())

@@ -48,6 +48,16 @@ def test_trials_on_other_data_are_not_mixed_in(screen: Screen) -> None:
     assert last_line(screen).endswith(" of 4 finished trials)")
 
 
+def test_of_a_trial_that_was_trained_again_the_newest_run_counts(screen: Screen) -> None:
+    client = mlflow.MlflowClient()
+    write_study(client, "0", "grid", SEEDS | {"seed": "0,1,2"})
+    for run in query.newest_trials():  # widely spread
+        accuracy = 0.5 + 0.1 * int(run.parameters["seed"])
+        client.log_metric(run.run_id, "kept_val_accuracy", accuracy)
+    write_study(client, "0", "grid", SEEDS | {"seed": "0,1,2"})
+    assert last_line(screen).startswith("4 seeds show a difference of 0.00")
+
+
 def test_candidates_of_a_search_are_not_mixed_in_because_they_are_not_tested(
     screen: Screen,
 ) -> None:

@@ -55,7 +55,7 @@ class Store:
 def store(monkeypatch: pytest.MonkeyPatch) -> Store:
     made = Store()
     monkeypatch.setattr(query, "children", made.children)
-    monkeypatch.setattr(query, "read", lambda run_id: made.runs[run_id])
+    monkeypatch.setattr(query, "find_run", made.runs.get)
     monkeypatch.setattr("cifar_mlflow.study.progress.time.monotonic", lambda: made.now)
     return made
 
@@ -86,6 +86,15 @@ def test_the_time_left_of_a_resumed_study_counts_the_epochs_that_it_trained(stor
     store.write("again 2", 2, 20, "FINISHED", resumed_from="before 2")
     store.now = 4 * MINUTE
     assert left(watched) == "about 8 min left"  # 12 more; 23 to go, at 12 in 4 minutes
+
+
+def test_a_run_that_was_deleted_since_it_was_resumed_is_not_missed(store: Store) -> None:
+    store.write("taken over", 0, 10, "KILLED", resumed_from="deleted")
+    watched = watch()
+    watched.poll(first=True)
+    store.now = 10 * MINUTE
+    store.write("again", 1, 10, resumed_from="deleted too")
+    assert left(watched) == "about 60 min left"  # 10 epochs in 10 minutes, 60 to go
 
 
 def test_the_time_left_of_a_study_that_begins(store: Store) -> None:

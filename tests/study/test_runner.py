@@ -46,6 +46,7 @@ class Study:
 
     data: DataSet
     run_jobs: Callable[[Jobs], list[Any]] = one_by_one
+    workers: int = 1
     tried: list[float] = field(default_factory=list)  # by the last command, in order
     previous: list[claims.UnfinishedRun] = field(default_factory=list)
 
@@ -73,7 +74,7 @@ class Study:
             trials = resume.previous_trials(self.previous, parent)
             resume.adopt_trials(trials, self.previous, parent)
             self.previous = [claims.UnfinishedRun.of(run)]
-            engine = Engine(1, 1, self.run_jobs)
+            engine = Engine(self.workers, 1, self.run_jobs)
             each = TrialOptions.of(parameters, engine)
             return runner.train_all(expand(parameters), self.data, engine, each, parent, train)
 
@@ -158,7 +159,7 @@ class Workers:
         for pair in (jobs[start : start + 2] for start in range(0, len(jobs), 2)):
             if any(self._dies(job) for job in pair):
                 for _, (config, _, _, parent, *_), _ in pair:
-                    self._leave_running(config, parent)
+                    leave_running(config, parent)
                 raise WorkerDied
             one_by_one(pair)
         return []
@@ -168,9 +169,11 @@ class Workers:
         self.deaths[rate] = self.deaths.get(rate, 0) - 1
         return self.deaths[rate] >= 0
 
-    def _leave_running(self, config: TrialConfig, parent: Parent) -> None:
-        tags = {KIND: "trial", TRIAL_KEY: config.key, "mlflow.parentRunId": parent.run_id}
-        mlflow.MlflowClient().create_run(parent.experiment_id, tags=tags, run_name=config.name)
+
+def leave_running(config: TrialConfig, parent: Parent) -> None:
+    """The run of a trial whose worker is gone."""
+    tags = {KIND: "trial", TRIAL_KEY: config.key, "mlflow.parentRunId": parent.run_id}
+    mlflow.MlflowClient().create_run(parent.experiment_id, tags=tags, run_name=config.name)
 
 
 def statuses(study: Study, rate: float) -> list[tuple[str, str | None]]:
@@ -180,7 +183,7 @@ def statuses(study: Study, rate: float) -> list[tuple[str, str | None]]:
 
 
 def test_trials_that_ran_when_a_worker_died_are_retried_alone(study: Study) -> None:
-    study.run_jobs = workers = Workers({2.0: 1})
+    study.workers, study.run_jobs = 2, (workers := Workers({2.0: 1}))
     assert study.run() is None
     assert workers.rounds == [RATES, [3.0, 4.0, 5.0], [1.0], [2.0]]
     for rate in (1.0, 2.0):  # nobody knows whose worker died, so neither counts as failed
@@ -188,12 +191,28 @@ def test_trials_that_ran_when_a_worker_died_are_retried_alone(study: Study) -> N
 
 
 def test_a_trial_that_kills_its_worker_alone_too_has_failed(study: Study) -> None:
-    study.run_jobs = workers = Workers({2.0: 100})
+    study.workers, study.run_jobs = 2, (workers := Workers({2.0: 100}))
     assert study.run(retries="1") is None
     assert workers.rounds == [RATES, [3.0, 4.0, 5.0], [1.0], [2.0], [2.0]]
     failed = ("FAILED", "worker_died")
     assert statuses(study, 2.0) == [("KILLED", None), failed, failed]
     assert statuses(study, 1.0)[-1] == ("FINISHED", None)
+
+
+def test_a_trial_is_not_to_blame_for_a_worker_that_died_before_it_began(study: Study) -> None:
+    study.workers, calls = 2, []
+
+    def dies_first(jobs: Jobs) -> list[Any]:
+        calls.append(len(jobs))
+        if len(calls) > 1:
+            return one_by_one(jobs)
+        _, (config, _, _, parent, *_), _ = jobs[0]
+        leave_running(config, parent)  # the other worker has not begun its run yet
+        raise WorkerDied
+
+    study.run_jobs = dies_first
+    assert study.run(retries="0") is None
+    assert statuses(study, RATES[0]) == [("KILLED", None), ("FINISHED", None)]
 
 
 def test_a_failure_counts_once_though_a_worker_dies_before_its_retry(study: Study) -> None:
@@ -204,7 +223,7 @@ def test_a_failure_counts_once_though_a_worker_dies_before_its_retry(study: Stud
         return next(failures)
 
     failing: dict[float, Callable[[], BaseException]] = {1.0: fail_once}
-    study.run_jobs = Workers({3.0: 1, 5.0: 1})
+    study.workers, study.run_jobs = 2, Workers({3.0: 1, 5.0: 1})
     assert study.run(failing) is None
     assert statuses(study, 1.0) == [("FAILED", "error"), ("KILLED", None), ("FINISHED", None)]
 

@@ -21,7 +21,7 @@ OPTIONS = TrialOptions(threads=1)
 def leave_attempt(parent: Parent, status: str = "RUNNING", **tags: str) -> str:
     """The run of an earlier attempt at the trial, whose process is gone."""
     client = mlflow.MlflowClient()
-    tags = {TRIAL_KEY: CONFIG.key, "mlflow.parentRunId": parent.run_id, **tags}
+    tags = {"kind": "trial", TRIAL_KEY: CONFIG.key, "mlflow.parentRunId": parent.run_id, **tags}
     run_id = str(client.create_run(parent.experiment_id, tags=tags).info.run_id)
     if status != "RUNNING":
         client.set_terminated(run_id, status)
@@ -89,6 +89,14 @@ def test_a_trial_that_another_worker_has_finished_is_not_run_again(worker: Worke
     leave_attempt(worker.parent, "FINISHED")
     worker.run_again()
     assert worker.given == []
+
+
+def test_a_run_of_another_round_is_no_attempt_at_this_one(worker: Worker) -> None:
+    other = leave_attempt(worker.parent, "FINISHED")
+    mlflow.MlflowClient().set_tag(other, "round", "1")
+    options = TrialOptions(1, restarts=True, round=2)
+    run_child(CONFIG, worker.data, options, worker.parent, [], worker._train)
+    assert worker.given == [[]]
 
 
 def test_no_trial_runs_once_the_study_has_ended(worker: Worker) -> None:
