@@ -12,6 +12,7 @@ from typing import NoReturn, TypeVar
 
 from pydantic import ValidationError
 
+from cifar_mlflow.config import help_text
 from cifar_mlflow.console import quieten
 from cifar_mlflow.errors import FAILED, INTERRUPTED, MISUSED, Superseded, UsageError, one_line
 from cifar_mlflow.formatting import as_text
@@ -33,12 +34,11 @@ def parse(parameters: type[P], prog: str, argv: Sequence[str] | None = None) -> 
     parser = _Parser(prog=prog, description=parameters.__doc__, allow_abbrev=False)
     for name, field in parameters.model_fields.items():
         remark = "required" if field.is_required() else f"default: {as_text(field.default)}"
-        description = " ".join((field.description or "").split()).replace("%", "%%")
         parser.add_argument(
             f"--{name}",
             metavar=name.upper(),
             default=argparse.SUPPRESS,
-            help=f"{description} ({remark})",
+            help=f"{help_text(field)} ({remark})".replace("%", "%%"),
         )
     try:
         return parameters.model_validate(vars(parser.parse_args(argv)))

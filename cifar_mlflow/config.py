@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic.fields import FieldInfo
 
 from cifar_mlflow.architectures import ANY_SIZE, SMALLEST, Architecture
 from cifar_mlflow.errors import UsageError
@@ -52,6 +53,15 @@ class Parameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def help_text(field: FieldInfo) -> str:
+    """What a parameter means, with the allowed words where the description does not name them all."""
+    text = " ".join((field.description or "").split())
+    words = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    if len(words) < 2 or all(word in text for word in words):
+        return text
+    return f"{text}; one of {', '.join(words)}"
+
+
 class TrialConfig(Parameters):
     """One training of one configuration; with an equal `key`, on equal data, it is the same trial.
 
@@ -82,18 +92,19 @@ class TrialConfig(Parameters):
     """decoupled weight decay: each step takes this share of a weight, times the learning rate; with muon
     convolutions keep their norm, and only other weights decay; auto is the optimizer's default"""
     lookahead: int = Field(default=0, ge=0)
-    """steps after which the weights go back half of the way, again and again; 0 never goes back"""
+    """every so many steps, move the weights halfway back to where the previous move left them; 0 never
+    does"""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """share of each training label that is spread over all classes"""
     class_weights: Literal["none", "balanced"] = "none"
-    """what a training image counts in the loss: all alike, or balanced: the rarer its class the more, so
-    that all classes count alike"""
+    """weight of a training image in the loss: none, the same for all; balanced, the inverse of the size
+    of its class, so that all classes count alike"""
     augment: Literal["none", "flip", "flip-crop", "flip-rotate"] = "none"
     """random changes of the training images: mirrored every other epoch; and shifted by up to 2 pixels,
     or rotated by up to 36 degrees"""
     resolution: Annotated[str, AfterValidator(_resolution)] = FULL_SIZE
     """sizes that the training images grow through, each for an equal share of the epochs, such as
-    20-24-32; in pixels of images of 32 x 32, and in proportion for others (24 means 48 of 64)"""
+    20-24-32; in pixels for images of 32 x 32, and scaled for others (24 means 48 with image_size=64)"""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"
     """number format of the training; mixed_bfloat16 needs a processor that has it"""
     tta: Literal["none", "flip", "flip-shift"] = "none"
@@ -102,8 +113,8 @@ class TrialConfig(Parameters):
     epochs: PositiveInt = 20
     """passes over the training images"""
     validation_fraction: float = Field(default=0.2, ge=0, lt=1)
-    """share of the training images held out for validation: the last ones in the file; 0 trains on all
-    images, so that there is no validation accuracy"""
+    """share of the training images held out for validation (of CIFAR-10 the last ones; of your own
+    images chosen by content); 0 trains on all images and gives no validation accuracy"""
     seed: int = Field(default=0, ge=0, lt=SEEDS)
     """random seed of the initial weights and, unless order_seed is given, of the order of the images"""
     # auto and the number that it stands for are two trials here too: order_seed=0 with several seeds is
@@ -111,14 +122,15 @@ class TrialConfig(Parameters):
     order_seed: Annotated[int, Field(ge=0, lt=SEEDS)] | Literal["auto"] = "auto"
     """random seed of the order of the images and of their augmentation; auto is the value of seed"""
     keep: Literal["last", "best"] = "last"
-    """which weights to keep: those of the last epoch, or of the epoch with the best validation accuracy"""
+    """the weights to keep: last, those of the last epoch; best, those of the epoch with the best
+    validation accuracy"""
 
     @field_validator("momentum")
     @classmethod
     def _has_momentum(cls, value: object, info: ValidationInfo) -> object:
         optimizer = info.data.get("optimizer")
         if value != "auto" and optimizer and optimizer not in WITH_MOMENTUM:
-            raise ValueError(f"{optimizer} takes none; {', '.join(WITH_MOMENTUM)} do")
+            raise ValueError(f"{optimizer} has no momentum; {', '.join(WITH_MOMENTUM)} have")
         return value
 
     @field_validator("resolution")
@@ -136,8 +148,8 @@ class TrialConfig(Parameters):
     def _has_validation(cls, value: str, info: ValidationInfo) -> str:
         if value == "best" and info.data.get("validation_fraction") == 0:
             raise ValueError(
-                "with validation_fraction=0 no image shows which epoch is the best; "
-                "input should be 'last'"
+                "this needs validation images, and validation_fraction=0 leaves none; input should be "
+                "'last'"
             )
         return value
 

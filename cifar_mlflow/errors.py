@@ -33,7 +33,7 @@ def one_line(error: ValidationError) -> str:
         return errors[0]["msg"].removeprefix("Value error, ")
     name, given = errors[0]["loc"][0], errors[0]["input"]
     if errors[0]["type"] == "missing":
-        return f"{name} is missing; it has no default"
+        return f"{name} is required"
     same = [e["msg"].removeprefix("Value error, ") for e in errors if e["loc"][:1] == (name,)]
     # Each type of a union says what its input should be, and why that could not be read.
     first, *others = [message.split(", unable to parse")[0] for message in same]

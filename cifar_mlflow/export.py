@@ -154,7 +154,7 @@ def check_source(model: EvaluatedModel, data: DataSet) -> None:
     """Raise UsageError for an exported file, and for a model that was trained on other data."""
     if model.loaded.file:
         raise UsageError(
-            f"{model.loaded.uri}: exported already; give the model that it was made of"
+            f"{model.loaded.uri}: this is an exported file; give the model that it was exported from"
         )
     trained_on = model.origin.data_digest if model.origin else None
     if trained_on not in (None, data.digest):

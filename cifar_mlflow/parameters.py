@@ -30,10 +30,11 @@ from cifar_mlflow.config import (
     Recipe,
     TrialConfig,
     combinations,
+    help_text,
 )
 from cifar_mlflow.formatting import as_text
 from cifar_mlflow.paths import written_to
-from cifar_mlflow.space import Space
+from cifar_mlflow.space import Space, accepted
 
 P = TypeVar("P", bound="Parameters")
 S = TypeVar("S", bound="StudyOptions")
@@ -138,7 +139,7 @@ class DataOptions(Options):
     folder, the parent of that, or the official archive; auto looks for CIFAR-10 in CIFAR10_DIR, then in
     the cache, then downloads it"""
     image_size: int = Field(default=32, ge=SMALLEST_IMAGE, le=LARGEST_IMAGE)
-    """height and width, in pixels, that your own images are cropped and reduced to"""
+    """height and width, in pixels, that your own images are cropped and resized to"""
 
 
 class TrainingOptions(DataOptions):
@@ -159,8 +160,8 @@ class RecipeOption(Parameters):
     several: ClassVar = True  # a field may have several values, as text: the levels of a factor
 
     recipe: str = recipes.NONE
-    """a named configuration: a file of recipes/ without its .toml, or the path of your own .toml
-    file; parameters that are given count more; none leaves all others at their defaults"""
+    """a named configuration: the name of a file in recipes/, without .toml, or the path of your own
+    .toml file; parameters that you give override it; none uses none"""
 
     @model_validator(mode="before")
     @classmethod
@@ -283,7 +284,7 @@ class ExportParameters(DataOptions):
     model: str = CHAMPION
     """a model's URI in MLflow, the id of its run, or a local folder"""
     formats: Formats = ("onnx", "litert")
-    """onnx, for ONNX Runtime and browsers; litert (TensorFlow Lite), for phones and microcontrollers
+    """onnx, for ONNX Runtime and browsers; litert (TensorFlow Lite), for phones and small devices
     (comma list)"""
     int8: Flag = False
     """export each format with 8-bit numbers too, calibrated on training images: a quarter of the size"""
@@ -302,7 +303,7 @@ class DemoParameters(Options):
 
 
 class ReportParameters(Options):
-    """Write the paper's figures and tables as one HTML page, from tracked runs alone."""
+    """Write the paper's figures and tables as one HTML page, using only tracked runs."""
 
     run_id: str = "latest"
     """the grid to report on; latest is the newest finished one of the experiment"""
@@ -310,11 +311,13 @@ class ReportParameters(Options):
     """file to write the page to; also logged as an artifact"""
 
 
-def factors(remark: str = "comma list", **values: tuple[str, ...]) -> Callable[[type[S]], type[S]]:
+def factors(
+    takes: Callable[[str], str] = lambda name: "comma list", **values: tuple[str, ...]
+) -> Callable[[type[S]], type[S]]:
     """A class decorator: add TrialConfig's fields, each as a comma list, with these defaults.
 
     Args:
-        remark: what to say of each in its help text.
+        takes: gives for a field's name what its help text says that it takes.
     """
 
     def add(study: type[S]) -> type[S]:
@@ -323,7 +326,7 @@ def factors(remark: str = "comma list", **values: tuple[str, ...]) -> Callable[[
                 Factor,
                 Field(
                     default=values.get(name, (str(field.default),)),
-                    description=f"{field.description} ({remark})",
+                    description=f"{help_text(field)} ({takes(name)})",
                 ),
             )
             for name, field in TrialConfig.model_fields.items()
@@ -353,7 +356,7 @@ class ArchitecturesParameters(StudyOptions):
 
 
 @factors(
-    "comma list, or a range if it is a number",
+    accepted,
     batch_size=("32", "64", "128"),
     optimizer=("sgd", "adam"),
     learning_rate=("log:0.0001..0.1",),
@@ -365,22 +368,22 @@ class SearchParameters(RegistryOptions, StudyOptions):
     kind = "search"
 
     trials: PositiveInt = 20
-    """configurations that are tried"""
+    """number of configurations to try"""
     sampler: Literal["tpe", "random", "gp"] = "tpe"
-    """what proposes them, of Optuna: tpe, tree-structured Parzen estimators; gp, a Gaussian process, which
-    needs torch and no rungs; random, chance alone"""
+    """the Optuna sampler that proposes them: tpe, tree-structured Parzen estimators; gp, a Gaussian
+    process, which needs PyTorch and no rungs; random, independent random draws"""
     sampler_seed: int = Field(default=0, ge=0)
     """random seed of the sampler"""
     rungs: Rungs = "none"
     """epochs at which only the best trials of a round go on, such as 3,9,27, the last being all epochs;
     none trains every trial to its end"""
     round_size: PositiveInt | Literal["auto"] = "auto"
-    """trials that are proposed at once, knowing the results of earlier rounds; auto is so many that one of
-    them reaches the last rung, or 8 without rungs"""
+    """trials that are proposed at once, knowing the results of earlier rounds; auto is just enough for
+    one of them to reach the last rung, or 8 without rungs"""
     finalists: PositiveInt = 3
     """configurations that are trained again, with new seeds: those with the best validation accuracy"""
     replicates: PositiveInt = 5
-    """seeds of each finalist: those that follow the search's own"""
+    """number of new seeds for each finalist, counted up from seed"""
     select_by: Literal["validation"] = "validation"
     """the images whose accuracy, its mean over the replicates, chooses the best configuration"""
 
@@ -400,7 +403,7 @@ class SearchParameters(RegistryOptions, StudyOptions):
             )
         if self.rungs != "none" and self.sampler == "gp":
             raise ValueError(
-                "sampler=gp: it learns from trials alone that were trained to their end; input should be "
+                "sampler=gp: it learns only from trials that were trained to their end; input should be "
                 "tpe or random, or rungs=none"
             )
         if self.space.domains["validation_fraction"].examples == (0,):

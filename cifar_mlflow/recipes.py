@@ -82,8 +82,8 @@ def _locate(recipe: str) -> tuple[Path, str]:
     if "/" not in recipe and not recipe.endswith(".toml"):
         if recipe not in names():
             raise UsageError(
-                f"recipe={printable(recipe)}: no such recipe; there are {', '.join(names())}, and "
-                "a path to your own ends in .toml"
+                f"recipe={printable(recipe)}: no such recipe; choose {', '.join(names())}, or "
+                "give the path of your own .toml file"
             )
         return FOLDER / f"{recipe}.toml", f"recipe {recipe}.toml"
     path = user_path(recipe)

@@ -95,7 +95,7 @@ class Space:
         for name, why in FIXED.items():
             if space.domains[name].size > 1:
                 raise UsageError(
-                    f"{name}={space.domains[name]}: a search takes one value of it; {why}"
+                    f"{name}={space.domains[name]}: a search takes a single value; {why}"
                 )
         if not space.varied:
             raise UsageError(
@@ -150,6 +150,14 @@ class Space:
             for name, domain in self.domains.items()
             if domain.examples != (default[name],)
         }
+
+
+def accepted(name: str) -> str:
+    """What a search takes for a field: one value, a comma list, or a range too."""
+    if name in FIXED:
+        return "one value"
+    is_number = _is_number(TrialConfig.model_fields[name].annotation)
+    return "comma list or range" if is_number else "comma list"
 
 
 def _domain(name: str, items: Sequence[str]) -> Domain:

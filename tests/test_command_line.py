@@ -103,7 +103,7 @@ def test_a_parameter_without_a_default_is_asked_for(capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as caught:
         parse(PredictParameters, "predict", [])
     assert caught.value.code == MISUSED
-    assert capsys.readouterr().err == "predict: images is missing; it has no default\n"
+    assert capsys.readouterr().err == "predict: images is required\n"
 
 
 @pytest.mark.parametrize(

@@ -156,14 +156,14 @@ def test_networks_that_flatten_take_images_of_one_size() -> None:
 def test_momentum_is_refused_by_optimizers_that_have_none() -> None:
     assert TrialConfig(momentum=0.9).momentum == 0.9
     assert refusal(optimizer="adam", momentum=0.9) == (
-        "momentum=0.9: adam takes none; sgd, rmsprop, muon do"
+        "momentum=0.9: adam has no momentum; sgd, rmsprop, muon have"
     )
 
 
 def test_the_best_epoch_is_refused_where_no_image_is_held_out_to_find_it() -> None:
     assert TrialConfig(validation_fraction=0).keep == "last"
     assert refusal(validation_fraction="0", keep="best") == (
-        "keep=best: with validation_fraction=0 no image shows which epoch is the best; "
+        "keep=best: this needs validation images, and validation_fraction=0 leaves none; "
         "input should be 'last'"
     )
 

@@ -74,7 +74,9 @@ def test_times_are_of_an_image_alone_and_in_64_however_few_images_there_are(
 
 
 def test_an_exported_file_and_a_model_of_other_data_are_refused(small_cifar10: DataSet) -> None:
-    with pytest.raises(UsageError, match="exported already; give the model that it was made of"):
+    with pytest.raises(
+        UsageError, match="this is an exported file; give the model that it was exported from"
+    ):
         check_source(model(small_cifar10.digest, file="model.onnx"), small_cifar10)
     with pytest.raises(UsageError, match=r"trained on other data \(SHA-256 abc\)"):
         check_source(model("abc"), small_cifar10)

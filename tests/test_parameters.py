@@ -205,7 +205,7 @@ def test_options_that_change_no_proposal_are_not_part_of_a_searchs_plan() -> Non
         ({"rungs": "9"}, "rungs=9: input should be 'none' or ascending numbers of epochs, "),
         ({"rungs": "3,x"}, "rungs=3,x: input should be 'none' or ascending numbers of epochs, "),
         ({"rungs": "0,3"}, "rungs=0,3: input should be 'none' or ascending numbers of epochs, "),
-        ({"sampler": "gp", "rungs": "1,3"}, "sampler=gp: it learns from trials alone that were "),
+        ({"sampler": "gp", "rungs": "1,3"}, "sampler=gp: it learns only from trials that were "),
         ({"select_by": "test"}, "select_by=test: input should be 'validation'"),
         (
             {"seed": "2147483647"},

@@ -116,7 +116,7 @@ def test_a_path_may_begin_with_the_home_folder_or_where_the_command_runs(
 def test_an_unknown_recipe_is_refused_and_those_that_there_are_are_listed(refuse: Refuse) -> None:
     for name in ("papper", "", "..", "Paper"):
         line = refuse(name)
-        assert line.startswith(f"recipe={name}: no such recipe; there are ")
+        assert line.startswith(f"recipe={name}: no such recipe; choose ")
         assert all(known in line for known in recipes.names())
 
 

@@ -10,7 +10,7 @@ from typing import Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from cifar_mlflow.config import Parameters, TrialConfig
+from cifar_mlflow.config import Parameters, TrialConfig, help_text
 from cifar_mlflow.formatting import as_text
 from cifar_mlflow.parameters import (
     ArchitecturesParameters,
@@ -51,7 +51,7 @@ ENTRY_POINTS: dict[str, type[Options]] = {
 # Other names of entry points, with a remark.
 ALIASES = {
     "train": [("main", "what `mlflow run` runs without `-e`")],
-    "reproduce": [("study", "the previous name; removed in version 0.3")],
+    "reproduce": [("study", "the previous name, deprecated, to be removed in version 0.3")],
 }
 
 
@@ -186,17 +186,7 @@ def _table(fields: Fields) -> Iterator[str]:
     yield "| --- | --- | --- |"
     for name, field in fields.items():
         default = "required" if field.is_required() else f"`{as_text(field.default)}`"
-        yield f"| `{name}` | {default} | {_meaning(field)} |"
-
-
-def _meaning(field: FieldInfo) -> str:
-    """The help text, with the allowed words where it does not name them all."""
-    text = " ".join((field.description or "").split())
-    if get_origin(field.annotation) is Literal:
-        words = get_args(field.annotation)
-        if not all(word in text for word in words):
-            text += ": " + ", ".join(f"`{word}`" for word in words)
-    return text
+        yield f"| `{name}` | {default} | {help_text(field)} |"
 
 
 def files() -> dict[Path, str]:

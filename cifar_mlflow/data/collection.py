@@ -85,13 +85,11 @@ def check_classes(path: Path, names: Sequence[str], expected: str) -> tuple[str,
     for name in classes:
         same = unicodedata.normalize("NFC", name).casefold()
         if same in seen:
-            raise DataError(
-                f"{path}: the classes {seen[same]!r} and {name!r} have the same name but for case"
-            )
+            raise DataError(f"{path}: the classes {seen[same]!r} and {name!r} differ only in case")
         seen[same] = name
     if taken := set(classes) & set(RESERVED):
         raise DataError(
-            f"{path}: the class name {min(taken)!r} has a meaning in the results; choose another"
+            f"{path}: the class name {min(taken)!r} is reserved for a column of the results; choose another"
         )
     return classes
 

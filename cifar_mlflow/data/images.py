@@ -161,7 +161,7 @@ def _crop(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         return Image.fromarray(_high_bits(image, np.asarray(image.crop(box)))).convert("RGB")
     if image.mode in ("I", "F"):
-        raise UsageError("32 bits per pixel have no known white; save it with 8 or 16 bits")
+        raise UsageError("its 32-bit pixels have no defined white; save it with 8 or 16 bits")
     if "transparency" in image.info:
         image = image.convert("RGBA")  # reducing would blend a transparent colour with the others
     factor = side // LARGE

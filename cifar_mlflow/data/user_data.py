@@ -77,7 +77,7 @@ def find_again(data: DataSet) -> DataSet:
         if found.digest == data.digest:
             return found
     raise DataError(
-        f"{data.source}: these images are not on {platform.node()}, or others are; copy them there, or "
+        f"{data.source}: these images are missing on {platform.node()}, or differ; copy them there, or "
         f"{data.folder} to {folder}"
     )
 

@@ -58,7 +58,7 @@ class LitertModel:
             raise UsageError(f"it takes {given} and gives {made}, not uint8 and float32")
         batch, *shape = map(int, pixels["shape_signature"])
         if batch != -1 or -1 in shape:
-            raise UsageError(f"it takes images {[batch, *shape]}; only the first size may be open")
+            raise UsageError(f"it takes images {[batch, *shape]}; only the batch size may vary")
         return (None, *shape)
 
     def predict_on_batch(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -90,7 +90,7 @@ def _check_tensors(interpreter: Interpreter) -> None:
         math.prod(map(int, tensor["shape"])) for tensor in interpreter.get_tensor_details()
     )
     if numbers > VALUES:
-        raise UsageError(f"it computes {numbers:,} numbers for an image; {VALUES:,} are allowed")
+        raise UsageError(f"it computes {numbers:,} values for an image; the limit is {VALUES:,}")
 
 
 def _checked_signature(interpreter: Interpreter) -> str:

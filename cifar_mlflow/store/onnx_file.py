@@ -62,7 +62,7 @@ class OnnxModel:
             )
         batch, *shape = self._session.get_inputs()[0].shape
         if isinstance(batch, int) or not all(isinstance(size, int) for size in shape):
-            raise UsageError(f"it takes images {[batch, *shape]}; only the first size may be open")
+            raise UsageError(f"it takes images {[batch, *shape]}; only the batch size may vary")
         return (None, *shape)
 
     def predict_on_batch(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -134,7 +134,7 @@ def _check_values(model: onnx.ModelProto) -> None:
                 )
             numbers += size
     if numbers > VALUES:
-        raise UsageError(f"it computes {numbers:,} numbers for an image; {VALUES:,} are allowed")
+        raise UsageError(f"it computes {numbers:,} values for an image; the limit is {VALUES:,}")
 
 
 def _size(tensor: onnx.TypeProto.Tensor) -> int | None:

@@ -37,7 +37,7 @@ def judge(new: dict[str, str], champion: dict[str, str] | None) -> tuple[str, st
     """The alias for a version with the tags ``new``, given the present champion's tags, and why."""
     reached = _kept_val_accuracy(new)
     if reached is None:
-        return CHALLENGER, "no validation accuracy, by which champions are judged"
+        return CHALLENGER, "it has no validation accuracy, which decides the champion"
     validated = validation(new)
     remark = f"; {validated}" if REFIT_OF in new else ""
     if champion is None:
@@ -52,7 +52,7 @@ def judge(new: dict[str, str], champion: dict[str, str] | None) -> tuple[str, st
         return CHAMPION, f"{validated} beats the champion's {to_beat:.4f}"
     # Such as that of the champion itself.
     if reached == to_beat and REFIT_OF in new and REFIT_OF not in champion:
-        return CHAMPION, f"{validated} equals the champion's, which saw fewer images"
+        return CHAMPION, f"{validated} equals the champion's, which was trained on fewer images"
     return CHALLENGER, f"{validated} does not beat the champion's {to_beat:.4f}"
 
 

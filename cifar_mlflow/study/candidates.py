@@ -160,7 +160,7 @@ def draw(
         "slices.png": search_figures.slices(table, domains),
     }
     if shares:
-        title = f"what tells the best {compared(judged)} of {judged} trials from all (PED-ANOVA)"
+        title = f"what sets the best {compared(judged)} of {judged} trials apart (PED-ANOVA)"
         drawn["importance.png"] = search_figures.importance(shares, title)
     return drawn
 
@@ -168,7 +168,7 @@ def draw(
 def _explain(shares: Mapping[str, float], judged: int) -> str:
     """How much each parameter matters, in a line."""
     if not shares:
-        return f"not known from {counted(judged, 'trial')}; it takes {FEWEST}"
+        return f"not known: {counted(judged, 'trial')}, {FEWEST} are needed"
     parts = [f"{name} {number(share, 2)}" for name, share in shares.items()]
     return f"{', '.join(parts)} (PED-ANOVA, the best {compared(judged)} of {judged} trials)"
 

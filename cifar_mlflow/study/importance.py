@@ -26,7 +26,7 @@ def compared(trials: int) -> int:
 
 
 def importances(ranked: Sequence[TrialConfig], space: Space) -> dict[str, float]:
-    """By parameter, its share in what tells the best trials from all of them; the shares add up to 1.
+    """By parameter, its share in what sets the best trials apart; the shares add up to 1.
 
     Args:
         ranked: the best first. The method needs no more than their ranks, so trials that were stopped at

@@ -259,7 +259,7 @@ def reading(summary: pd.DataFrame, select_by: str) -> Lines:
     seeds = int(summary["planned"].max())
     if seeds < statistics.MIN_VALUES:
         few = "one, so" if seeds == 1 else "two, so there are no intervals, and"
-        text = f"{few} differences may be chance; three seeds show more"
+        text = f"{few} differences may be chance; use three seeds or more"
         lines.append(("Seeds", text))
     if seeds == 1:
         return lines
@@ -323,7 +323,7 @@ def power(seeds: int, sd: float, source: str, select_by: str) -> str:
         known = f"; standard deviation {number(sd, 4)}, {source}"
     share, level = (percent(each, 0) for each in (statistics.POWER, statistics.SIGNIFICANCE))
     return (
-        f"{seeds} seeds show a difference of {size} in {select_by} accuracy in {share} of cases "
+        f"{seeds} seeds detect a difference of {size} in {select_by} accuracy in {share} of cases "
         f"(Welch's t-test of one pair at {level}{known})"
     )
 

@@ -195,7 +195,10 @@ def shown(watch: Watch) -> Iterator[None]:
 
 def say_stopped(repeated: str | None, options: StudyOptions) -> None:
     if repeated:
-        say("Stopped", f"{options.max_same_failures} trials failed alike: {repeated}")
+        say(
+            "Stopped",
+            f"{options.max_same_failures} trials in a row failed with the same message: {repeated}",
+        )
 
 
 def take_over(
@@ -285,7 +288,10 @@ def say_expected_time(
     runs = query.latest(query.children(parent))
     comparable = timing.comparable_trials(parent.experiment_id, data, engine.threads)
     if seconds := timing.expected_seconds(trials, runs, comparable, engine.workers):
-        say("Time", f"about {duration(seconds)} of training, by earlier trials on this host")
+        say(
+            "Time",
+            f"about {duration(seconds)} of training, estimated from earlier trials on this host",
+        )
 
 
 def train_all(

@@ -136,7 +136,7 @@ class Search:
         while (left := options.possible_trials - len(self.candidates)) > 0:
             trials = proposals.propose(min(left, options.proposed_at_once))
             if not trials:
-                say("Space", f"has nothing new after {counted(len(self.candidates), 'trial')}")
+                say("Space", f"is exhausted after {counted(len(self.candidates), 'trial')}")
                 break
             candidates, stopped = self._run_round(proposals.round, trials)
             self.candidates += candidates

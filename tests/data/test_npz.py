@@ -116,9 +116,9 @@ def test_classes_are_named_in_the_file_or_by_their_labels(tmp_path: Path) -> Non
         ({"classes": np.array(["a", "b"])}, "labels should be from 0 to 1"),
         (
             {"labels": np.array(["true", "false"])[LABELS % 2]},
-            "the class name 'true' has a meaning in the results; choose another",
+            "the class name 'true' is reserved for a column of the results; choose another",
         ),
-        ({"classes": np.array(["a", "A"])}, "'a' and 'A' have the same name but for case"),
+        ({"classes": np.array(["a", "A"])}, "'a' and 'A' differ only in case"),
         ({"classes": np.array([{}])}, "Object arrays cannot be loaded"),
     ],
 )

@@ -318,7 +318,7 @@ def test_a_class_without_an_image_is_refused(folder: Path) -> None:
 def test_names_that_differ_only_in_case_are_refused(folder: Path) -> None:
     for name in ("Cat", "cat"):
         shutil.copytree(folder / "0", folder / name)
-    assert "the classes 'Cat' and 'cat' have the same name but for case" in refusal(folder)
+    assert "the classes 'Cat' and 'cat' differ only in case" in refusal(folder)
 
 
 def test_a_class_that_is_too_small_to_divide_is_refused(folder: Path) -> None:
@@ -360,7 +360,7 @@ def test_a_layout_that_is_not_clear_is_refused(tmp_path: Path) -> None:
         write_folders(tmp_path / name, 2, 2)
     (tmp_path / "extra").mkdir()
     allowed = "allowed are train, validation (or val, valid) and test"
-    with pytest.raises(DataError, match="extra: is no part") as caught:
+    with pytest.raises(DataError, match="extra: is not a part") as caught:
         read(tmp_path)
     assert allowed in str(caught.value)
     (tmp_path / "extra").rename(tmp_path / "valid")
@@ -424,5 +424,5 @@ def test_another_machine_reads_the_same_images_or_says_that_it_lacks_them(
     assert moved == replace(data, folder=elsewhere / "cifar_mlflow" / data.digest)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
     (folder / "0" / "0-0000.bmp").unlink()
-    with pytest.raises(DataError, match=f"{folder}: these images are not on"):
+    with pytest.raises(DataError, match=f"{folder}: these images are missing on"):
         load.on_this_host(data)

@@ -119,4 +119,4 @@ def test_a_file_that_asks_for_much_memory_is_refused(
     content: bytes, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(litert_file, "VALUES", 100)
-    assert "; 100 are allowed" in refusal(make(content))
+    assert "; the limit is 100" in refusal(make(content))

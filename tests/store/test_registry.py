@@ -72,7 +72,7 @@ def test_a_refit_of_the_champion_takes_its_place_but_only_once() -> None:
     refit = TAGS | {"refit_of": "1234"}
     alias, reason = judge(refit, TAGS)
     assert alias == CHAMPION
-    assert reason.endswith("equals the champion's, which saw fewer images")
+    assert reason.endswith("equals the champion's, which was trained on fewer images")
     assert judge(refit, refit)[0] == judge(TAGS, refit)[0] == CHALLENGER
 
 
@@ -100,7 +100,7 @@ def test_a_version_without_validation_accuracy_is_never_champion() -> None:
     for champion in (None, TAGS, all_images):
         assert judge(all_images, champion) == (
             CHALLENGER,
-            "no validation accuracy, by which champions are judged",
+            "it has no validation accuracy, which decides the champion",
         )
 
 

@@ -26,7 +26,7 @@ def last_line(screen: Screen, **changes: str) -> str:
 
 def test_without_finished_trials_it_is_said_for_each_standard_deviation(screen: Screen) -> None:
     assert last_line(screen) == (
-        "4 seeds show a difference of 2.5 standard deviations in validation accuracy in 80 % of cases "
+        "4 seeds detect a difference of 2.5 standard deviations in validation accuracy in 80 % of cases "
         "(Welch's t-test of one pair at 5 %)"
     )
 
@@ -37,7 +37,7 @@ def test_finished_trials_of_the_plan_give_the_standard_deviation(screen: Screen)
     others = {"batch_size": "128", "seed": "0,1,2"}
     write_study(client, "0", "grid", SEEDS | others)  # not in the plan
     line = last_line(screen)
-    assert line.startswith("4 seeds show a difference of 0.00")
+    assert line.startswith("4 seeds detect a difference of 0.00")
     assert line.endswith(" of 6 finished trials)")
 
 
@@ -55,7 +55,7 @@ def test_of_a_trial_that_was_trained_again_the_newest_run_counts(screen: Screen)
         accuracy = 0.5 + 0.1 * int(run.parameters["seed"])
         client.log_metric(run.run_id, "kept_val_accuracy", accuracy)
     write_study(client, "0", "grid", SEEDS | {"seed": "0,1,2"})
-    assert last_line(screen).startswith("4 seeds show a difference of 0.00")
+    assert last_line(screen).startswith("4 seeds detect a difference of 0.00")
 
 
 def test_candidates_of_a_search_are_not_mixed_in_because_they_are_not_tested(

@@ -221,7 +221,7 @@ def test_the_power_of_the_seeds_is_said_before_the_ranking() -> None:
     account = dict(results.reading(summarise(tabulate(REPLICATES, REPLICATED)), "validation"))
     assert list(account)[-2:] == ["Power", "Ranking"]
     assert account["Power"] == (
-        "3 seeds show a difference of 0.0351 in validation accuracy in 80 % of cases "
+        "3 seeds detect a difference of 0.0351 in validation accuracy in 80 % of cases "
         "(Welch's t-test of one pair at 5 %; standard deviation 0.0100, pooled)"
     )
     two = summarise(tabulate(REPLICATES | {"seed": "0,1"}, REPLICATED))
