@@ -151,26 +151,36 @@ def summarise(table: pd.DataFrame, select_by: str) -> pd.DataFrame:
     summary["difference"] = summary["test_accuracy_mean"].sub(summary["published_accuracy"])
     summary["minutes"] = groups["minutes"].mean()
 
-    complete = summary["n"] == summary["n"].max()
+    return summary.join(_compare(chosen))
+
+
+def _compare(chosen: pd.DataFrame) -> pd.DataFrame:
+    """The columns rank, best, difference_to_best, p_value and verdict of `summarise`.
+
+    Args:
+        chosen: `statistics.estimates` of the accuracy that chooses.
+    """
+    complete = chosen["n"] == chosen["n"].max()
     order = chosen.assign(complete=complete).dropna(subset="mean")
     order = order.sort_values(["complete", "mean"], ascending=False, kind="stable")
-    summary["rank"] = pd.Series(range(1, len(order) + 1), order.index, "Int64")
-    summary["best"] = summary["rank"].eq(1).fillna(False).astype(bool)
-    summary["difference_to_best"] = nan
-    summary["p_value"] = nan
-    if summary["best"].any():
+    rank = pd.Series(range(1, len(order) + 1), order.index, "Int64").reindex(chosen.index)
+    is_best = rank.eq(1).fillna(False).astype(bool)
+    compared = pd.DataFrame(
+        {"rank": rank, "best": is_best, "difference_to_best": nan, "p_value": nan}
+    )
+    if len(order):
         best = str(order.index[0])
-        summary["difference_to_best"] = chosen["mean"] - order["mean"].iloc[0]
-        summary["p_value"] = statistics.against_best(chosen[complete], best)
+        compared["difference_to_best"] = chosen["mean"] - order["mean"].iloc[0]
+        compared["p_value"] = statistics.against_best(chosen[complete], best)
     cases = {
-        "": summary["n"] == 0,
-        "best": summary["best"],
+        "": chosen["n"] == 0,
+        "best": compared["best"],
         "lacks a seed": ~complete,
-        "untested": summary["p_value"].isna(),
-        "within noise": summary["p_value"] > statistics.SIGNIFICANCE,
+        "untested": compared["p_value"].isna(),
+        "within noise": compared["p_value"] > statistics.SIGNIFICANCE,
     }
-    summary["verdict"] = np.select(list(cases.values()), list(cases), "worse")
-    return summary
+    compared["verdict"] = np.select(list(cases.values()), list(cases), "worse")
+    return compared
 
 
 def shown_factors(summary: pd.DataFrame) -> list[str]:

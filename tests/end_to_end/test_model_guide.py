@@ -130,9 +130,8 @@ def test_every_block_of_the_guide_runs_as_printed(studies: Studies, server: str)
 
     lines = shown.splitlines()
     assert lines[-1].partition(" ")[0] in CLASSES  # by the card's program
-    assert (
-        sum(line.partition(" ")[0] in CLASSES for line in lines) == 3
-    )  # the guide's, the README's
+    # By the guide's program and the README's too.
+    assert sum(line.partition(" ")[0] in CLASSES for line in lines) == 3
     assert "\nOn 40 test images. The intervals are" in shown
     # The same picture by curl, by `mlflow models predict` and by Python gets the same answer.
     (by_curl,) = [json.loads(line) for line in lines if line.startswith('{"predictions"')]
