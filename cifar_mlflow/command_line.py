@@ -17,6 +17,7 @@ from cifar_mlflow.console import quieten
 from cifar_mlflow.errors import FAILED, INTERRUPTED, MISUSED, Superseded, UsageError, one_line
 from cifar_mlflow.formatting import as_text
 from cifar_mlflow.parameters import Options
+from cifar_mlflow.processes import interruptions
 
 P = TypeVar("P", bound=Options)
 
@@ -46,18 +47,15 @@ def parse(parameters: type[P], prog: str, argv: Sequence[str] | None = None) -> 
         parser.error(one_line(error))
 
 
-_interrupted = threading.Event()
-
-
 def _interrupt(signum: int, frame: object) -> NoReturn:
     """Raise KeyboardInterrupt, once; the next Ctrl-C ends the process, whatever it is waiting for."""
-    _interrupted.set()
+    interruptions.append(signal.Signals(signum).name)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     # After Ctrl-C `mlflow run` sends a SIGTERM too, which must not interrupt the clean-up.
     signal.signal(signal.SIGTERM, signal.SIG_IGN if signum == signal.SIGINT else signal.SIG_DFL)
     # Not by print, which may be in use on the same stream.
     os.write(2, b"interrupted; press Ctrl-C again to end at once\n")
-    raise KeyboardInterrupt(signal.Signals(signum).name)
+    raise KeyboardInterrupt(interruptions[0])
 
 
 def _watch_parent() -> None:
@@ -70,7 +68,7 @@ def _watch_parent() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        if not _interrupted.is_set():
+        if not interruptions:
             os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -107,9 +105,13 @@ def main(parameters: type[P], prog: str, command: Callable[[P], int]) -> NoRetur
         print(f"{prog}: interrupted by {interruption}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        from mlflow.exceptions import MlflowException  # takes seconds to import
+        # They take seconds to import.
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
-        if parsed.verbose or not isinstance(error, (MlflowException, Superseded, OSError)):
+        # The last one is of a database whose driver is not installed.
+        of_the_store = (MlflowException, SQLAlchemyError, Superseded, OSError, ModuleNotFoundError)
+        if parsed.verbose or not isinstance(error, of_the_store):
             raise
         print(f"{prog}: {_store_error_line(error)}", file=sys.stderr)
         sys.exit(FAILED)

@@ -76,7 +76,7 @@ class TrialConfig(Parameters):
     """the network; small, wide and deep are the paper's first, second and third"""
     activation: Activation = "relu"
     """activation function of the hidden layers"""
-    batch_size: PositiveInt = 32
+    batch_size: int = Field(default=32, gt=0, lt=2**31)
     """training images per step"""
     optimizer: Optimizer = "sgd"
     """optimizer, by its Keras name"""

@@ -65,6 +65,12 @@ def _comma_list(value: object) -> object:
     return items
 
 
+def _paths(value: object) -> object:
+    """A comma list, or one path with a comma in its name."""
+    is_path = isinstance(value, str) and os.path.lexists(os.path.expanduser(value))
+    return [value] if is_path else _comma_list(value)
+
+
 def _distinct(items: tuple[str, ...]) -> tuple[str, ...]:
     for item in items:
         if items.count(item) > 1:
@@ -129,6 +135,16 @@ class Options(Parameters):
 
     verbose: Flag = False
     """show the messages of TensorFlow and MLflow too"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_not_empty(cls, given: Any) -> Any:
+        """An empty path would be the present folder; most come from a variable that is not set."""
+        for name, field in cls.model_fields.items():
+            is_text = field.annotation in (str, Path)
+            if is_text and isinstance(given, dict) and given.get(name) == "":
+                raise ValueError(f"{name} is empty; give a value, or leave it out")
+        return given
 
 
 class DataOptions(Options):
@@ -267,7 +283,7 @@ class EvaluateParameters(DataOptions):
 class PredictParameters(Options):
     """Classify your own images."""
 
-    images: CommaList
+    images: Annotated[tuple[str, ...], BeforeValidator(_paths)]
     """files, folders (searched recursively), patterns such as photos/*.jpg, and http(s) URLs
     (comma list)"""
     model: str = CHAMPION

@@ -6,13 +6,19 @@ numbers its own processes, and copies of a machine image share a name.
 
 import os
 import platform
+import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 WATCH_SECONDS = 1.0
+# The names of the signals that interrupted this process. A KeyboardInterrupt that is raised inside
+# TensorFlow may come out as another error, or not at all.
+interruptions: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -85,3 +91,23 @@ def end_with(process: Process) -> None:
 
 
 _watched: set[Process] = set()
+
+
+@contextmanager
+def deferring_interrupts() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM take effect only after the block. They reach the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    deferred: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _: deferred.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if deferred:
+        signal.raise_signal(deferred[0])

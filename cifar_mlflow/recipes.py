@@ -38,8 +38,7 @@ def read(recipe: str, several: bool, given: Collection[str] = ()) -> dict[str, A
     """
     path, shown = _locate(recipe)
     try:
-        with path.open("rb") as file:
-            fields = tomllib.load(file)
+        fields = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # with or without a BOM
     except OSError as error:
         raise UsageError(f"{shown}: {error.strerror}") from None
     except ValueError as error:

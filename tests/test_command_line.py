@@ -3,11 +3,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from cifar_mlflow.command_line import parse
-from cifar_mlflow.errors import INTERRUPTED, MISUSED
+from cifar_mlflow.errors import FAILED, INTERRUPTED, MISUSED
 from cifar_mlflow.parameters import (
     ArchitecturesParameters,
     DataParameters,
@@ -90,6 +91,17 @@ def test_what_a_study_could_not_use_in_the_end_is_refused_before_it_begins(
         parse(parameters, "study", [argument])
     assert caught.value.code == MISUSED
     assert capsys.readouterr().err == f"study: {line}\n"
+
+
+def test_an_empty_path_is_refused(refuse: Refuse) -> None:
+    assert refuse("--data_dir=") == "train: data_dir is empty; give a value, or leave it out"
+
+
+def test_a_path_with_a_comma_is_one_path(tmp_path: Path) -> None:
+    (tmp_path / "a,b.png").touch()
+    parsed = parse(PredictParameters, "predict", [f"--images={tmp_path}/a,b.png"])
+    assert parsed.images == (f"{tmp_path}/a,b.png",)
+    assert parse(PredictParameters, "predict", ["--images=a,c.png"]).images == ("a", "c.png")
 
 
 def test_a_number_or_auto_is_asked_for(refuse: Refuse) -> None:
@@ -192,6 +204,24 @@ def test_a_first_ctrl_c_lets_the_command_tidy_up(endless: subprocess.Popen[str])
         "endless: interrupted by SIGINT",
     ]
     assert endless.returncode == INTERRUPTED
+
+
+def test_a_store_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    program = (
+        "import sys; from cifar_mlflow.command_line import main; "
+        "from cifar_mlflow.parameters import Options; sys.argv = ['look']; "
+        "main(Options, 'look', lambda _: __import__('mlflow').MlflowClient().search_experiments())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=PROJECT,
+        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == FAILED
+    assert done.stderr == "look: (sqlite3.OperationalError) unable to open database file\n"
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])

@@ -1,9 +1,12 @@
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 
-from cifar_mlflow.processes import Process, this_machine, this_process
+import pytest
+
+from cifar_mlflow.processes import Process, deferring_interrupts, this_machine, this_process
 from tests.conftest import PROJECT
 
 # Starts a worker, says its id, and waits to be killed.
@@ -63,3 +66,13 @@ def wait_for_end(process: Process) -> None:
     while process.is_alive:
         assert time.monotonic() < deadline, "it did not end"
         time.sleep(0.05)
+
+
+def test_an_interrupt_waits_until_the_block_has_ended() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), deferring_interrupts():
+        signal.raise_signal(signal.SIGINT)
+        done.append("the block")
+    assert done == ["the block"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)

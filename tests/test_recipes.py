@@ -114,7 +114,7 @@ def test_a_path_may_begin_with_the_home_folder_or_where_the_command_runs(
 
 
 def test_an_unknown_recipe_is_refused_and_those_that_there_are_are_listed(refuse: Refuse) -> None:
-    for name in ("papper", "", "..", "Paper"):
+    for name in ("papper", "..", "Paper"):
         line = refuse(name)
         assert line.startswith(f"recipe={name}: no such recipe; choose ")
         assert all(known in line for known in recipes.names())
@@ -146,6 +146,12 @@ def test_a_wrong_file_is_one_line_that_names_it_and_the_field(
 ) -> None:
     recipe = write(text)
     assert refuse(recipe, GridParameters).startswith(f"recipe {recipe}: {problem}")
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(write: Write) -> None:
+    recipe = write("")
+    Path(recipe).write_bytes(b"\xef\xbb\xbfbatch_size = 64\r\n")
+    assert TrainParameters.model_validate({"recipe": recipe}).batch_size == 64
 
 
 def test_a_training_takes_no_list_unless_the_field_is_given(write: Write, refuse: Refuse) -> None:

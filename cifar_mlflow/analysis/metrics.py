@@ -34,7 +34,7 @@ class Evaluation:
 
     confusion: counts (classes, classes), a row for each true class, a column for each predicted one.
     report: columns precision, recall, f1 and support, a row for each class.
-    macro_recall: the mean over the classes, also called balanced accuracy.
+    macro_…: means over the classes that have images; that of recall is also called balanced accuracy.
     top_accuracy: for each k, the share of images whose true class is among the k most probable.
     """
 
@@ -98,12 +98,13 @@ def evaluate(predictions: pd.DataFrame) -> Evaluation:
     confusion = confusion_table(predictions)
     report = per_class(confusion)
     images = _images(predictions)
+    macro = report[report["support"] > 0].mean()
     return Evaluation(
         loss=float(images.loss.mean()),
         accuracy=float(images.correct.mean()),
-        macro_precision=float(report["precision"].mean()),
-        macro_recall=float(report["recall"].mean()),
-        macro_f1=float(report["f1"].mean()),
+        macro_precision=macro["precision"],
+        macro_recall=macro["recall"],
+        macro_f1=macro["f1"],
         calibration_error=calibration_error(images.confidence, images.correct),
         top_accuracy={k: float((images.rank < k).mean()) for k in top(len(report))},
         confusion=confusion,
@@ -374,6 +375,7 @@ def _headlines(means: npt.NDArray[np.float64], classes: int) -> npt.NDArray[np.f
     numbers, gaps, of_classes = np.split(means, [gaps_at, classes_at], axis=1)
     loss, *hits = numbers.T
     right, true, predicted = np.split(of_classes, 3, axis=1)
-    macro_f1 = _f1(right, true, predicted).mean(axis=1)
+    # Over the classes that have images: a resample may leave out a class of few.
+    macro_f1 = np.mean(_f1(right, true, predicted), axis=1, where=true > 0)
     calibration = np.abs(gaps).sum(axis=1)
     return np.column_stack([right.sum(axis=1), macro_f1, loss, calibration, *hits])

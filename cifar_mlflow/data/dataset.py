@@ -23,6 +23,12 @@ MOST_CLASSES = 256  # a label is one byte
 RESERVED = ("true", "predicted")
 
 
+def slug_of(name: str) -> str:
+    """A name in identifiers: lower case, a number joined to its word: cifar10, fashion-mnist."""
+    joined = re.sub(r"(?<=[^\W\d])[\W_]+(?=\d)", "", name.lower())
+    return re.sub(r"[\W_]+", "-", joined)[:100].strip("-") or "images"
+
+
 class Examples(NamedTuple):
     """Images, uint8 (N, size, size, 3), RGB 0..255, and labels, uint8 (N,), indices of classes."""
 
@@ -65,9 +71,8 @@ class DataSet:
 
     @property
     def slug(self) -> str:
-        """The name in identifiers: lower case, a number joined to its word: cifar10, fashion-mnist."""
-        joined = re.sub(r"(?<=[^\W\d])[\W_]+(?=\d)", "", self.name.lower())
-        return re.sub(r"[\W_]+", "-", joined)[:100].strip("-") or "images"
+        """The name in identifiers, see `slug_of`."""
+        return slug_of(self.name)
 
     @property
     def model_name(self) -> str:

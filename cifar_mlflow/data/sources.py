@@ -77,6 +77,9 @@ def _read_batches(read: Callable[[str], Examples]) -> Arrays:
     }
 
 
+EXPECTED = "CIFAR-10's official archive, or your own images as a folder or an .npz file"
+
+
 def is_cifar10(path: Path) -> bool:
     """Whether `read_path` is to read this, and not a reader of the user's own images."""
     if path.is_file():
@@ -124,7 +127,9 @@ def _read_archive(path: Path) -> Arrays:
         raise
     except Exception as error:  # decompressing damaged bytes can raise anything
         reason = str(error).partition("\n")[0]
-        raise DataError(f"{path}: not a readable tar archive, or cut off ({reason})") from error
+        raise DataError(
+            f"{path}: not a readable tar archive, or cut off ({reason}); expected {EXPECTED}"
+        ) from error
 
 
 def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
@@ -132,7 +137,9 @@ def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
     try:
         member = archive.getmember(name)
     except KeyError:
-        raise DataError(f"{archive.name!s}: {name} is missing from this archive") from None
+        raise DataError(
+            f"{archive.name!s}: {name} is missing from this archive; expected {EXPECTED}"
+        ) from None
     file = archive.extractfile(member) if member.isfile() else None
     if file is None:
         raise DataError(f"{archive.name!s}: {name} is not a regular file in this archive")

@@ -17,7 +17,7 @@ from cifar_mlflow import console
 from cifar_mlflow.console import Lines, say_lines
 from cifar_mlflow.data import cache, cifar10, folders, npz
 from cifar_mlflow.data.collection import Collection, Decoded
-from cifar_mlflow.data.dataset import POSITIONS, DataSet
+from cifar_mlflow.data.dataset import POSITIONS, DataSet, slug_of
 from cifar_mlflow.data.images import BATCH, Skipped
 from cifar_mlflow.data.parts import Division, divide
 from cifar_mlflow.errors import DataError
@@ -50,7 +50,7 @@ def read_user_data(path: Path, image_size: int) -> DataSet:
     )
     say_lines([*collection.lines, *lines])
     name = printable(path.resolve().stem if path.is_file() else path.resolve().name)
-    if name == cifar10.NAME:  # which means the official files
+    if slug_of(name) == slug_of(cifar10.NAME):  # whose models are those of the official files
         name += " (own images)"
     return DataSet(
         folder=folder,
@@ -103,7 +103,11 @@ def _from_cache(root: Path, entry: str) -> tuple[Path, Lines] | None:
 def _store(root: Path, entry: str, collection: Collection, image_size: int) -> tuple[Path, Lines]:
     with cache.temporary(root, cache.PARTIAL) as partial:
         images, skipped = _decode(collection, image_size, partial / "pixels")
-        division = divide(images, collection)
+        try:
+            division = divide(images, collection)
+        except DataError:  # perhaps because images are left out
+            say_lines(_skipped(skipped, len(collection.names)))
+            raise
         written = partial / "arrays"
         written.mkdir()
         for part, rows in (("train", division.train), ("test", division.test)):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import mlflow
-from mlflow.entities import RunTag
+from mlflow.entities import LifecycleStage, RunTag
 from mlflow.exceptions import MlflowException
 
 from cifar_mlflow.config import TrialConfig
@@ -200,7 +200,9 @@ def _requested(run_id: str, run: TrackedRun, key: str) -> UnfinishedRun:
             f"resume={run_id}: there is no such run in {mlflow.get_tracking_uri()}; input should be "
             "'auto', 'never' or the id of an unfinished run"
         )
-    if other.experiment_id != run.experiment_id:
+    if mlflow.get_run(run_id).info.lifecycle_stage == LifecycleStage.DELETED:
+        why = "is deleted"
+    elif other.experiment_id != run.experiment_id:
         why = "is in another experiment"
     elif other.kind != run.kind or other.tags.get(runs.PLAN_KEY) != key:
         why = f"is not a {run.kind} run of the same trials on the same data"

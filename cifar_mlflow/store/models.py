@@ -259,12 +259,11 @@ def _check_description(description: Model, folder: Path) -> tuple[str, ...]:
             "are loaded"
         )
     keras_flavor = flavors["keras"]
-    if (
-        keras_flavor.get("save_exported_model")
-        or keras_flavor.get("data") != "data"
-        or not zipfile.is_zipfile(folder / KERAS_FILE)
-    ):
+    path = folder / KERAS_FILE
+    if keras_flavor.get("save_exported_model") or keras_flavor.get("data") != "data":
         raise UsageError("not in the .keras format, the only one that Keras loads in safe mode")
+    if not zipfile.is_zipfile(path):
+        raise UsageError(f"its file {KERAS_FILE} is {'damaged' if path.exists() else 'missing'}")
     classes = (description.metadata or {}).get("classes")
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise UsageError("its metadata has no list of classes")
@@ -306,5 +305,7 @@ def _hint(error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return printable(lines[0].rstrip("."))
+    first, *more = str(error).strip().splitlines() or [type(error).__name__]
+    if more and first.endswith(":"):  # the cause follows
+        first += f" {more[0].strip()}"
+    return printable(first.rstrip("."))

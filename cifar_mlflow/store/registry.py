@@ -43,7 +43,9 @@ def judge(new: dict[str, str], champion: dict[str, str] | None) -> tuple[str, st
     if champion is None:
         return CHAMPION, f"there was no champion{remark}"
     for condition, name in ((DATA_DIGEST, "data"), (VALIDATION_FRACTION, "validation images")):
-        if champion.get(condition) != new[condition]:
+        if condition not in champion:
+            return CHALLENGER, f"the {name} of the champion are not known: not comparable{remark}"
+        if champion[condition] != new[condition]:
             return CHALLENGER, f"the champion was measured on other {name}: not comparable{remark}"
     to_beat = _kept_val_accuracy(champion)
     if to_beat is None:  # someone moved the alias by hand

@@ -39,7 +39,8 @@ def previous_trials(previous: Sequence[UnfinishedRun], parent: Parent) -> list[T
     """The trials of previous runs of a study that are worth taking over; none is RUNNING any more.
 
     One run for each trial: a FINISHED one, else one that is PAUSED or has a checkpoint, else one that
-    failed, so that the study knows what it has tried. Of several such runs the newest.
+    failed, so that the study knows what it has tried. Of several such runs the one that got furthest, and
+    of those the newest.
     """
     chosen: dict[str, TrackedRun] = {}
     for study in previous:
@@ -54,9 +55,10 @@ def previous_trials(previous: Sequence[UnfinishedRun], parent: Parent) -> list[T
     return list(chosen.values())
 
 
-def _worth(trial: TrackedRun) -> tuple[bool, bool, bool]:
+def _worth(trial: TrackedRun) -> tuple[bool, int, bool]:
     part_done = trial.status == Status.PAUSED or bool(trial.checkpoint)
-    return trial.status == Status.FINISHED, part_done, trial.was_tried
+    epochs = max(1, trial.epochs, _checkpoint_epoch(trial)) if part_done else 0
+    return trial.status == Status.FINISHED, epochs, trial.was_tried
 
 
 def adopt_trials(
@@ -124,7 +126,7 @@ def adopt_parts(previous: Sequence[UnfinishedRun]) -> dict[str, TrackedRun]:
 def resume_from(
     attempts: Sequence[TrackedRun], check: Callable[[Checkpoint], None]
 ) -> Checkpoint | None:
-    """Take over, in the active run, the newest checkpoint of previous attempts at the same trial.
+    """Take over, in the active run, the furthest checkpoint of previous attempts at the same trial.
 
     Its history is logged again, so that the curves of the active run are whole; unless it is the active
     run's own, which was paused. If the checkpoint is lost, the trial starts over and the tag
@@ -134,23 +136,26 @@ def resume_from(
         attempts: the oldest first; those that other runs have superseded are left as they are.
         check: raises CheckpointError for a checkpoint of another training, which counts as lost.
     """
-    checkpoint, active = None, query.active().run_id
-    with_checkpoint = [attempt for attempt in attempts if attempt.checkpoint]
-    if with_checkpoint:
-        newest = with_checkpoint[-1]
+    active = query.active().run_id
+    checkpoint, lost = None, ""
+    for attempt in sorted(attempts, key=_checkpoint_epoch, reverse=True):
+        if not attempt.checkpoint:
+            continue
         try:
-            checkpoint = load_checkpoint(newest)
+            checkpoint = load_checkpoint(attempt)
             check(checkpoint)
         except CheckpointError as error:
-            checkpoint = None
-            mlflow.set_tag(runs.CHECKPOINT_LOST, f"run {newest.run_id}: {error}")
-            if query.active().outdated:  # of a paused run, which now starts over as it is today
-                mlflow.set_tag(runs.OUTDATED, "")
-        else:
-            if newest.run_id != active:
-                mlflow.set_tag(runs.RESUMED_FROM, newest.run_id)
-                tracking.log_epochs(checkpoint.history[:-1])
-                save_checkpoint(checkpoint)
+            checkpoint, lost = None, lost or f"run {attempt.run_id}: {error}"
+            continue
+        if attempt.run_id != active:
+            mlflow.set_tag(runs.RESUMED_FROM, attempt.run_id)
+            tracking.log_epochs(checkpoint.history[:-1])
+            save_checkpoint(checkpoint)
+        break
+    if lost and not checkpoint:
+        mlflow.set_tag(runs.CHECKPOINT_LOST, lost)
+        if query.active().outdated:  # of a paused run, which now starts over as it is today
+            mlflow.set_tag(runs.OUTDATED, "")
     for attempt in attempts:
         if attempt.run_id == active:
             continue
@@ -158,6 +163,11 @@ def resume_from(
             supersede(attempt.run_id)
             delete_checkpoint(attempt.run_id)
     return checkpoint
+
+
+def _checkpoint_epoch(trial: TrackedRun) -> int:
+    """The epoch of a trial's newest checkpoint; 0 without one."""
+    return int(json.loads(trial.checkpoint)["epoch"]) if trial.checkpoint else 0
 
 
 def save_checkpoint(checkpoint: Checkpoint) -> None:

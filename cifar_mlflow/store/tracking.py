@@ -36,7 +36,7 @@ from cifar_mlflow.data import cifar10
 from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import Failure, Superseded, UsageError
 from cifar_mlflow.formatting import as_text, printable, truncated
-from cifar_mlflow.processes import Process, this_process
+from cifar_mlflow.processes import Process, deferring_interrupts, this_process
 from cifar_mlflow.store import query, runs
 from cifar_mlflow.store.runs import Parent, Status, TrackedRun
 from cifar_mlflow.training.checkpoint import Epoch
@@ -241,6 +241,10 @@ def _start_child(parent: Parent, name: str, tags: Mapping[str, str]) -> Run:
 
 
 def _start_outermost(name: str, tags: Mapping[str, str]) -> Run:
+    if not mlflow.get_tracking_uri().startswith(("http:", "https:")):
+        # MLflow creates the tables of a new database, which it could not do in two steps.
+        with deferring_interrupts():
+            mlflow.MlflowClient().search_experiments(max_results=1)
     created = os.environ.get("MLFLOW_RUN_ID")  # by `mlflow run`
     if not created:
         return mlflow.start_run(run_name=name, tags=dict(tags))

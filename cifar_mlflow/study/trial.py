@@ -19,6 +19,7 @@ from cifar_mlflow.data.dataset import DataSet, Splits
 from cifar_mlflow.data.load import on_this_host
 from cifar_mlflow.errors import DataError, Failure, Paused, Superseded, UsageError, WorkerDied
 from cifar_mlflow.parameters import StudyOptions
+from cifar_mlflow.processes import interruptions
 from cifar_mlflow.store import claims, query, resume, tracking
 from cifar_mlflow.store.runs import KIND, ROUND, TRIAL, TRIAL_KEY, Parent, Status, TrackedRun
 from cifar_mlflow.study.engines import Engine
@@ -143,6 +144,8 @@ def _train(
     def on_epoch(checkpoint: Checkpoint) -> None:
         tracking.raise_if_superseded()
         resume.save_checkpoint(checkpoint)
+        if interruptions:
+            raise KeyboardInterrupt(interruptions[0])
         epoch = checkpoint.history[-1]
         parts = [f"{epoch.epoch}/{config.epochs}", f"train {epoch.train_accuracy:.3f}"]
         if epoch.val_accuracy is not None:
@@ -333,9 +336,10 @@ def trial_run(
     except Paused:
         tracking.pause_run()
     except BaseException as error:
-        tracking.fail_run(error)
-        if isinstance(error, UsageError | Superseded) or not isinstance(error, Exception):
-            raise
+        raised = KeyboardInterrupt(interruptions[0]) if interruptions else error
+        tracking.fail_run(raised)
+        if isinstance(raised, UsageError | Superseded) or not isinstance(raised, Exception):
+            raise raised from error
     else:
         tracking.finish_run()
 

@@ -286,8 +286,10 @@ def predict(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:
 
 def evaluate(model: keras.Model, examples: Examples) -> tuple[float, float]:
     """Mean cross-entropy in nats, and accuracy in 0..1, of a classifier."""
-    model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
-    loss, accuracy = model.evaluate(batches.for_evaluation(*batches.tensors(examples)), verbose=0)
+    # Another model of the same layers, because a model that is compiled is saved with an optimizer.
+    same = keras.Model(model.inputs, model.outputs)
+    same.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
+    loss, accuracy = same.evaluate(batches.for_evaluation(*batches.tensors(examples)), verbose=0)
     return loss, accuracy
 
 

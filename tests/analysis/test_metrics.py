@@ -298,3 +298,18 @@ def test_macro_recall_is_the_balanced_accuracy() -> None:
     table = predictions()
     expected = balanced_accuracy_score(table["true"], table["predicted"])
     assert metrics.evaluate(table).macro_recall == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("classes", "images"), [(50, 2), (256, 1), (2, 1), (10, 100)])
+def test_macro_f1_lies_in_its_interval_however_few_images_a_class_has(
+    classes: int, images: int
+) -> None:
+    random = np.random.default_rng(0)
+    labels = np.repeat(np.arange(classes), images).astype(np.uint8)
+    predicted = np.where(random.random(len(labels)) < 0.9, labels, 0)
+    probabilities = np.eye(classes, dtype=np.float32)[predicted]
+    names = [f"class {number}" for number in range(classes)]
+    table = metrics.prediction_table(probabilities, labels, names)
+    value, low, high = metrics.intervals(table).T["macro_f1"].tolist()
+    assert low <= value <= high
+    assert value == pytest.approx(metrics.evaluate(table).macro_f1)

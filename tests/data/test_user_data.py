@@ -186,10 +186,13 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     assert read(tmp_path).classes == ("bus", "train")
 
 
-def test_a_folder_called_cifar10_is_not_taken_for_the_official_files(tmp_path: Path) -> None:
-    write_folders(tmp_path / "CIFAR-10", 3)
-    data = read(tmp_path / "CIFAR-10")
-    assert data.title == "CIFAR-10 (own images)"
+@pytest.mark.parametrize("name", ["CIFAR-10", "cifar10", "cifar_10"])
+def test_a_folder_called_cifar10_is_not_taken_for_the_official_files(
+    tmp_path: Path, name: str
+) -> None:
+    write_folders(tmp_path / name, 3)
+    data = read(tmp_path / name)
+    assert data.title == f"{name} (own images)"
     assert data.model_name == "cifar10-own-images-cnn"
 
 
@@ -300,6 +303,16 @@ def test_a_folder_without_two_classes_is_refused(tmp_path: Path) -> None:
     write_folders(tmp_path / "wrapped" / "inside", 2)
     assert "the number of classes is 1 (inside)" in refusal(tmp_path / "wrapped")
     assert "cannot be read (No such file or directory)" in refusal(tmp_path / "nowhere")
+
+
+def test_what_was_left_out_is_said_before_a_class_that_lacks_images_is_refused(
+    folder: Path, screen: Screen
+) -> None:
+    for image in (folder / "1").iterdir():
+        image.write_text("<html>")
+    shown = screen()
+    assert "the class '1' has 0 different training images" in refusal(folder)
+    assert shown.getvalue().startswith("Skipped   20 of 200 images, which cannot be read")
 
 
 def test_more_classes_than_a_label_can_name_are_refused(tmp_path: Path) -> None:

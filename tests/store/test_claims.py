@@ -97,6 +97,8 @@ def test_a_named_run_that_cannot_be_resumed_is_refused_with_the_reason(
     mlflow.MlflowClient().set_terminated(finished, "FINISHED")
     experiment = mlflow.create_experiment("another one")
     foreign = mlflow.MlflowClient().create_run(experiment).info.run_id
+    deleted = leave()
+    mlflow.MlflowClient().delete_run(deleted)
     for run_id, why in {
         "0" * 32: "no such run",
         foreign: "in another experiment",
@@ -104,6 +106,7 @@ def test_a_named_run_that_cannot_be_resumed_is_refused_with_the_reason(
         leave(superseded_by="1" * 32): "was resumed by run 1111",
         leave(**tracking.process_tags(this_process())): "is working on the same trials",
         finished: "is finished",
+        deleted: "is deleted",
     }.items():
         with pytest.raises(UsageError, match=why), refused(run_id):
             pytest.fail("it was resumed")

@@ -65,7 +65,9 @@ def test_a_champion_registered_before_0_2_has_its_accuracy_under_the_old_tag() -
 
 
 def test_a_champion_without_the_tags_is_not_beaten_blindly() -> None:
-    assert judge(TAGS, {})[0] == CHALLENGER
+    alias, reason = judge(TAGS, {})
+    assert alias == CHALLENGER
+    assert reason == "the data of the champion are not known: not comparable"
 
 
 def test_a_refit_of_the_champion_takes_its_place_but_only_once() -> None:
@@ -511,13 +513,17 @@ def test_a_model_that_holds_python_code_is_refused(save: Save) -> None:
     assert "Lambda" in refusal(folder)
 
 
-def test_a_format_that_keras_does_not_load_in_safe_mode_is_refused(save: Save) -> None:
+def test_a_model_whose_file_is_missing_or_damaged_is_refused(save: Save) -> None:
     folder = Path(save(network()))
     model = folder / "data" / "model.keras"
     zipped = model.read_bytes()
-    for spoil in (model.unlink, lambda: model.write_bytes(zipped[:1000]), lambda: model.mkdir()):
+    for spoil, what in (
+        (model.unlink, "missing"),
+        (lambda: model.write_bytes(zipped[:1000]), "damaged"),
+        (model.mkdir, "damaged"),
+    ):
         spoil()
-        assert "not in the .keras format" in refusal(str(folder))
+        assert f"its file data/model.keras is {what}" in refusal(str(folder))
         shutil.rmtree(model) if model.is_dir() else model.unlink(missing_ok=True)
     with zipfile.ZipFile(model, "w") as empty:
         empty.writestr("a", "b")

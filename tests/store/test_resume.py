@@ -68,14 +68,14 @@ def test_finished_and_part_done_trials_get_the_successor_as_parent(
 
 def test_attempts_that_are_left_behind_lose_their_checkpoints(study: Start, leave: Leave) -> None:
     left = leave()
-    older, newer = child(left, "aaa", "KILLED", 1), child(left, "aaa", "KILLED", 2)
+    furthest, newest = child(left, "aaa", "KILLED", 2), child(left, "aaa", "KILLED", 1)
     before = study()
     parent = query.active().as_parent()
     resume.adopt_trials(resume.previous_trials(before, parent), before, parent)
-    assert [run.run_id for run in query.children(parent)] == [newer]
-    assert saved(newer).checkpoint
-    assert not saved(older).checkpoint
-    assert not mlflow.MlflowClient().list_artifacts(older, resume.FOLDER)
+    assert [run.run_id for run in query.children(parent)] == [furthest]
+    assert saved(furthest).checkpoint
+    assert not saved(newest).checkpoint
+    assert not mlflow.MlflowClient().list_artifacts(newest, resume.FOLDER)
 
 
 def test_failures_of_an_earlier_study_do_not_stop_its_successor(study: Start, leave: Leave) -> None:
@@ -115,6 +115,22 @@ def test_a_trial_resumes_the_newest_checkpoint_with_its_whole_history() -> None:
     assert ended.status == "KILLED"
     assert ended.tags[claims.SUPERSEDED_BY] == run.run_id
     assert not mlflow.MlflowClient().list_artifacts(before.run_id, resume.FOLDER)
+
+
+def test_of_several_checkpoints_the_furthest_is_resumed_and_a_damaged_one_is_passed_over() -> None:
+    left = []
+    for epochs in (3, 5, 1):
+        with tracking.tracked_run("trial") as before:
+            resume.save_checkpoint(checkpoint(epochs))
+        left.append(saved(before.run_id))
+    checkpoint_file(left[1], "1.npz").unlink()
+    with tracking.tracked_run("trial") as run:
+        start = resume.resume_from(left, fits)
+    assert start is not None
+    assert start.history == checkpoint(3).history
+    assert saved(run.run_id).resumed_from == left[0].run_id
+    assert not saved(run.run_id).checkpoint_lost
+    assert {query.read(each.run_id).status for each in left} == {"KILLED"}
 
 
 def save_cut_off(saved: int, cut_off: int, module: object, name: str, cut: object) -> TrackedRun:

@@ -8,9 +8,10 @@ import pytest
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.dataset import DataSet
-from cifar_mlflow.errors import Diverged, Superseded, UsageError, WorkerDied
+from cifar_mlflow.errors import Diverged, Failure, Superseded, UsageError, WorkerDied
 from cifar_mlflow.store import query, tracking
 from cifar_mlflow.store.runs import TRIAL_KEY, Parent, Status, TrackedRun
+from cifar_mlflow.study import trial
 from cifar_mlflow.study.trial import TrialOptions, run_child, trial_run
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -198,6 +199,19 @@ def test_a_worker_whose_run_was_resumed_by_another_stops_quietly(worker: Worker)
 def test_wrong_input_and_a_resumed_run_end_the_command_too(error: Exception) -> None:
     with pytest.raises(type(error)), trial_run(CONFIG, None, OPTIONS):
         raise error
+
+
+def test_an_interrupt_that_tensorflow_made_another_error_of_is_still_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trial, "interruptions", ["SIGINT"])
+    with (
+        pytest.raises(KeyboardInterrupt, match="SIGINT"),
+        trial_run(CONFIG, None, OPTIONS) as run,
+    ):
+        raise AssertionError("Nesting violated for default stack")
+    ended = query.read(run.run_id)
+    assert (ended.status, ended.failure) == (Status.KILLED, Failure.INTERRUPTED)
 
 
 def test_a_store_that_cannot_end_the_run_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,6 +242,13 @@ def validated(trained: fit.Trained, data: Splits) -> float:
     return float((predicted == data.validation.labels).mean())
 
 
+def test_the_model_has_no_optimizer(small_cifar10: DataSet) -> None:
+    """Keras would warn those who load it that the optimizer's variables are missing."""
+    trained = run(quick(tta="flip", epochs=1), small_cifar10)
+    assert trained.val_accuracy is not None
+    assert not trained.model.compiled
+
+
 def test_the_weights_are_those_of_the_last_epoch(usual: Usual, small_cifar10: DataSet) -> None:
     last = usual.trained.history[-1]
     assert usual.trained.kept == last
