@@ -12,6 +12,7 @@ SUFFIXES = {"onnx": ".onnx", "litert": ".tflite"}
 # The names in every exported file.
 PIXELS, PROBABILITIES, BATCH = "pixels", "probabilities", "batch"
 METADATA_FILE = "metadata.json"  # in a LiteRT file
+VALUES = 200_000_000  # at most, of all that a file computes for one image
 
 
 @dataclass(frozen=True)
@@ -54,3 +55,9 @@ class Metadata:
             if name in text and name not in ("classes", "image_size")
         }
         return cls(tuple(map(printable, classes)), size, **known)
+
+
+def check_values(computed: int) -> None:
+    """Raise UsageError if a file computes too many values for an image: it may be tiny all the same."""
+    if computed > VALUES:
+        raise UsageError(f"it computes {computed:,} values for an image; the limit is {VALUES:,}")

@@ -14,12 +14,11 @@ from ai_edge_litert.interpreter import Interpreter
 
 from cifar_mlflow.console import hushed
 from cifar_mlflow.errors import UsageError
-from cifar_mlflow.formats import METADATA_FILE, PIXELS, PROBABILITIES
+from cifar_mlflow.formats import METADATA_FILE, PIXELS, PROBABILITIES, check_values
 from cifar_mlflow.formatting import printable
 
 IDENTIFIER = b"TFL3"  # from byte 4 on
 METADATA_BYTES = 1_000_000  # at most
-VALUES = 200_000_000  # at most, of all numbers in the tensors for one image
 
 
 class LitertModel:
@@ -86,11 +85,8 @@ def _check_tensors(interpreter: Interpreter) -> None:
     """Refuse loops and branches, and a graph that would take more memory than is sure to be there."""
     if interpreter.num_subgraphs() > 1:
         raise UsageError("it has an operator that contains a graph, such as a loop")
-    numbers = sum(
-        math.prod(map(int, tensor["shape"])) for tensor in interpreter.get_tensor_details()
-    )
-    if numbers > VALUES:
-        raise UsageError(f"it computes {numbers:,} values for an image; the limit is {VALUES:,}")
+    tensors = interpreter.get_tensor_details()
+    check_values(sum(math.prod(map(int, tensor["shape"])) for tensor in tensors))
 
 
 def _checked_signature(interpreter: Interpreter) -> str:

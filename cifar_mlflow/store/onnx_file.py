@@ -15,11 +15,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx.external_data_helper import uses_external_data
 
 from cifar_mlflow.errors import UsageError
-from cifar_mlflow.formats import PIXELS, PROBABILITIES
+from cifar_mlflow.formats import PIXELS, PROBABILITIES, check_values
 from cifar_mlflow.formatting import printable
 
 STANDARD = ("", "ai.onnx")  # the domain of ONNX's own operators
-VALUES = 200_000_000  # at most, of all numbers that are computed for one image
 
 
 class OnnxModel:
@@ -133,8 +132,7 @@ def _check_values(model: onnx.ModelProto) -> None:
                     f"it has the operator {operator}, whose output has an unknown size"
                 )
             numbers += size
-    if numbers > VALUES:
-        raise UsageError(f"it computes {numbers:,} values for an image; the limit is {VALUES:,}")
+    check_values(numbers)
 
 
 def _size(tensor: onnx.TypeProto.Tensor) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cifar_mlflow import formats
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.store import litert_file, models
 from tests.exported import METADATA
@@ -118,5 +119,5 @@ def test_a_loop_is_refused(make: Make) -> None:
 def test_a_file_that_asks_for_much_memory_is_refused(
     content: bytes, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(litert_file, "VALUES", 100)
+    monkeypatch.setattr(formats, "VALUES", 100)
     assert "; the limit is 100" in refusal(make(content))
