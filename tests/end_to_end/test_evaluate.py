@@ -6,6 +6,7 @@ from mlflow.entities import Run
 from cifar_mlflow.analysis.metrics import evaluate, headlines, intervals
 from cifar_mlflow.analysis.statistics import compare
 from cifar_mlflow.data.cifar10 import CLASSES
+from cifar_mlflow.formatting import literal_markdown
 from tests.conftest import StandIn
 from tests.end_to_end.conftest import Studies, User
 
@@ -111,7 +112,7 @@ def test_the_terminal_shows_the_essence_and_nothing_else(evaluated: tuple[Run, s
         run.data.metrics[f"test_accuracy{bound}"] for bound in ("", "_low", "_high")
     )
     assert lines[3][10:] == f"{accuracy:.4f} (95 % interval {low:.4f} to {high:.4f})"
-    assert lines[3][10:] in run.data.tags["mlflow.note.content"]
+    assert literal_markdown(lines[3][10:]) in run.data.tags["mlflow.note.content"]
 
 
 def test_two_models_are_evaluated_in_a_run_each_and_compared(
@@ -145,4 +146,4 @@ def test_two_models_are_evaluated_in_a_run_each_and_compared(
     counts = pd.read_csv(user.read(run, "comparison.csv"), index_col="first")
     assert counts.to_numpy().tolist() == expected.table.to_numpy().tolist()
     assert f"{name} against cifar10-cnn version 1: {expected}" in shown
-    assert str(expected) in run.data.tags["mlflow.note.content"]
+    assert literal_markdown(str(expected)) in run.data.tags["mlflow.note.content"]
