@@ -38,7 +38,7 @@ def test_the_page_shows_the_grid_and_what_is_missing(reported: tuple[User, str])
     assert grid.info.run_id in page.text
     best = user.client.get_run(grid.data.tags["best_run_id"])
     assert f"The best model of the grid is {best.info.run_name}" in page.text
-    assert "Figure 5. The small network, relu, batch 32, sgd" in page.text
+    assert "Extra figure. The small network, relu, batch 32, sgd" in page.text
     assert "These runs did not use CIFAR-10" in page.text
     assert "Missing: Figures 2 to 4" in page.text
     assert "It is now the champion: cifar10-cnn version 1." in page.text

@@ -342,7 +342,7 @@ def test_big_images_are_in_memory_one_at_a_time(
 
 def test_pixels_without_a_known_white_are_refused(tmp_path: Path) -> None:
     name = put(tmp_path / "a.tiff", Image.fromarray(np.ones((32, 32), np.float32)))
-    assert "32 bits" in reason(name)
+    assert "32-bit" in reason(name)
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
