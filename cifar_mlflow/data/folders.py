@@ -117,11 +117,7 @@ def _parts(path: Path) -> dict[int, Path]:
     for name, folder in sorted(found.items()):
         part = PART_NAMES.get(name.lower())
         if part is None or part in parts:
-            why = (
-                "is not a part of the data"
-                if part is None
-                else "is a part that another folder has too"
-            )
+            why = "is not a part" if part is None else "is a part that another folder has too"
             raise DataError(
                 f"{printable(str(folder))}: {why}; allowed are train, validation (or val, valid) and test"
             )

@@ -51,28 +51,25 @@ def render_page(shown: Shown, runtime: Runtime) -> str:
         "runtime-binary": runtime.binary,
         "model": shown.onnx,
     }
-    return (
-        templates.environment(FOLDER)
-        .get_template("page.html.jinja")
-        .render(
-            model=shown.model,
-            classes=shown.classes,
-            size=shown.size,
-            facts=[
-                *shown.facts,
-                ("Classes", ", ".join(shown.classes)),
-                ("Runs on", f"ONNX Runtime Web {VERSION}, © Microsoft Corporation, MIT licence"),
-            ],
-            about={
-                "classes": shown.classes,
-                "size": shown.size,
-                "calibration": _bins(shown.calibration),
-            },
-            policy=_policy(style, script),
-            style=Markup(style),
-            script=Markup(script),
-            blocks={name: _packed(content) for name, content in blocks.items()},
-        )
+    template = templates.environment(FOLDER).get_template("page.html.jinja")
+    return template.render(
+        model=shown.model,
+        classes=shown.classes,
+        size=shown.size,
+        facts=[
+            *shown.facts,
+            ("Classes", ", ".join(shown.classes)),
+            ("Runs on", f"ONNX Runtime Web {VERSION}, © Microsoft Corporation, MIT licence"),
+        ],
+        about={
+            "classes": shown.classes,
+            "size": shown.size,
+            "calibration": _bins(shown.calibration),
+        },
+        policy=_policy(style, script),
+        style=Markup(style),
+        script=Markup(script),
+        blocks={name: _packed(content) for name, content in blocks.items()},
     )
 
 
