@@ -207,6 +207,10 @@ def test_a_first_ctrl_c_lets_the_command_tidy_up(endless: subprocess.Popen[str])
 
 
 def test_a_store_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    file.write_text(
+        "a text that is long enough to be read as the header of a database, which it is not"
+    )
     program = (
         "import sys; from cifar_mlflow.command_line import main; "
         "from cifar_mlflow.parameters import Options; sys.argv = ['look']; "
@@ -215,13 +219,13 @@ def test_a_store_that_cannot_be_opened_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=PROJECT,
-        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}"},
+        env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{file}"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == FAILED
-    assert done.stderr == "look: (sqlite3.OperationalError) unable to open database file\n"
+    assert done.stderr == "look: (sqlite3.DatabaseError) file is not a database\n"
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
