@@ -58,6 +58,6 @@ class Metadata:
 
 
 def check_values(computed: int) -> None:
-    """Raise UsageError if a file computes too many values for an image: it may be tiny all the same."""
+    """Raise UsageError if a file computes too many values for an image, as even a tiny one can."""
     if computed > VALUES:
         raise UsageError(f"it computes {computed:,} values for an image; the limit is {VALUES:,}")

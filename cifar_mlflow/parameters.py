@@ -167,7 +167,7 @@ class TrainingOptions(DataOptions):
     """save TensorBoard event files with weight histograms as an artifact"""
     resume: Annotated[str, AfterValidator(_resume)] = "auto"
     """auto resumes unfinished runs of the same trials and data in the experiment; never starts
-    afresh, and auto then leaves out the runs before; a run's id resumes that run"""
+    afresh, so that later commands leave them out too; a run's id resumes that run"""
 
 
 class RecipeOption(Parameters):
@@ -177,7 +177,7 @@ class RecipeOption(Parameters):
 
     recipe: str = recipes.NONE
     """a named configuration: the name of a file in recipes/, without .toml, or the path of your own
-    .toml file; parameters that you give override it; none uses none"""
+    .toml file; parameters that you give override it; none for no recipe"""
 
     @model_validator(mode="before")
     @classmethod
@@ -387,7 +387,7 @@ class SearchParameters(RegistryOptions, StudyOptions):
     """number of configurations to try"""
     sampler: Literal["tpe", "random", "gp"] = "tpe"
     """the Optuna sampler that proposes them: tpe, tree-structured Parzen estimators; gp, a Gaussian
-    process, which needs PyTorch and no rungs; random, independent random draws"""
+    process, which needs PyTorch and no rungs; random, independent draws"""
     sampler_seed: int = Field(default=0, ge=0)
     """random seed of the sampler"""
     rungs: Rungs = "none"

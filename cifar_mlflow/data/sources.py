@@ -126,7 +126,7 @@ def _read_archive(path: Path) -> Arrays:
     except (DataError, MemoryError):
         raise
     except Exception as error:  # decompressing damaged bytes can raise anything
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].rstrip(":")
         raise DataError(
             f"{path}: not a readable tar archive, or cut off ({reason}); expected {EXPECTED}"
         ) from error

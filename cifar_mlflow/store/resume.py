@@ -56,9 +56,10 @@ def previous_trials(previous: Sequence[UnfinishedRun], parent: Parent) -> list[T
 
 
 def _worth(trial: TrackedRun) -> tuple[bool, int, bool]:
-    part_done = trial.status == Status.PAUSED or bool(trial.checkpoint)
+    finished = trial.status == Status.FINISHED
+    part_done = not finished and (trial.status == Status.PAUSED or bool(trial.checkpoint))
     epochs = max(1, trial.epochs, _checkpoint_epoch(trial)) if part_done else 0
-    return trial.status == Status.FINISHED, epochs, trial.was_tried
+    return finished, epochs, trial.was_tried
 
 
 def adopt_trials(

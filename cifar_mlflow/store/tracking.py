@@ -242,7 +242,7 @@ def _start_child(parent: Parent, name: str, tags: Mapping[str, str]) -> Run:
 
 def _start_outermost(name: str, tags: Mapping[str, str]) -> Run:
     if not mlflow.get_tracking_uri().startswith(("http:", "https:")):
-        # MLflow creates the tables of a new database, which it could not do in two steps.
+        # MLflow creates the tables of a new database, and cannot complete them after an interruption.
         with deferring_interrupts():
             mlflow.MlflowClient().search_experiments(max_results=1)
     created = os.environ.get("MLFLOW_RUN_ID")  # by `mlflow run`

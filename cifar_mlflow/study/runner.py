@@ -1,7 +1,7 @@
 """Run many trials: on every core or machine, resuming interrupted ones; then choose the best model."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import joblib
@@ -344,7 +344,7 @@ def train_all(
 def pending_trials(
     trials: Sequence[TrialConfig],
     children: Sequence[TrackedRun],
-    failures: Mapping[str, int],
+    failures: Counter[str],
     each: TrialOptions,
 ) -> list[TrialConfig]:
     """The trials that are worth trying, those that failed before last.

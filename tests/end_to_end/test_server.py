@@ -1,4 +1,4 @@
-"""The grid on a real tracking server, with PostgreSQL behind it and the artifacts in S3.
+"""The grid on a real tracking server: PostgreSQL behind it, artifacts through it, and S3 behind those.
 
 Everything listens on loopback, in temporary folders.
 """
@@ -47,59 +47,74 @@ def postgresql() -> Iterator[str]:
 
 @pytest.fixture
 def s3(user: User, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """The environment of a process that has an S3 with an empty bucket, as this one has too."""
+    """The environment of a process that has an S3 with an empty bucket."""
     address = f"http://127.0.0.1:{(port := free_port())}"
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    environment = S3 | {"MLFLOW_S3_ENDPOINT_URL": address}
-    for name, value in environment.items():
+    for name, value in S3.items():
         monkeypatch.setenv(name, value)
     with process(command, user.environment, user.folder / "s3.log", address):
         boto3.client("s3", endpoint_url=address).create_bucket(Bucket=BUCKET)
-        yield environment
+        yield S3 | {"MLFLOW_S3_ENDPOINT_URL": address}
 
 
-def test_the_grid_runs_on_postgresql_and_s3_and_loses_nothing_with_its_server_or_a_worker(
-    user: User,
-    postgresql: str,
-    s3: dict[str, str],
-    tensorflow: None,
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_grid_runs_on_postgresql_and_waits_for_a_server_that_is_away(
+    user: User, postgresql: str, tensorflow: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    user = replace(user, environment=user.environment | s3).held_after(epoch=1)
-    port, behind = free_port(), replace(user, environment={"MLFLOW_TRACKING_URI": postgresql})
-    # Not proxied: the trials themselves write to S3.
-    options = ("--default-artifact-root", f"s3://{BUCKET}/runs", "--no-serve-artifacts")
+    artifacts = user.folder / "artifacts"
+    user, port = user.held_after(epoch=1), free_port()
+    options = ("--artifacts-destination", str(artifacts), "--workers", "2")
     with tracking_server(user, postgresql, *options, port=port) as remote:
         study = remote.start_trials(remote.mlflow_run("grid", GRID), trials=2)
-    begun = behind.runs("tags.kind = 'trial'")
-    os.kill(TrackedRun.of(begun[0]).process.id, signal.SIGKILL)
     user.open_gate()
-    time.sleep(3)  # the second epoch takes a tenth of a second: the study waits for the server
+    time.sleep(3)  # the second epoch takes a tenth of a second: the trials wait for the server
     assert study.poll() is None
+    behind = replace(user, environment={"MLFLOW_TRACKING_URI": postgresql})
     for trial in behind.runs("tags.kind = 'trial'"):
         assert (trial.info.status, trial.data.metrics["epoch"]) == ("RUNNING", 1)
     with tracking_server(user, postgresql, *options, port=port) as remote:
         shown, _ = study.communicate()
         assert study.returncode == 0, shown
         assert shown.count("View run") == 1  # what `mlflow run` prints
-        killed = remote.runs("attributes.status = 'KILLED'")
+        parent, *trials = remote.runs()
+        assert [run.info.status for run in (parent, *trials)] == ["FINISHED"] * 3
+        assert "results.csv" in remote.artifacts(parent)
+        for trial in trials:
+            assert "confusion_matrix.png" in remote.artifacts(trial)
+            points = remote.client.get_metric_history(trial.info.run_id, "val_accuracy")
+            assert [point.step for point in points] == [1, 2]
+        assert list(artifacts.rglob("results.csv"))
+        # Nothing was written around the server.
+        assert not (user.folder / "mlruns").exists()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", remote.environment["MLFLOW_TRACKING_URI"])
+        champion = mlflow.pyfunc.load_model("models:/cifar10-cnn@champion")
+        assert champion.metadata.metadata["classes"][0] == "airplane"
+
+
+def test_a_killed_worker_costs_nothing_and_its_trials_resume_from_s3(
+    user: User, s3: dict[str, str], make_store: Callable[..., str]
+) -> None:
+    user = replace(user, environment=user.environment | s3).held_after(epoch=1)
+    database = make_store(user.folder, "server.db", f"s3://{BUCKET}/runs/0")
+    # Not proxied: the trials themselves write to S3.
+    options = ("--default-artifact-root", f"s3://{BUCKET}/runs", "--no-serve-artifacts")
+    with tracking_server(user, database, *options) as remote:
+        study = remote.start_trials(remote.script("grid", GRID), trials=2)
+        begun = remote.begun()
+        os.kill(TrackedRun.of(begun[0]).process.id, signal.SIGKILL)
+        remote.open_gate()
+        shown, _ = study.communicate()
+        assert study.returncode == 0, shown
+        killed = [run for run in remote.runs() if run.info.status == "KILLED"]
         assert begun[0].info.run_id in {run.info.run_id for run in killed}
         # Alone, or in the company of another trial.
         assert all(re.search("worker.* died", run.data.tags["end_reason"]) for run in killed)
         finished = remote.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")
         assert len({run.info.run_name for run in finished}) == len(finished) == 2
         for run in finished:
-            assert "confusion_matrix.png" in remote.artifacts(run)
-            points = remote.client.get_metric_history(run.info.run_id, "val_accuracy")
+            points = remote.client.get_metric_history(run.info.run_id, "train_loss")
             assert [point.step for point in points] == [1, 2]
         resumed = {run.data.tags.get("resumed_from") for run in finished}
         assert begun[0].info.run_id in resumed
-        assert not remote.runs("attributes.status = 'RUNNING'")
-        # Nothing was written around the server.
-        assert not (user.folder / "mlruns").exists()
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", remote.environment["MLFLOW_TRACKING_URI"])
-        champion = mlflow.pyfunc.load_model("models:/cifar10-cnn@champion")
-        assert champion.metadata.metadata["classes"][0] == "airplane"
     listed = boto3.client("s3", endpoint_url=s3["MLFLOW_S3_ENDPOINT_URL"]).list_objects_v2(
         Bucket=BUCKET
     )

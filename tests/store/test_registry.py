@@ -513,6 +513,16 @@ def test_a_model_that_holds_python_code_is_refused(save: Save) -> None:
     assert "Lambda" in refusal(folder)
 
 
+def test_a_format_that_keras_does_not_load_in_safe_mode_is_refused(save: Save) -> None:
+    described = Path(save(network()), "MLmodel")
+    text = described.read_text()
+    for key, value, other in (("save_exported_model", "false", "true"), ("data", "data", "other")):
+        changed = text.replace(f" {key}: {value}\n", f" {key}: {other}\n")
+        assert changed != text
+        described.write_text(changed)
+        assert "not in the .keras format" in refusal(str(described.parent))
+
+
 def test_a_model_whose_file_is_missing_or_damaged_is_refused(save: Save) -> None:
     folder = Path(save(network()))
     model = folder / "data" / "model.keras"

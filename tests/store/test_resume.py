@@ -100,6 +100,16 @@ def test_a_finished_trial_is_preferred_to_a_newer_part_done_one(study: Start, le
     assert [run.run_id for run in kept] == [done]
 
 
+def test_of_two_finished_trials_the_newer_is_kept_whatever_the_other_has_left(
+    study: Start, leave: Leave
+) -> None:
+    left = leave()
+    child(left, "aaa", "FINISHED", 2)  # its worker died before it deleted the checkpoint
+    newer = child(left, "aaa", "FINISHED")
+    kept = resume.previous_trials(study(), query.active().as_parent())
+    assert [run.run_id for run in kept] == [newer]
+
+
 def test_a_trial_resumes_the_newest_checkpoint_with_its_whole_history() -> None:
     with tracking.tracked_run("trial") as before:
         for epochs in (1, 2, 3):
