@@ -94,6 +94,7 @@ def test_a_file_says_what_its_model_was_trained_on_only_if_that_is_known(
     for without in (folder, model(None)):
         unknown = describe_model(without, small_cifar10)
         assert (unknown.data_set, unknown.data_digest, unknown.license) == ("", "", "unknown")
+    assert describe_model(folder, small_cifar10).model_id == ""
 
 
 @pytest.mark.usefixtures("store", "tensorflow")

@@ -139,7 +139,7 @@ def resume_from(
     """
     active = query.active().run_id
     checkpoint, lost = None, ""
-    for attempt in sorted(attempts, key=_checkpoint_epoch, reverse=True):
+    for attempt in sorted(attempts, key=_checkpoint_epoch)[::-1]:
         if not attempt.checkpoint:
             continue
         try:
