@@ -41,21 +41,31 @@ def model(digest: str | None = "abc", file: str | None = None) -> EvaluatedModel
 
 def test_a_wrong_conversion_fails_and_says_which_limit_it_misses() -> None:
     good = replace(KERAS, max_difference=1e-7)
-    assert first_failure({"keras": KERAS, "onnx": good}) is None
+    assert first_failure({"keras": KERAS, "onnx": good}, 10_000) is None
     wrong = {"keras": KERAS, "onnx": good, "litert": replace(good, max_difference=2e-4)}
     line = "litert: a probability differs from that of Keras by 2e-04; the limit is 1e-04"
-    assert first_failure(wrong) == line
-    assert first_failure({"keras": KERAS, "onnx": replace(good, max_difference=math.nan)})
+    assert first_failure(wrong, 10_000) == line
+    assert first_failure({"keras": KERAS, "onnx": replace(good, max_difference=math.nan)}, 10_000)
 
 
 def test_an_int8_file_fails_by_the_accuracy_it_loses_and_not_by_differences() -> None:
     rounded = replace(KERAS, max_difference=0.3, test_accuracy=0.6901)
-    assert first_failure({"keras": KERAS, "onnx-int8": rounded}) is None
-    assert first_failure({"keras": KERAS, "onnx-int8": replace(rounded, test_accuracy=0.8)}) is None
-    worse = {"keras": KERAS, "onnx-int8": replace(rounded, test_accuracy=0.689)}
-    assert first_failure(worse) == (
-        "onnx-int8: its test accuracy 0.6890 is 0.0110 below that of Keras; the limit is 0.01"
+    assert first_failure({"keras": KERAS, "onnx-int8": rounded}, 10_000) is None
+    assert (
+        first_failure({"keras": KERAS, "onnx-int8": replace(rounded, test_accuracy=0.8)}, 10_000)
+        is None
     )
+    worse = {"keras": KERAS, "onnx-int8": replace(rounded, test_accuracy=0.689)}
+    assert first_failure(worse, 10_000) == (
+        "onnx-int8: its test accuracy 0.6890 is 0.0110 below that of Keras; the limit is 0.01, or one image"
+    )
+
+
+def test_an_int8_file_may_lose_one_image_however_few_there_are() -> None:
+    all_right = replace(KERAS, test_accuracy=1)
+    one_wrong, two_wrong = (replace(all_right, test_accuracy=1 - lost / 30) for lost in (1, 2))
+    assert first_failure({"keras": all_right, "onnx-int8": one_wrong}, images=30) is None
+    assert first_failure({"keras": all_right, "onnx-int8": two_wrong}, images=30)
 
 
 def test_variants_have_a_file_each() -> None:
