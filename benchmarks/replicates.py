@@ -78,7 +78,10 @@ def cells(record: Mapping[Any, Any]) -> list[str]:
 
 def print_table(table: pd.DataFrame) -> None:
     """A row for each configuration, of all its seeds."""
-    intervals = [f"{percent(CONFIDENCE, 0)} of the mean", f"{percent(CONFIDENCE, 0)} of a training"]
+    intervals = [
+        f"{percent(CONFIDENCE, 0)} CI of the mean",
+        f"{percent(CONFIDENCE, 0)} PI of a trial",
+    ]
     headings = [*FACTORS["grid"], "n"]
     for measure in ("test accuracy", "test loss"):
         headings += [measure, *intervals, "published"]

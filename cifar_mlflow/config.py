@@ -84,24 +84,24 @@ class TrialConfig(Parameters):
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
     """learning rate; auto is Keras' default for the optimizer"""
     schedule: Literal["constant", "linear", "cosine", "triangular"] = "constant"
-    """learning rate over the steps: constant; falling to zero along a line or a cosine; or triangular,
-    rising from zero for the first fifth and then falling to it"""
+    """learning rate over the steps: constant; linear or cosine, falling to zero; or triangular, rising
+    from zero for the first fifth and then falling back"""
     momentum: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     """momentum of sgd (Nesterov's), rmsprop or muon; auto is the optimizer's default"""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto"
     """decoupled weight decay: each step takes this share of a weight, times the learning rate; with muon
     convolutions keep their norm, and only other weights decay; auto is the optimizer's default"""
     lookahead: int = Field(default=0, ge=0)
-    """every so many steps, move the weights halfway back to where the previous move left them; 0 never
-    does"""
+    """number of steps after which weights move halfway back to where the last move left them; 0 for
+    never"""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """share of each training label that is spread over all classes"""
     class_weights: Literal["none", "balanced"] = "none"
     """weight of a training image in the loss: none, the same for all; balanced, the inverse of the size
     of its class, so that all classes count alike"""
     augment: Literal["none", "flip", "flip-crop", "flip-rotate"] = "none"
-    """random changes of the training images: mirrored every other epoch; and shifted by up to 2 pixels,
-    or rotated by up to 36 degrees"""
+    """random changes to training images: flip, mirroring every other epoch; crop, shifts of up to 2
+    pixels; rotate, by up to 36 degrees"""
     resolution: Annotated[str, AfterValidator(_resolution)] = FULL_SIZE
     """sizes that the training images grow through, each for an equal share of the epochs, such as
     20-24-32; in pixels for images of 32 x 32, and scaled for others (24 means 48 with image_size=64)"""

@@ -43,8 +43,9 @@ RUNS, SECONDS = 5, 0.5  # of each measurement of time, at least
 KERAS, CARD, CONFIG = "model.keras", card.FILE, "config.json"
 PACKAGES = ("keras", "tensorflow", "onnx", "onnxruntime", "tf2onnx", "ai-edge-litert")
 PREPROCESSING = (
-    "RGB; crop the largest square around the centre; resize it to image_size x image_size pixels; "
-    "whole numbers 0 to 255, not scaled"
+    "turn the image as its EXIF data says; RGB, on white where it is transparent; crop the largest "
+    "square around the centre; resize it to image_size x image_size pixels; whole numbers 0 to 255, not "
+    "scaled"
 )
 HEADINGS = ("format", "MB", "difference", "same class", "test acc.", "ms alone", "ms of 64")
 LEGEND = (

@@ -159,7 +159,7 @@ class DataOptions(Options):
 
 
 class TrainingOptions(DataOptions):
-    """How trials run, which does not change what they compute."""
+    """How trials run. Of these only `threads` can change their results, in the last bits."""
 
     threads: PositiveInt | Literal["auto"] = "auto"
     """threads per trial; auto divides the cores among the trials that run at once"""
@@ -203,13 +203,13 @@ class StudyOptions(TrainingOptions):
     retries: int = Field(default=1, ge=0)
     """how often a failed trial is retried, from its last epoch"""
     max_same_failures: PositiveInt = 3
-    """stop the study after this many failures with the same message, one after another"""
+    """stop the study after this many failures in a row with the same message"""
     outdated: Literal["keep", "retrain"] = "keep"
-    """what to do with finished trials of an interrupted study that had another network, TensorFlow
-    or Keras than there is now: keep them, marked, or retrain them"""
+    """what to do with finished trials of an interrupted study whose network, TensorFlow or Keras has
+    since changed: keep them, marked, or retrain them"""
     select_by: Literal["validation", "test"] = "validation"
-    """the images whose accuracy, its mean over the seeds, chooses the best trial; test is the paper's
-    way, and leaks the test set"""
+    """the images whose accuracy (mean over the seeds) selects the best trial; test is the paper's way,
+    and leaks the test set"""
     dry_run: Flag = False
     """print the plan and train nothing"""
 
@@ -276,8 +276,8 @@ class EvaluateParameters(DataOptions):
     """a model's URI in MLflow, the id of its run, a local folder, or an exported file; two models,
     separated by a comma, are compared"""
     part: Literal["test", "validation"] = "test"
-    """the images: the test set, or those held out for validation when the model was trained (the last
-    fifth of the training images, if that is not known)"""
+    """the images: the test set, or those held out for validation when the model was trained (as with
+    validation_fraction=0.2, if that is not known)"""
 
 
 class PredictParameters(Options):
@@ -394,14 +394,14 @@ class SearchParameters(RegistryOptions, StudyOptions):
     """epochs at which only the best trials of a round go on, such as 3,9,27, the last being all epochs;
     none trains every trial to its end"""
     round_size: PositiveInt | Literal["auto"] = "auto"
-    """trials that are proposed at once, knowing the results of earlier rounds; auto is just enough for
-    one of them to reach the last rung, or 8 without rungs"""
+    """trials proposed together, based on the results of earlier rounds; auto is just enough for one to
+    reach the last rung, or 8 without rungs"""
     finalists: PositiveInt = 3
     """configurations that are trained again, with new seeds: those with the best validation accuracy"""
     replicates: PositiveInt = 5
     """number of new seeds for each finalist, counted up from seed"""
     select_by: Literal["validation"] = "validation"
-    """the images whose accuracy, its mean over the replicates, chooses the best configuration"""
+    """the images whose accuracy (mean over the replicates) selects the best configuration"""
 
     @model_validator(mode="before")
     @classmethod

@@ -95,5 +95,5 @@ def _texts(value: object, shown: str) -> tuple[str, ...]:
     """The levels of a factor: one value of TOML, or a list of them."""
     levels = value if isinstance(value, list) else [value]
     if not levels or not all(isinstance(level, str | int | float) for level in levels):
-        raise UsageError(f"{shown} should be a number, a text, or a list of one or more of them")
+        raise UsageError(f"{shown} should be a number, a string, or a list of one or more of them")
     return tuple(map(as_text, levels))

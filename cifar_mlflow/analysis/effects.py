@@ -5,7 +5,7 @@ between trials that are alike in every other factor (main effects and interactio
 Montgomery, "Design and Analysis of Experiments", chapter 5), with a 95 % interval by Student's t.
 
 With one seed there is one difference per setting of the other factors. The interval then covers how the
-effect varies with them, and the chance in single trainings, but not what the seed does to all of them
+effect varies with them, and the chance in single trials, but not what the seed does to all of them
 alike. With several seeds each seed gives one mean difference over all settings, and the interval covers
 how these vary by chance.
 """

@@ -12,7 +12,6 @@ from cifar_mlflow.data.collection import PARTS, TEST, TRAIN, VALIDATION, Collect
 from cifar_mlflow.errors import DataError
 from cifar_mlflow.formatting import counted
 
-VERBS = ("train", "validate", "test")  # what images of PARTS do
 TEST_SHARE = 0.2
 # Root mean square of the differences in `Picture.look`, of 255, below which two images count as similar. A
 # JPEG copy differs by 1 or 2; see docs/data.md.
@@ -57,7 +56,7 @@ def divide(images: Decoded, collection: Collection) -> Division:
         if not counts.all():
             name = collection.classes[int(np.argmin(counts))]
             raise DataError(
-                f"{collection.path}: the class {name!r} has no image to {VERBS[needed]}"
+                f"{collection.path}: the class {name!r} has no image in {PARTS[needed]}"
             )
 
     order = np.lexsort((label, hashes[:, 2], position))
@@ -104,7 +103,7 @@ def _assign(
 
 def _too_few(count: int, taken: Sequence[int]) -> str:
     if not taken:
-        return "has no image to train"
+        return f"has no image in {PARTS[TRAIN]}"
     parts = " and ".join(PARTS[part] for part in taken)
     return (
         f"has {counted(count, 'different training image')}; it needs {1 + len(taken)}, because {parts} "

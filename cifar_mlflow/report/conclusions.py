@@ -334,7 +334,7 @@ def on_level(best: Estimate, images: Sequence[float]) -> Conclusion:
         CONCLUSIONS[4],
         Evidence(
             f"The best configuration's test accuracy is {number(best.value)}, {away} from the published "
-            f"{number(BEST, 2)}, which is of one training. {text}",
+            f"{number(BEST, 2)}, which is of one trial. {text}",
             holds,
         ),
         Evidence(

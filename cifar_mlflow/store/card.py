@@ -209,7 +209,8 @@ import mlflow
 import numpy as np
 from PIL import Image, ImageOps
 
-image = ImageOps.fit(Image.open("photo.jpg").convert("RGB"), ({width}, {height}))
+image = ImageOps.exif_transpose(Image.open("photo.jpg"))  # turned as EXIF says
+image = ImageOps.fit(image.convert("RGB"), ({width}, {height}))
 model = mlflow.pyfunc.load_model({json.dumps(facts.uri, ensure_ascii=False)})
 (probabilities,) = model.predict(np.asarray(image)[np.newaxis])
 print(model.metadata.metadata["classes"][probabilities.argmax()], probabilities.max())

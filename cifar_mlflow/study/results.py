@@ -286,7 +286,7 @@ def reading(summary: pd.DataFrame, select_by: str) -> Lines:
 
 
 def _against_paper(summary: pd.DataFrame) -> str:
-    """How many published accuracies, each of one training, lie where one here would; names the others.
+    """How many published accuracies lie in the prediction interval of one more trial; names the others.
 
     Empty unless a published configuration has seeds enough for an interval.
     """
@@ -310,7 +310,7 @@ def _against_paper(summary: pd.DataFrame) -> str:
     ]
     text = (
         f"{len(table) - len(unlike)} of {len(table)} published accuracies lie in the "
-        f"{statistics.INTERVAL} of a single training"
+        f"{percent(statistics.CONFIDENCE, 0)} prediction interval of a single trial"
     )
     return text + (f"; not {_few(outside)}" if outside else "")
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrialOptions:
-    """How trials run, which does not change their results; small to pickle."""
+    """How trials run; small to pickle. Of these only `threads` can change results, in the last bits."""
 
     threads: int
     tensorboard: bool = False

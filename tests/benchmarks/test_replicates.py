@@ -47,7 +47,7 @@ def test_published_numbers_are_shown_beside_means_and_intervals_and_ranked(
     monkeypatch.setattr("sys.argv", ["replicates", store, "ranking.png"])
     main()
     headings, _, row, *lines = capsys.readouterr().out.splitlines()
-    assert "95 % of a training | published | test loss" in headings
+    assert "95 % PI of a trial | published | test loss" in headings
     assert row.startswith("| relu | 32 | adam | 3 | 0.68")
     assert " | 0.68 | " in row
     assert row.endswith(" | 1.355 |")

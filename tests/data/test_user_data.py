@@ -346,7 +346,7 @@ def test_a_class_that_is_too_small_to_divide_is_refused(folder: Path) -> None:
     ("part", "message"),
     [
         ("train", "the class '6' has 0 different training images; it needs 2"),
-        ("test", "the class '6' has no image to test"),
+        ("test", "the class '6' has no image in test"),
     ],
 )
 def test_a_class_that_is_missing_in_a_part_is_refused(
@@ -363,7 +363,7 @@ def test_a_test_image_that_is_also_a_training_image_is_no_test_image_of_its_clas
 ) -> None:
     for name in ("train", "test"):
         write_folders(tmp_path / name, 4)
-    assert "the class '0' has no image to test" in refusal(tmp_path)
+    assert "the class '0' has no image in test" in refusal(tmp_path)
 
 
 def test_a_layout_that_is_not_clear_is_refused(tmp_path: Path) -> None:

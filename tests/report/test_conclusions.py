@@ -219,6 +219,6 @@ def test_fewer_than_three_seeds_do_not_decide_whether_the_published_accuracy_is_
     )
     assert conclusion.verdict == Verdict.INCONCLUSIVE
     level, images, *_ = conclusion.evidence
-    assert "0.704, +0.004 from the published 0.70, which is of one training. With" in level.text
+    assert "0.704, +0.004 from the published 0.70, which is of one trial. With" in level.text
     assert images.aside
     assert "0.700 to 0.720" in images.text

@@ -210,7 +210,7 @@ def test_a_published_accuracy_is_held_against_what_a_single_training_may_reach()
     half = 4.302653 * 0.01 * np.sqrt(1 + 1 / 3)  # Student's t from a table
     assert summary["test_accuracy_single_low"].iloc[0] == pytest.approx(0.70 - half)
     assert dict(results.reading(summary, "validation"))["Paper"] == (
-        "2 of 3 published accuracies lie in the 95 % interval of a single training; "
+        "2 of 3 published accuracies lie in the 95 % prediction interval of a single trial; "
         "not relu 128 adam (published 0.70, here 0.250–0.350)"
     )
     unpublished = summary.assign(published_accuracy=np.nan)
