@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import (
@@ -79,10 +79,10 @@ class TrialConfig(Parameters):
     batch_size: int = Field(default=32, gt=0, lt=2**31)
     """training images per step"""
     optimizer: Optimizer = "sgd"
-    """optimizer, by its Keras name"""
-    # auto and the number that it stands for are two trials: only Keras knows that number.
+    """optimizer, by its Keras name; muon is this project's own"""
+    # auto and the number that it stands for are two trials: only the optimizer knows that number.
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = "auto"
-    """learning rate; auto is Keras' default for the optimizer"""
+    """learning rate; auto is the optimizer's default: Keras', or 0.24 for muon"""
     schedule: Literal["constant", "linear", "cosine", "triangular"] = "constant"
     """learning rate over the steps: constant; linear or cosine, falling to zero; or triangular, rising
     from zero for the first fifth and then falling back"""
@@ -242,8 +242,15 @@ class TrialConfig(Parameters):
 
     @property
     def configuration(self) -> "TrialConfig":
-        """The trial with the default seed: what trials that differ only in their seed share."""
-        return self.model_copy(update={"seed": type(self).model_fields["seed"].default})
+        """The trial with the default seed: what trials that differ only in their seed share.
+
+        Its name does not mention the seed, though its recipe may have another.
+        """
+        seed = {"seed": type(self).model_fields["seed"].default}
+        shared = self.model_copy(update=seed)
+        if recipe := self._recipe:
+            shared._recipe = replace(recipe, values={**recipe.values, **seed})
+        return shared
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,11 @@ class StudyOptions(TrainingOptions):
 
     @model_validator(mode="after")
     def _has_workers(self) -> Self:
+        if self.engine == "loky" and self.address != "local":
+            raise ValueError(
+                f"address={self.address}: the engine loky has none, because it runs on this machine; "
+                "input should be local, or engine=dask or ray"
+            )
         if self.engine == "dask" and self.address != "local" and self.workers != "auto":
             raise ValueError(
                 f"workers={self.workers}: the workers of the cluster at address={self.address} decide how "

@@ -7,7 +7,7 @@ field is one), or a logarithmic range (``log:0.001..0.1``).
 import itertools
 import math
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
@@ -63,6 +63,11 @@ class Range:
         return self.high - self.low + 1 if self.whole else math.inf
 
     @property
+    def values(self) -> Iterable[Value]:
+        """All of them, if they are whole."""
+        return range(int(self.low), int(self.high) + 1)
+
+    @property
     def examples(self) -> tuple[Value, ...]:
         return self.low, self.high
 
@@ -115,6 +120,13 @@ class Space:
     def size(self) -> float:
         """The number of different configurations; infinite with a range of numbers that are not whole."""
         return math.prod(domain.size for domain in self.domains.values())
+
+    def configurations(self) -> Iterator[TrialConfig]:
+        """All of a finite space; none of an infinite one."""
+        if self.size == math.inf:
+            return
+        for values in itertools.product(*(domain.values for domain in self.varied.values())):
+            yield self.trial(dict(zip(self.varied, values)))
 
     def trial(self, values: Mapping[str, Value]) -> TrialConfig:
         """The configuration with these values of the varied fields.

@@ -224,6 +224,15 @@ def test_a_search_that_is_impossible_is_refused_in_one_line(
     assert one_line(caught.value).startswith(line)
 
 
+def test_the_engine_of_this_machine_has_no_address() -> None:
+    with pytest.raises(ValidationError) as caught:
+        GridParameters.model_validate({"address": "127.0.0.1:1"})
+    assert one_line(caught.value) == (
+        "address=127.0.0.1:1: the engine loky has none, because it runs on this machine; input should be "
+        "local, or engine=dask or ray"
+    )
+
+
 def test_the_workers_of_a_dask_cluster_are_not_counted_here() -> None:
     cluster = {"engine": "dask", "address": "127.0.0.1:8786"}
     with pytest.raises(ValidationError, match="workers=4: the workers of the cluster at"):

@@ -89,6 +89,12 @@ def test_a_list_in_a_recipe_makes_the_levels_of_a_factor(write: Write) -> None:
     assert [trial.learning_rate for trial in study(recipe, optimizer="sgd")] == ["auto", 0.1]
 
 
+def test_the_name_of_a_configuration_has_no_seed_whatever_its_recipe_says(write: Write) -> None:
+    trials = study(write("seed = [1, 2]\n"))
+    assert [trial.name for trial in trials] == ["mine", "seed=2-mine"]
+    assert {trial.configuration.name for trial in trials} == {"mine"}
+
+
 def test_none_leaves_every_default() -> None:
     assert train("none") == TrialConfig()
     assert study("none") == expand(GridParameters())

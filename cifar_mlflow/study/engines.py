@@ -47,10 +47,6 @@ def started(
             tracking store.
     """
     local = options.address == "local"
-    if options.engine == "loky" and not local:
-        raise UsageError(
-            f"address={options.address}: the engine loky has none; it runs on this machine"
-        )
     if not local and not tracking_uri.startswith(("http:", "https:")):
         raise UsageError(
             f"engine={options.engine}: workers on other machines cannot reach {tracking_uri}; start "

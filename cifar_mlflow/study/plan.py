@@ -3,12 +3,13 @@
 Needs no TensorFlow.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import joblib
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.console import Lines
+from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import counted
 from cifar_mlflow.parameters import SearchParameters, StudyOptions, TrainingOptions
@@ -38,6 +39,17 @@ def check_choice(trials: Sequence[TrialConfig], options: StudyOptions) -> None:
             "refit=true: with validation_fraction=0 the trials are trained on all images already; "
             "input should be false, or validation_fraction greater than 0"
         )
+
+
+def check_data(trials: Iterable[TrialConfig], data: DataSet) -> None:
+    """Refuse data that a trial cannot be trained on.
+
+    Raises:
+        UsageError: the images are too small for a network, or too few for a validation_fraction.
+    """
+    for trial in trials:
+        trial.check_size(data.image_shape[0])
+        data.split(trial.validation_fraction)
 
 
 def share_cores(trials: int, options: StudyOptions) -> tuple[int, int]:

@@ -26,7 +26,8 @@ from cifar_mlflow.space import Choice, Domain, Range, Space, Value
 
 DIGITS = 4  # of a proposed number, short in names and tables; more where the range is narrow
 TRIES = 20  # for a proposal that is new; then chance draws
-MOST_TRIES = 1000
+MOST_TRIES = 200  # then what is left of a finite space is proposed in order
+CHANCE = 1  # sets the random numbers of these tries apart from those of a sampler
 # For each proposal a sampler reads all trials that it is told, so their number is limited: otherwise the
 # time of a proposal would grow with the search. TPE takes a tenth of them as the good ones, 25 at most.
 BEST_TOLD, LATEST_TOLD = 25, 175
@@ -78,19 +79,26 @@ class Proposals:
         study = optuna.create_study(sampler=sampler, direction="maximize")
         study.add_trials(told(self.learned))
         self.round += 1
+        chance = _make_sampler("random", self.seed, self.round, CHANCE)
         trials: list[TrialConfig] = []
-        tries = 0  # since the last new one
-        while len(trials) < count and len(self.known) < self.space.size and tries < MOST_TRIES:
+        while len(trials) < count and (trial := self._new(study, chance)):
+            self.known.add(trial.key)
+            trials.append(trial)
+        return trials
+
+    def _new(self, study: optuna.Study, chance: optuna.samplers.BaseSampler) -> TrialConfig | None:
+        """A configuration that was not proposed yet; None if none is found."""
+        if len(self.known) >= self.space.size:
+            return None
+        for tries in range(MOST_TRIES):
             if tries == TRIES:
-                study.sampler = _make_sampler("random", self.seed, self.round)
+                study.sampler = chance
             # What was asked for counts as running, so the sampler proposes something else next.
             trial = self._trial(study.ask(self.distributions))
-            tries += 1
             if trial.key not in self.known:
-                self.known.add(trial.key)
-                trials.append(trial)
-                tries = 0
-        return trials
+                return trial
+        left = (trial for trial in self.space.configurations() if trial.key not in self.known)
+        return next(left, None)
 
     def learn(self, outcomes: Sequence[Outcome]) -> None:
         """Add the outcomes of a round, in the order of its proposals."""
@@ -103,8 +111,8 @@ class Proposals:
         )
 
 
-def _make_sampler(name: str, seed: int, round_: int) -> optuna.samplers.BaseSampler:
-    (of_round,) = np.random.SeedSequence([seed, round_]).generate_state(1).tolist()
+def _make_sampler(name: str, *seeds: int) -> optuna.samplers.BaseSampler:
+    (of_round,) = np.random.SeedSequence(seeds).generate_state(1).tolist()
     match name:
         case "tpe":
             return optuna.samplers.TPESampler(seed=of_round)

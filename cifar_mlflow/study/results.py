@@ -185,8 +185,7 @@ def _compare(chosen: pd.DataFrame) -> pd.DataFrame:
 
 def shown_factors(summary: pd.DataFrame) -> list[str]:
     """The factors that distinguish the configurations, and those that every table shows."""
-    alike = summary.groupby(list(SHOWN))
-    return [name for name in FACTORS if name in SHOWN or (alike[name].nunique() > 1).any()]
+    return [name for name in FACTORS if name in SHOWN or summary[name].nunique() > 1]
 
 
 def labels(summary: pd.DataFrame, leave_out: str = "") -> "pd.Series[str]":

@@ -26,7 +26,7 @@ from cifar_mlflow.store.runs import (
     TrackedRun,
 )
 from cifar_mlflow.study import engines, timing
-from cifar_mlflow.study.plan import outline, remainder
+from cifar_mlflow.study.plan import check_data, outline, remainder
 from cifar_mlflow.study.progress import Watch
 from cifar_mlflow.study.summary import Finished, Summary, end_study, summarise_study
 from cifar_mlflow.study.trial import (
@@ -78,10 +78,7 @@ def load_data(trials: Sequence[TrialConfig], options: StudyOptions) -> DataSet:
         UsageError: as `run_study` does.
     """
     data = load(options.data_dir, options.image_size)
-    for trial in trials:
-        trial.check_size(data.image_shape[0])
-    for fraction in {trial.validation_fraction for trial in trials}:
-        data.split(fraction)
+    check_data(trials, data)
     if options.address == "local":
         for precision in {trial.precision for trial in trials}:
             check_precision(precision)
@@ -178,6 +175,8 @@ def shown(watch: Watch) -> Iterator[None]:
 
     Workers that were killed may have left checkpoints of finished trials, which are deleted.
     """
+    lost = f"tags.{KIND} = '{watch.kind}' and tags.{CHECKPOINT_LOST} != ''"
+    said = {trial.run_id for trial in query.children(watch.parent, lost)}  # by an earlier command
     try:
         with watch:
             yield
@@ -188,9 +187,9 @@ def shown(watch: Watch) -> Iterator[None]:
     done = f"attributes.status = '{Status.FINISHED}' and tags.{CHECKPOINT} != ''"
     for trial in query.children(watch.parent, done):
         resume.delete_checkpoint(trial.run_id)
-    lost = f"tags.{KIND} = '{watch.kind}' and tags.{CHECKPOINT_LOST} != ''"
     for trial in query.children(watch.parent, lost):
-        say("Retrained", f"{trial.name}; the checkpoint is lost: {trial.checkpoint_lost}")
+        if trial.run_id not in said:
+            say("Retrained", f"{trial.name}; the checkpoint is lost: {trial.checkpoint_lost}")
 
 
 def say_stopped(repeated: str | None, options: StudyOptions) -> None:
@@ -218,13 +217,13 @@ def take_over(
     earlier = [run for run in resume.previous_trials(previous, parent) if run.key in planned]
     adopted, outdated = adopt(earlier, previous, data, options, engine, parent)
     own = [run for run in adopted if run.kind != REFIT]
-    done = {run.key for run in own if run.status == Status.FINISHED}
-    part_done = {run.key: run.epochs for run in own if run.checkpoint and run.key not in done}
-    left = remainder([trial for trial in trials if trial.key not in done], part_done)
+    done = sum(run.status == Status.FINISHED for run in own)
+    part_done = sum(run.status != Status.FINISHED and bool(run.checkpoint) for run in own)
+    left = remainder(trials, {run.key: timing.epochs_done(run) for run in own})
     studies = " and ".join(study.run_id for study in previous)
     say(
         "Resuming",
-        f"study {studies}: {len(done)} of {len(trials)} finished, {len(part_done)} part-done; {left}",
+        f"study {studies}: {done} of {len(trials)} finished, {part_done} part-done; {left}",
     )
     console.say_lines(outdated)
 

@@ -89,7 +89,7 @@ def draw(
     if summary["n"].gt(1).sum() > 1:
         drawn["ranking.png"] = figures.ranking(*results.ranking(summary, options.select_by))
     if isinstance(options, GridParameters):
-        images = "validation" if summary["validation_fraction"].any() else "test"
+        images = "validation" if summary["validation_fraction"].all() else "test"
         measure = results.ACCURACIES[images]
         grid = results.accuracy_grid(summary, f"{measure}_mean")
         means = results.best_part(grid)

@@ -23,6 +23,7 @@ from cifar_mlflow.processes import interruptions
 from cifar_mlflow.store import claims, query, resume, tracking
 from cifar_mlflow.store.runs import KIND, ROUND, TRIAL, TRIAL_KEY, Parent, Status, TrackedRun
 from cifar_mlflow.study.engines import Engine
+from cifar_mlflow.study.plan import check_data
 from cifar_mlflow.training.checkpoint import Checkpoint, best
 from cifar_mlflow.training.devices import check_precision
 from cifar_mlflow.training.origin import Origin
@@ -250,12 +251,12 @@ def run_trial(
 
     Raises:
         UsageError: nothing can be resumed as requested, or the run that `mlflow run` has created is not
-            in the tracking store; or this machine lacks the precision, or the images are too small.
+            in the tracking store; or this machine lacks the precision, or the images are too small or too few.
         Superseded: another command has resumed the run meanwhile.
         MlflowException, OSError: the tracking store cannot be written.
     """
     check_precision(config.precision)
-    config.check_size(data.image_shape[0])
+    check_data([config], data)
     with (
         trial_run(config, None, options) as run,
         claims.claim(run, claims.plan_key([config], data), resume_option) as previous,

@@ -50,10 +50,6 @@ def test_a_store_that_other_machines_cannot_reach_is_refused(engine: str, store:
     assert "\n" not in message
 
 
-def test_the_engine_of_this_machine_has_no_address() -> None:
-    assert refuse(SERVER, address="127.0.0.1:1").startswith("address=127.0.0.1:1: the engine loky")
-
-
 def test_a_scheduler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import distributed  # takes a second
 

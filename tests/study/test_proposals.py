@@ -116,6 +116,22 @@ def test_nothing_is_proposed_twice_and_a_finite_space_comes_to_its_end() -> None
     assert len({trial.key for trials in proposed for trial in trials}) == small.size
 
 
+def test_a_space_comes_to_its_end_though_some_of_it_is_hardly_ever_drawn() -> None:
+    sizes = space(batch_size="log:1..60", optimizer="sgd", learning_rate="0.1")
+    search = Proposals(sizes, "random", seed=0)
+    proposed = [trial for _ in range(8) for trial in search.propose(8)]
+    assert sorted(trial.batch_size for trial in proposed) == list(range(1, 61))
+
+
+def test_chance_does_not_draw_the_same_numbers_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time that a sampler finds nothing new."""
+    monkeypatch.setattr(proposals, "TRIES", 0)
+    monkeypatch.setattr(proposals, "MOST_TRIES", 1)
+    monkeypatch.setattr(Space, "configurations", lambda self: iter(()))
+    search = Proposals(space(batch_size="1..1000000", optimizer="sgd"), "tpe", seed=0)
+    assert len(search.propose(8)) == 8
+
+
 def test_a_gaussian_process_without_torch_is_refused_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -159,6 +159,15 @@ def test_a_table_shows_the_factors_that_distinguish_its_rows_but_no_seed() -> No
     assert results.labels(varied).iloc[0] == "relu 32 sgd keep=last"
 
 
+def test_a_table_shows_what_varies_where_no_two_rows_are_otherwise_alike() -> None:
+    finalists = [
+        TrialConfig(batch_size=32, learning_rate=0.01),
+        TrialConfig(batch_size=64, learning_rate=0.05),
+    ]
+    found = summarise(results.tabulate(finalists, {}, "validation", official=True))
+    assert results.shown_factors(found) == [*results.SHOWN, "learning_rate"]
+
+
 def test_the_accuracy_grid_has_batch_sizes_across_and_the_rest_down() -> None:
     measured = summarise(table([0.1, 0.2, 0.3, 0.4], [0.5] * 4))
     grid = results.accuracy_grid(measured, "kept_val_accuracy_mean")

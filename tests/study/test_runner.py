@@ -14,6 +14,7 @@ from cifar_mlflow.errors import Diverged, Superseded, WorkerDied
 from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store import claims, query, resume, tracking
 from cifar_mlflow.store.runs import (
+    CHECKPOINT_LOST,
     KIND,
     REFIT,
     REFIT_OF,
@@ -237,6 +238,20 @@ def test_a_finished_trial_keeps_no_checkpoint_though_its_worker_was_killed_in_be
         (trial,) = query.children(parent)
     assert trial.status == Status.FINISHED
     assert not trial.checkpoint
+
+
+def test_a_trial_that_lost_its_checkpoint_is_named_once(screen: Screen) -> None:
+    shown = screen()
+    with tracking.tracked_run("grid") as run:
+        parent = run.as_parent()
+        for name in ("one", "another"):  # and the next command of the study
+            with (
+                runner.shown(Watch(parent, TRIAL, 1, 1)),
+                tracking.tracked_run(TRIAL, name, parent),
+            ):
+                mlflow.set_tag(CHECKPOINT_LOST, "it is damaged")
+    said = [line for line in shown.getvalue().splitlines() if line.startswith("Retrained")]
+    assert [line.split()[1] for line in said] == ["one;", "another;"]
 
 
 def test_a_worker_that_dies_while_no_trial_runs_ends_the_study(study: Study) -> None:

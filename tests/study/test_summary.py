@@ -92,6 +92,15 @@ def test_a_grid_without_validation_is_drawn_by_test_accuracy(read: list[str]) ->
     assert drawn["grid.png"].get_suptitle().startswith("test accuracy")
 
 
+def test_a_grid_with_validation_in_a_part_is_drawn_by_test_accuracy(read: list[str]) -> None:
+    given = {"activation": "relu", "validation_fraction": "0,0.2", "select_by": "test"}
+    trials = plan(**given)
+    runs = {trial.key: run_of(trial) for trial in trials}
+    table = results.summarise(results.tabulate(trials, runs, "test", official=True), "test")
+    drawn = summary.draw(trials, runs, table, GridParameters.model_validate(given))
+    assert drawn["grid.png"].get_suptitle().startswith("test accuracy")
+
+
 def test_a_ranking_is_drawn_where_there_are_replicates(read: list[str]) -> None:
     trials = plan(activation="relu", optimizer="adam", seed="0,1")
     runs = {trial.key: run_of(trial) for trial in trials}

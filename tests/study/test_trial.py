@@ -12,7 +12,7 @@ from cifar_mlflow.errors import Diverged, Failure, Superseded, UsageError, Worke
 from cifar_mlflow.store import query, tracking
 from cifar_mlflow.store.runs import TRIAL_KEY, Parent, Status, TrackedRun
 from cifar_mlflow.study import trial
-from cifar_mlflow.study.trial import TrialOptions, run_child, trial_run
+from cifar_mlflow.study.trial import TrialOptions, run_child, run_trial, trial_run
 
 pytestmark = pytest.mark.usefixtures("store")
 CONFIG = TrialConfig()
@@ -193,6 +193,14 @@ def test_a_worker_whose_run_was_resumed_by_another_stops_quietly(worker: Worker)
     worker.run()
     assert (worker.newest.status, worker.newest.end_reason) == (Status.KILLED, "resumed")
     assert worker.newest.failure is None
+
+
+def test_too_few_images_for_the_validation_are_refused_before_there_is_a_run(
+    small_cifar10: DataSet,
+) -> None:
+    with pytest.raises(UsageError, match=r"validation_fraction=0.9999: of \d+ training images"):
+        run_trial(TrialConfig(validation_fraction=0.9999), small_cifar10, OPTIONS, "auto")
+    assert not query.search("0", "")
 
 
 @pytest.mark.parametrize("error", [UsageError("a wrong value"), Superseded("0" * 32)])
