@@ -35,9 +35,10 @@ class EvaluatedModel:
         return models.short_name(self.loaded, self.origin)
 
     def __str__(self) -> str:
-        if not self.origin:
+        if not self.origin and not self.loaded.name:
             return self.loaded.uri
-        return f"{self.loaded} ({self.origin.trial})" if self.origin.trial else str(self.loaded)
+        trial = self.origin and self.origin.trial
+        return f"{self.loaded} ({trial})" if trial else str(self.loaded)
 
     @property
     def model_id(self) -> str | None:
@@ -49,8 +50,12 @@ class EvaluatedModel:
 
     @property
     def tags(self) -> dict[str, str]:
-        uri = f"models:/{self.model_id}" if self.model_id else self.loaded.uri
-        return {MODEL_URI: uri}
+        loaded = self.loaded
+        if self.model_id:
+            return {MODEL_URI: f"models:/{self.model_id}"}
+        if loaded.name and not loaded.file:  # an alias in its URI may move
+            return {MODEL_URI: f"models:/{loaded.name}/{loaded.version}"}
+        return {MODEL_URI: loaded.uri}
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,8 @@ def choose_images(part: str, data: DataSet, evaluated: Sequence[EvaluatedModel])
             "use part=test"
         )
     if len(fractions) < len(origins):
-        remark += "; a model's validation split is unknown, so this is the default one"
+        used = "the other's" if fractions else "the default one"
+        remark += f"; a model's validation split is unknown, so this is {used}"
     fraction = min(fractions, default=TrialConfig().validation_fraction)
     share = f"the last {100 * fraction:g} % of" if data.positions is None else "those held out of"
     remark = f", {share} the training images{remark}"
@@ -242,7 +248,7 @@ def headline_lines(
         value, low, high = _as_text(intervals, name)
         return f"{value} ({INTERVAL} {low} to {high})"
 
-    f1 = result.report["f1"]
+    f1 = result.report["f1"][result.report["support"] > 0]
     mistakes = [
         f"{true} taken for {predicted} {number(count, 0)} times ({percent(share, 0)})"
         for true, predicted, count, share in confused.head(3).itertuples(index=False, name=None)

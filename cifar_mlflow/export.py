@@ -27,7 +27,7 @@ from cifar_mlflow.formats import SUFFIXES, Metadata
 from cifar_mlflow.formatting import markdown_table, number, percent
 from cifar_mlflow.output_folder import OutputFolder
 from cifar_mlflow.parameters import ExportParameters
-from cifar_mlflow.paths import user_path
+from cifar_mlflow.paths import written_to
 from cifar_mlflow.store import card, models, registry, tracking
 from cifar_mlflow.store.models import Classifier
 
@@ -107,7 +107,7 @@ def export_model(parameters: ExportParameters) -> str | None:
         UsageError: the model or the data is not available, the model was trained on other data or is an
             exported file, or the output folder cannot be written or holds files of the user's.
     """
-    output = user_path(parameters.output).resolve()
+    output = written_to(parameters.output)
     previous = FOLDER.previous(output)
     data = load(parameters.data_dir, parameters.image_size)
     say("Data", str(data))

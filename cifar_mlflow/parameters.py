@@ -112,6 +112,8 @@ def _file_to_write(value: Path) -> Path:
     # Writing replaces what is there; a device, a pipe or a circular link would be lost.
     if not path.parent.is_dir() or (os.path.lexists(path) and not path.is_file()):
         raise ValueError("input should be a new or a regular file in a folder that exists")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ValueError("input should be a file in a folder that can be written to")
     return value
 
 

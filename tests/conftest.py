@@ -27,6 +27,9 @@ from tests import standin
 PROJECT = Path(__file__).parent.parent
 # The suite's own environment must not reach the code under test.
 FOREIGN = ("CIFAR10_DIR", "CIFAR10_DIGEST", "XDG_CACHE_HOME", "MLFLOW_RUN_ID", "PYTHONPATH")
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = (
+    "true"  # before MLflow is imported: no test needs a network
+)
 OURS = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 
 
@@ -77,7 +80,11 @@ def standin_files(tmp_path_factory: pytest.TempPathFactory) -> StandIn:
 @pytest.fixture(scope="session")
 def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """This process's environment without what would change the code under test."""
-    kept = {name: value for name, value in os.environ.items() if name not in FOREIGN + OURS}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in FOREIGN + OURS and not name.startswith("PYTEST_")
+    }
     # So that matplotlib looks for fonts once, and not in each process with an empty home.
     return kept | {"MPLCONFIGDIR": str(tmp_path_factory.mktemp("matplotlib"))}
 

@@ -1,6 +1,7 @@
 """The scripts of entry_points/ in this process: what goes wrong is one line and an exit code.
 
-That they run under `mlflow run` is held in tests/end_to_end.
+That they run under `mlflow run` is held in tests/end_to_end, except of `demo`, which downloads its runtime:
+drills/demo.py tries a page that it wrote.
 """
 
 import runpy

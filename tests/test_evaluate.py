@@ -39,6 +39,12 @@ def test_metrics_are_linked_only_to_a_model_that_the_store_knows() -> None:
     assert model(known=False).tags == {"model_uri": "a/folder"}
 
 
+def test_a_version_without_a_run_is_recorded_by_its_number_and_not_by_an_alias() -> None:
+    registered = LoadedModel("models:/mine@champion", None, "mine", "3", CLASSES, model=UNUSED)
+    assert EvaluatedModel(registered, None).tags == {"model_uri": "models:/mine/3"}
+    assert str(EvaluatedModel(registered, None)) == "mine version 3"
+
+
 def test_the_test_part_is_the_test_set(small_cifar10: DataSet) -> None:
     images = choose_images("test", small_cifar10, [model()])
     np.testing.assert_array_equal(images.examples.labels, small_cifar10.examples("test").labels)
@@ -57,7 +63,9 @@ def test_an_unknown_split_is_replaced_by_the_default_one_and_said(small_cifar10:
     for unknown in (model(fraction=None), model(known=False)):
         images = choose_images("validation", small_cifar10, [unknown])
         assert len(images.examples.labels) == 40
-        assert "validation split is unknown" in images.remark
+        assert "validation split is unknown, so this is the default one" in images.remark
+    images = choose_images("validation", small_cifar10, [model(0.1), model(known=False)])
+    assert "validation split is unknown, so this is the other's" in images.remark
 
 
 def test_a_model_that_was_trained_on_all_images_has_no_validation_part(
@@ -146,6 +154,16 @@ def test_the_main_results_name_the_worst_mistakes_and_classes() -> None:
     assert lines["Accuracy"].startswith("0.9333 (95 % interval ")
     assert lines["Confused"] == "airplane taken for ship 2 times (67 %)"
     assert lines["Classes"] == "best automobile (F1 1.000), worst airplane (F1 0.500)"
+
+
+def test_a_class_without_images_is_not_the_worst() -> None:
+    labels = np.array([0, 1, 1], np.uint8)
+    right = np.eye(3, dtype=np.float32)[labels]
+    table = metrics.prediction_table(right, labels, ("cat", "dog", "eel"))
+    result = metrics.evaluate(table)
+    bounds, pairs = metrics.intervals(table, resamples=100), metrics.most_confused(result.confusion)
+    lines = dict(evaluate.headline_lines(model(), result, bounds, pairs))
+    assert lines["Classes"] == "best cat (F1 1.000), worst cat (F1 1.000)"
 
 
 def test_the_balanced_accuracy_is_shown_where_classes_differ_in_size() -> None:

@@ -28,6 +28,24 @@ def test_only_a_new_or_regular_file_is_written(
             assert one_line(caught.value) == f"output={output}: {allowed}"
 
 
+def test_a_file_is_not_written_to_a_folder_that_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(ValidationError) as caught:
+        ReportParameters.model_validate({"output": tmp_path / "a.html"})
+    expected = (
+        f"output={tmp_path}/a.html: input should be a file in a folder that can be written to"
+    )
+    assert one_line(caught.value) == expected
+
+
+def test_a_name_may_be_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
+    path = tmp_path / f"{'a' * 250}.html"
+    write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
 def test_a_file_is_written_where_its_link_leads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,8 @@ def check_classes(path: Path, names: Sequence[str], expected: str) -> tuple[str,
     seen: dict[str, str] = {}
     for name in classes:
         same = unicodedata.normalize("NFC", name).casefold()
+        if seen.get(same) == name:
+            raise DataError(f"{path}: two classes are called {name!r}")
         if same in seen:
             raise DataError(f"{path}: the classes {seen[same]!r} and {name!r} differ only in case")
         seen[same] = name

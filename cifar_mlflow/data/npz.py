@@ -1,6 +1,7 @@
 """Find images in the arrays of an .npz file, and read them."""
 
 import hashlib
+import itertools
 import math
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from PIL import Image
 
 from cifar_mlflow.data.collection import (
     PART_NAMES,
+    PARTS,
     TRAIN,
     Collection,
     Picture,
@@ -46,14 +48,25 @@ def find(path: Path) -> Collection:
     Raises:
         DataError: it has no such arrays, or cannot be read.
     """
+    if not zipfile.is_zipfile(path):
+        raise DataError(
+            f"{path}: not a readable .npz file (it is cut off, or no zip archive of arrays)"
+        )
     with _readable(path), np.load(path, allow_pickle=False) as arrays:
         names = {name.lower(): name for name in arrays.files}
-        pairs = _pairs(names)
+        pairs = _pairs(path, names)
         if TRAIN not in pairs:
             found = printable(", ".join(arrays.files))
             raise DataError(f"{path}: {EXPECTED}; found {found or 'nothing'}")
-        labels = {part: _labels(path, of, arrays[of]) for part, (_, of) in pairs.items()}
-        given = [arrays[names[name]] for name in CLASSES if name in names]
+        labels = {
+            part: _labels(path, of, _read(path, arrays, of)) for part, (_, of) in pairs.items()
+        }
+        given = [_read(path, arrays, names[name]) for name in CLASSES if name in names]
+        used = {
+            *itertools.chain.from_iterable(pairs.values()),
+            *(names.get(name) for name in CLASSES),
+        }
+        others = printable(", ".join(name for name in arrays.files if name not in used))
     for part, (images, of) in pairs.items():
         with _readable(path), _opened(path, images) as (_, shape):
             if shape[0] != len(labels[part]):
@@ -69,26 +82,50 @@ def find(path: Path) -> Collection:
         parts=[part for part in pairs for _ in labels[part]],
         given=frozenset(pairs),
         stamp=file_stamp(str(path)),
-        lines=[],
+        lines=[("Ignored", f"other arrays in the file: {others}")] if others else [],
         read=lambda size: on_all_cores(
             partial(_picture, size), _squares(path, [images for images, _ in pairs.values()])
         ),
     )
 
 
-def _pairs(names: Mapping[str, str]) -> dict[int, tuple[str, str]]:
-    """The names of the arrays of images and of labels by part, of the arrays' names by lower case."""
+def _pairs(path: Path, names: Mapping[str, str]) -> dict[int, tuple[str, str]]:
+    """The names of the arrays of images and of labels by part, of the arrays' names by lower case.
+
+    Raises:
+        DataError: one of a pair is missing, or there are two pairs of one part.
+    """
+    of_parts = [
+        (part, images.format(name), labels.format(name))
+        for name, part in PART_NAMES.items()
+        for images, labels in OF_A_PART
+    ]
     pairs: dict[int, tuple[str, str]] = {}
-    for name, part in PART_NAMES.items():
-        for images, labels in OF_A_PART:
-            pair = images.format(name), labels.format(name)
-            if names.keys() >= set(pair):
-                pairs.setdefault(part, (names[pair[0]], names[pair[1]]))
-    if not pairs:
-        for images, labels in OF_ALL:
-            if names.keys() >= {images, labels}:
-                pairs.setdefault(TRAIN, (names[images], names[labels]))
+    for candidates in of_parts, [(TRAIN, *pair) for pair in OF_ALL]:
+        for part, *pair in candidates:
+            found = [names[name] for name in pair if name in names]
+            if len(found) == 1:
+                (missing,) = set(pair) - names.keys()
+                raise DataError(f"{path}: it has {found[0]}, but no {missing}")
+            if found and part in pairs:
+                both = f"{pairs[part][0]} and {found[0]}"
+                raise DataError(f"{path}: {both} are both {PARTS[part]} images")
+            if found:
+                pairs[part] = found[0], found[1]
+        if pairs:
+            break
     return dict(sorted(pairs.items()))
+
+
+def _read(path: Path, arrays: Mapping[str, Array], name: str) -> Array:
+    try:
+        return arrays[name]
+    except ValueError as error:
+        if "Object arrays" in str(error):
+            raise DataError(
+                f"{path}: {name} has Python objects; expected whole numbers or text, (N,)"
+            ) from error
+        raise
 
 
 def _labels(path: Path, name: str, labels: Array) -> Array:

@@ -54,9 +54,15 @@ def divide(images: Decoded, collection: Collection) -> Division:
     for needed in sorted({TRAIN, TEST} | collection.given):
         counts = np.bincount(label[kept & (part == needed)], minlength=len(collection.classes))
         if not counts.all():
-            name = collection.classes[int(np.argmin(counts))]
+            index = int(np.argmin(counts))
+            name = collection.classes[index]
+            copies = int(((label == index) & (part == needed)).sum())
+            all_copies = (
+                f"all {counted(copies, 'image')} there are copies of images in another part"
+            )
             raise DataError(
                 f"{collection.path}: the class {name!r} has no image in {PARTS[needed]}"
+                + (f": {all_copies}" if copies else "")
             )
 
     order = np.lexsort((label, hashes[:, 2], position))

@@ -81,10 +81,17 @@ EXPECTED = "CIFAR-10's official archive, or your own images as a folder or an .n
 
 
 def is_cifar10(path: Path) -> bool:
-    """Whether `read_path` is to read this, and not a reader of the user's own images."""
+    """Whether `read_path` is to read this, and not a reader of the user's own images.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
     if path.is_file():
         return path.suffix.lower() != ".npz"
-    return any((folder / TRAIN_FILES[0]).exists() for folder in (path, path / FOLDER))
+    try:
+        return any((folder / TRAIN_FILES[0]).exists() for folder in (path, path / FOLDER))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from error
 
 
 def read_path(path: Path) -> Arrays:

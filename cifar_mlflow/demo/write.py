@@ -36,8 +36,8 @@ def write_demo(parameters: DemoParameters) -> None:
             tracking.log_model_used(model.model_id)
         page = render_page(describe(model, onnx), runtime)
         tracking.log_files(texts={"demo.html": page})
-    content = page.encode()
-    write_whole(output, content)
+        content = page.encode()
+        write_whole(output, content)
     say("Page", f"{output}, {number(len(content) / 1e6, 1)} MB; open it in a browser")
     say("Artifact", f"demo.html of run {run.run_id}")
 

@@ -21,7 +21,7 @@ from cifar_mlflow.data.images import BATCH, Skipped
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.formatting import literal_markdown, markdown_table
 from cifar_mlflow.parameters import PredictParameters
-from cifar_mlflow.paths import user_path
+from cifar_mlflow.paths import written_to
 from cifar_mlflow.predict import images, outputs
 from cifar_mlflow.predict.contact_sheet import PER_PAGE
 from cifar_mlflow.predict.images import UserImage
@@ -43,7 +43,7 @@ def predict(parameters: PredictParameters) -> None:
         UsageError: no image could be read, the model does not exist or is of another kind, or the
             output folder holds files of the user's.
     """
-    output = user_path(parameters.output).resolve()
+    output = written_to(parameters.output)
     previous = outputs.FOLDER.previous(output)
     names, skipped = images.find(parameters.images, leave_out=previous)
     if not names:

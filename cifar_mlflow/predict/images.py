@@ -88,7 +88,7 @@ def _expand(item: str) -> Iterator[str | Skipped]:
         return
     try:
         path = user_path(item)
-        matches = [path] if os.path.lexists(path) else _matches(path)
+        matches = [path] if _exists(path) else _matches(path)
     except (UsageError, ValueError, OSError) as error:
         yield skip(item, _reason(error))
         return
@@ -101,6 +101,15 @@ def _expand(item: str) -> Iterator[str | Skipped]:
             yield from _images_below(match)
         else:
             yield str(match)
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is such a file, folder or link; raises OSError where that is not to be seen."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _matches(pattern: Path) -> list[Path]:

@@ -175,7 +175,7 @@ def collect(experiment_id: str, grid_id: str) -> ReportData:
     return ReportData(
         experiment=experiment,
         data=data,
-        class_examples=query.find_file(data.run_id, "class_examples.png") if data else None,
+        class_examples=query.find_png(data.run_id, "class_examples.png") if data else None,
         architectures=architectures,
         networks=_read_networks(architectures) if architectures else {},
         grid=grid,
@@ -224,15 +224,20 @@ def _read_networks(study: Study) -> dict[str, Classifier]:
 
 def _read_classifier(run: TrackedRun) -> Classifier:
     """From the trial's own run; what is missing there, from the newest evaluation of its model."""
-    of_model = f"tags.{MODEL_URI} = '{run.model_uri}' AND params.part = 'test'"
-    evaluation = query.newest(run.experiment_id, "evaluate", where=of_model)
+    conditions = {
+        f"tags.{MODEL_URI}": run.model_uri,
+        f"tags.{DATA_DIGEST}": run.tags.get(DATA_DIGEST, ""),
+        "params.part": "test",
+    }
+    where = " AND ".join(f"{name} = '{value}'" for name, value in conditions.items())
+    evaluation = query.newest(run.experiment_id, "evaluate", where=where)
     sources = [run.run_id, *([evaluation.run_id] if evaluation else [])]
 
     def table(name: str) -> pd.DataFrame | None:
         tables = (query.find_table(source, name) for source in sources)
         return next((each for each in tables if each is not None), None)
 
-    galleries = (query.find_file(source, "misclassified.png") for source in sources)
+    galleries = (query.find_png(source, "misclassified.png") for source in sources)
     return Classifier(
         run,
         predictions=table("predictions.parquet"),

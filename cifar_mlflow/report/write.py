@@ -19,6 +19,6 @@ def write_report(parameters: ReportParameters) -> None:
         tracking.log_parameters(parameters)
         text = render_page(collect(run.experiment_id, parameters.run_id))
         tracking.log_files(texts={"report.html": text})
-    write_whole(output, text.encode())
+        write_whole(output, text.encode())
     say("Report", str(output))
     say("Artifact", f"report.html of run {run.run_id}")

@@ -209,10 +209,9 @@ import mlflow
 import numpy as np
 from PIL import Image, ImageOps
 
-image = ImageOps.exif_transpose(Image.open("photo.jpg"))  # turned as EXIF says
-image = ImageOps.fit(image.convert("RGB"), ({width}, {height}))
+photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")
 model = mlflow.pyfunc.load_model({json.dumps(facts.uri, ensure_ascii=False)})
-(probabilities,) = model.predict(np.asarray(image)[np.newaxis])
+(probabilities,) = model.predict(np.asarray(ImageOps.fit(photo, ({width}, {height})))[np.newaxis])
 print(model.metadata.metadata["classes"][probabilities.argmax()], probabilities.max())
 ```
 
@@ -369,7 +368,7 @@ def _chosen(facts: Facts) -> str:
 
 def _limits(facts: Facts) -> str:
     result, (height, width, _) = facts.result, facts.image_shape
-    recall = result.report["recall"]
+    recall = result.report["recall"][result.report["support"] > 0]
     best, worst = (literal_markdown(str(name)) for name in (recall.idxmax(), recall.idxmin()))
     confused = metrics.most_confused(result.confusion).head(CONFUSIONS_LISTED)
     mistakes = [

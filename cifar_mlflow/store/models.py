@@ -107,6 +107,7 @@ def load_model(model: str, threads: int = 1) -> LoadedModel:
 
     Raises:
         UsageError: there is no such model, or it is of another kind.
+        MlflowException: the store cannot be asked for a run.
     """
     uri = _model_uri(model)
     shown = printable(uri)
@@ -178,6 +179,8 @@ def _model_uri(model: str) -> str:
     try:
         run = mlflow.get_run(given[1])
     except MlflowException as error:
+        if error.error_code not in UNKNOWN:
+            raise
         raise UsageError(f"{model}: no such run in {mlflow.get_tracking_uri()}") from error
     logged = run.outputs.model_outputs if run.outputs else []
     if not logged:
@@ -236,6 +239,8 @@ def _fetch(uri: str, scratch: Path) -> tuple[str | None, str | None, Path]:
         raise UsageError(
             f"no such file or folder{where}, and not a run id or a URI such as models:/NAME@ALIAS"
         )
+    if uri.startswith(("http:", "https:")):
+        raise UsageError("a web address is not a model; download the file, and give its path")
     name = version = None
     if uri.startswith("models:"):
         # An alias may move between two calls; a version does not change.

@@ -12,6 +12,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from cifar_mlflow.config import TrialConfig
+from cifar_mlflow.errors import UsageError
 from cifar_mlflow.store.runs import (
     CANDIDATE,
     DATA_DIGEST,
@@ -33,6 +34,8 @@ TESTED_TRIAL = (
     f"attributes.status = '{Status.FINISHED}' and tags.{TRIAL_KEY} != '' "
     f"and tags.{KIND} != '{CANDIDATE}'"
 )
+PNG = b"\x89PNG\r\n\x1a\n"  # how a file begins
+PNG_HEADER = 24  # bytes, up to the image's size
 # The store cannot be reached, read or written, or refuses a request.
 StoreError = MlflowException
 
@@ -193,19 +196,38 @@ def find_file(run_id: str, name: str) -> bytes | None:
     return read_file(run_id, name) if name in names else None
 
 
+def find_png(run_id: str, name: str) -> bytes | None:
+    """An image's file; None if the run has none of this name.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    content = find_file(run_id, name)
+    if content is not None and not (content.startswith(PNG) and len(content) > PNG_HEADER):
+        raise UsageError(f"run {run_id}: its artifact {name} is damaged")
+    return content
+
+
 def read_table(run_id: str, name: str) -> pd.DataFrame:
-    """A table that `tracking.log_files` wrote, .csv or .parquet."""
-    return _parse(read_file(run_id, name), name)
+    """A table that `tracking.log_files` wrote, .csv or .parquet.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    return _parse(run_id, name, read_file(run_id, name))
 
 
 def find_table(run_id: str, name: str) -> pd.DataFrame | None:
-    """A table that `tracking.log_files` wrote; None if the run has none of this name."""
+    """The same; None if the run has none of this name."""
     content = find_file(run_id, name)
-    return None if content is None else _parse(content, name)
+    return None if content is None else _parse(run_id, name, content)
 
 
-def _parse(content: bytes, name: str) -> pd.DataFrame:
-    if name.endswith(".parquet"):
-        return pd.read_parquet(io.BytesIO(content))
-    # A class may be called 00001 or None.
-    return pd.read_csv(io.BytesIO(content), dtype={"class": str}, keep_default_na=False)
+def _parse(run_id: str, name: str, content: bytes) -> pd.DataFrame:
+    try:
+        if name.endswith(".parquet"):
+            return pd.read_parquet(io.BytesIO(content))
+        # A class may be called 00001 or None.
+        return pd.read_csv(io.BytesIO(content), dtype={"class": str}, keep_default_na=False)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"run {run_id}: its artifact {name} is damaged") from error

@@ -376,6 +376,17 @@ def test_a_place_without_cifar10_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     assert f"{tmp_path}: no CIFAR-10 here" in refusal("auto")
 
 
+def test_a_folder_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> NoReturn:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", denied)  # root may read everything
+    with pytest.raises(errors.DataError, match=f"^{tmp_path}: Permission denied$"):
+        sources.is_cifar10(tmp_path)
+
+
 def test_a_missing_file_is_named(files: StandIn) -> None:
     (files.folder / "data_batch_4").unlink()
     assert "data_batch_4: No such file" in refusal(files.folder)

@@ -6,6 +6,7 @@ import pytest
 
 from cifar_mlflow.data.user_data import read_user_data
 from cifar_mlflow.errors import DataError
+from tests.conftest import Screen
 from tests.digits import digits
 
 IMAGES, LABELS = digits(6)
@@ -112,14 +113,18 @@ def test_classes_are_named_in_the_file_or_by_their_labels(tmp_path: Path) -> Non
             {"labels": LABELS * 0},
             "the number of classes is 1 (0); expected 2 to 256, one for each label",
         ),
-        ({"labels": np.array([{}] * 60)}, "Object arrays cannot be loaded"),
+        (
+            {"labels": np.array([{}] * 60)},
+            "labels has Python objects; expected whole numbers or text",
+        ),
         ({"classes": np.array(["a", "b"])}, "labels should be from 0 to 1"),
         (
             {"labels": np.array(["true", "false"])[LABELS % 2]},
             "the class name 'true' is reserved for a column of the results; choose another",
         ),
         ({"classes": np.array(["a", "A"])}, "'a' and 'A' differ only in case"),
-        ({"classes": np.array([{}])}, "Object arrays cannot be loaded"),
+        ({"classes": np.array([{}])}, "classes has Python objects; expected whole numbers or text"),
+        ({"classes": np.array(["a", "a"])}, "two classes are called 'a'"),
     ],
 )
 def test_arrays_that_are_not_as_they_should_be_are_named(
@@ -128,10 +133,21 @@ def test_arrays_that_are_not_as_they_should_be_are_named(
     assert message in refusal(write(tmp_path / "a.npz", **MIXED | changes))
 
 
+def test_no_part_is_left_out_silently(tmp_path: Path, screen: Screen) -> None:
+    train = {"x_train": IMAGES[::2], "y_train": LABELS[::2]}
+    typing_error = write(tmp_path / "a.npz", **train, x_test=IMAGES[1::2], y_tset=LABELS[1::2])
+    assert refusal(typing_error).endswith("it has x_test, but no y_test")
+    twice = write(tmp_path / "b.npz", **train, Train_images=IMAGES, train_labels=LABELS)
+    assert refusal(twice).endswith("x_train and Train_images are both train images")
+    shown = screen()
+    read_user_data(write(tmp_path / "c.npz", **train, names=LABELS, images=IMAGES), 16)
+    assert "Ignored   other arrays in the file: names, images" in shown.getvalue()
+
+
 def test_a_file_without_images_says_what_it_has(tmp_path: Path) -> None:
-    message = refusal(write(tmp_path / "a.npz", pixels=IMAGES, y_train=LABELS))
+    message = refusal(write(tmp_path / "a.npz", pixels=IMAGES, targets=LABELS))
     assert "expected x_train, y_train" in message
-    assert message.endswith("found pixels, y_train")
+    assert message.endswith("found pixels, targets")
     only_test = write(tmp_path / "b.npz", x_test=IMAGES, y_test=LABELS)
     assert refusal(only_test).endswith("found x_test, y_test")
 

@@ -363,7 +363,10 @@ def test_a_test_image_that_is_also_a_training_image_is_no_test_image_of_its_clas
 ) -> None:
     for name in ("train", "test"):
         write_folders(tmp_path / name, 4)
-    assert "the class '0' has no image in test" in refusal(tmp_path)
+    message = (
+        "the class '0' has no image in test: all 4 images there are copies of images in another"
+    )
+    assert message in refusal(tmp_path)
 
 
 def test_a_layout_that_is_not_clear_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The entry point `demo` in this process; the runtime is a stand-in in the cache, so no network is needed."""
 
 import base64
+import errno
 import gzip
 import hashlib
 import re
@@ -17,7 +18,7 @@ from platformdirs import user_cache_path
 from cifar_mlflow.analysis import metrics
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.dataset import DataSet
-from cifar_mlflow.demo import runtime
+from cifar_mlflow.demo import runtime, write
 from cifar_mlflow.demo.write import as_onnx, write_demo
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import DemoParameters
@@ -114,6 +115,18 @@ def test_an_exported_file_in_another_format_is_refused_in_one_line() -> None:
     assert str(caught.value) == (
         "my/model.tflite: the page cannot run this format; give the model itself, or an .onnx file"
     )
+
+
+@pytest.mark.usefixtures("trial", "_cached_runtime")
+def test_a_page_that_cannot_be_written_ends_its_run_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(write, "write_whole", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        write_demo(DemoParameters(output=Path("demo.html")))
+    (run,) = query.search("0", "tags.kind = 'demo'")
+    assert run.status == "FAILED"
 
 
 @pytest.mark.usefixtures("trial")

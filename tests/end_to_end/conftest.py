@@ -1,10 +1,12 @@
 """Entry points as a user runs them: `mlflow run`, in a folder of one's own, on a small data set."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,22 @@ from tests.conftest import PROJECT, StandIn
 HANGS_AFTER = 900  # seconds
 QUICK = {"epochs": "2", "architecture": "small"}
 GATE = Path(__file__).parent / "gate"
+BEGUN: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _end_what_was_begun() -> Iterator[None]:
+    yield
+    while BEGUN:
+        process = BEGUN.pop()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def shown_by(process: subprocess.Popen[str]) -> str:
+    """What a command shows until it ends, and its output is closed by its last process."""
+    return process.communicate(timeout=HANGS_AFTER)[0]
 
 
 def wait_until(
@@ -73,6 +91,7 @@ class User:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            timeout=HANGS_AFTER,
         )
 
     def run(
@@ -92,8 +111,8 @@ class User:
         return self.finish(self.script(entry, parameters))
 
     def begin(self, command: Sequence[str]) -> subprocess.Popen[str]:
-        """Start a command in a process group of its own."""
-        return subprocess.Popen(
+        """Start a command in a process group of its own, which does not outlive the tests of a file."""
+        process = subprocess.Popen(
             command,
             cwd=self.folder,
             env=self.environment,
@@ -102,6 +121,8 @@ class User:
             text=True,
             start_new_session=True,
         )
+        BEGUN.append(process)
+        return process
 
     def start(self, command: Sequence[str], until: Callable[[], bool]) -> subprocess.Popen[str]:
         """Start a command, and wait for a condition."""

@@ -12,7 +12,7 @@ from mlflow.entities import Run
 
 from cifar_mlflow.store.runs import TrackedRun
 from tests.conftest import PROJECT
-from tests.end_to_end.conftest import QUICK, User, wait_until
+from tests.end_to_end.conftest import QUICK, User, shown_by, wait_until
 from tests.end_to_end.servers import free_port, tracking_server
 
 EPOCHS = 3
@@ -76,7 +76,7 @@ def test_a_dask_cluster_loses_a_worker_and_gains_one_and_nothing_is_lost(
     # The third trial is one that the new worker took, because the other worker waits at the gate.
     wait_until(lambda: len(remote.begun()) >= 3, study)
     remote.open_gate()
-    shown, _ = study.communicate()
+    shown = shown_by(study)
     assert study.returncode == 0, shown
     finished = remote.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")
     assert len({run.info.run_name for run in finished}) == len(finished) == 3
@@ -95,7 +95,7 @@ def test_a_ray_worker_that_dies_costs_its_study_nothing(user: User) -> None:
     killed = user.begun()[0]
     os.kill(TrackedRun.of(killed).process.id, signal.SIGKILL)
     user.open_gate()
-    shown, _ = study.communicate()
+    shown = shown_by(study)
     assert study.returncode == 0, shown
     finished = user.runs("tags.kind = 'trial' and attributes.status = 'FINISHED'")
     assert len({run.info.run_name for run in finished}) == len(finished) == 2

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cifar_mlflow.parameters import ReportParameters
+from cifar_mlflow.report.write import write_report
 from tests.digits import digits
 from tests.end_to_end.conftest import User
 from tests.html_page import Page
@@ -24,7 +26,7 @@ def test_own_images_are_trained_on_reported_and_predicted(
     data = {"data_dir": str(own), "image_size": "16"}
     quick = {"architecture": "small", "optimizer": "adam", "activation": "relu"}
     quick |= {"batch_size": "16", "epochs": "10", "class_weights": "balanced"}
-    done = user.run("grid", data | quick)
+    done = user.run_script("grid", data | quick)
     assert done.returncode == 0, done.stdout
     (study,) = user.runs("tags.kind = 'grid'")
     assert study.data.tags["data_name"] == "my digits"
@@ -40,8 +42,7 @@ def test_own_images_are_trained_on_reported_and_predicted(
     described = "colour images of 16 x 16 pixels into the 10 classes of my digits"
     assert described in str(version.description)
 
-    done = user.run_script("report", {"output": str(user.folder / "report.html")})
-    assert done.returncode == 0, done.stdout
+    write_report(ReportParameters(output=user.folder / "report.html"))
     page = Page((user.folder / "report.html").read_text())
     assert page.faults == []
     assert "my digits: image classification" in page.text

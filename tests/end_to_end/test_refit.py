@@ -11,7 +11,7 @@ from cifar_mlflow import evaluate
 from cifar_mlflow.data.dataset import DataSet
 from cifar_mlflow.errors import UsageError
 from cifar_mlflow.parameters import GridParameters, expand
-from tests.end_to_end.conftest import QUICK, Alone, User, outcome
+from tests.end_to_end.conftest import QUICK, Alone, User, outcome, shown_by
 
 GRID = QUICK | {"activation": "relu", "batch_size": "32", "optimizer": "sgd,adam", "threads": "1"}
 GRID |= {"workers": "1", "refit": "true"}
@@ -42,7 +42,7 @@ def refitted(new_user: Callable[[], User]) -> Refitted:
     grid = user.script("grid", GRID)
     process = user.start(grid, lambda: bool(user.runs(refitting)))
     process.kill()
-    process.communicate()
+    shown_by(process)
     user.open_gate()
     done = user.finish(grid)
     assert done.returncode == 0, done.stdout

@@ -14,7 +14,7 @@ from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.errors import MISUSED
 from cifar_mlflow.parameters import GridParameters, expand
 from cifar_mlflow.store.runs import TrackedRun
-from tests.end_to_end.conftest import QUICK, Alone, User, outcome
+from tests.end_to_end.conftest import QUICK, Alone, User, outcome, shown_by
 
 EPOCHS = 3
 GRID = QUICK | {"activation": "relu", "batch_size": "32,64", "optimizer": "adam", "workers": "2"}
@@ -50,11 +50,13 @@ def killed(new_user: Callable[[], User]) -> Killed:
     assert all(worker.is_alive for worker in workers)
     refused = user.run_script("grid", GRID)
     process.kill()  # which nothing can pass on to the workers
-    process.communicate()
+    process.wait()  # and not for its output, which the workers keep open
     patience = time.monotonic() + 60
     while any(worker.is_alive for worker in workers) and time.monotonic() < patience:
         time.sleep(0.1)
     left = [worker.is_alive for worker in workers]
+    assert process.stdout
+    process.stdout.close()
     running = user.runs("attributes.status = 'RUNNING'")
     assert [run.info.run_id for run in running] == [run.info.run_id for run in (study, *trials)]
     user.open_gate()
@@ -126,7 +128,7 @@ def test_a_study_ends_its_trials_when_interrupted(user: User) -> None:
     user = user.held_after(epoch=1)
     process = user.start_trials(user.mlflow_run("grid", GRID), trials=2)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
-    shown, _ = process.communicate()
+    shown = shown_by(process)
     assert process.returncode != 0
     assert "grid: interrupted by SIGINT" in shown
     trials = user.runs("tags.kind = 'trial'")
@@ -141,7 +143,7 @@ def test_a_study_ends_when_mlflow_run_is_terminated(user: User) -> None:
     user = user.held_after(epoch=1)
     process = user.start_trials(user.mlflow_run("grid", GRID | {"batch_size": "32"}), trials=1)
     process.terminate()
-    process.communicate()  # until the study has closed its output too
+    shown_by(process)  # until the study has closed its output too
     assert {run.info.status for run in user.runs()} == {"KILLED"}
 
 
@@ -153,7 +155,7 @@ def test_an_interrupted_training_is_resumed_and_ends_as_if_it_was_left_alone(
     train = user.script("train", parameters | {"threads": "1"})
     process = user.start(train, lambda: bool(user.runs("metrics.epoch >= 2")))
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    shown_by(process)
     user.open_gate()
     done = user.finish(train)
     assert done.returncode == 0, done.stdout

@@ -170,6 +170,13 @@ def test_if_no_image_can_be_read_it_is_an_error_and_nothing_is_written(
     assert not Path("predictions").exists()
 
 
+def test_a_circular_link_is_no_folder_to_write_to(predict: Predict) -> None:
+    Path("circle").symlink_to("circle")
+    with pytest.raises(UsageError, match="circle is not a folder that can be written to"):
+        predict("bright.png", output="circle")
+    assert runs() == []
+
+
 def test_the_users_files_are_an_error_before_anything_is_read(predict: Predict) -> None:
     Path("mine").mkdir()
     Path("mine", "predictions.csv").write_text("mine")

@@ -1,3 +1,4 @@
+import errno
 import gzip
 import io
 import os
@@ -443,6 +444,20 @@ def test_what_names_no_image_is_skipped_once_with_a_reason(tree: Path) -> None:
     assert absent == pattern == f"no such file or folder (in {tree})"
     assert folder == "no image in this folder"
     assert url == "only http and https URLs can be read"
+
+
+def test_what_may_not_be_seen_is_not_called_absent(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "lstat", denied)  # root may see everything
+    names, skipped = images.find(["/closed/a.png"])
+    assert (names, [(each.file, each.reason) for each in skipped]) == (
+        [],
+        [("/closed/a.png", "Permission denied")],
+    )
 
 
 def test_names_can_be_printed(tree: Path) -> None:

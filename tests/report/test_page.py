@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -488,14 +489,34 @@ def test_a_trial_that_has_lost_its_artifacts_is_read_from_its_evaluation(store: 
     where = Path(store.client.get_run(best.run.run_id).info.artifact_uri.removeprefix("file://"))
     (where / "predictions.parquet").rename(store.folder / "predictions.parquet")
     assert "Missing: Tables 2 to 4" in rendered(experiment).text
-    tags = {"kind": "evaluate", "model_uri": f"models:/m-{best.run.run_id}"}
-    run = store.client.create_run(experiment, tags=tags).info.run_id
-    store.client.log_param(run, "part", "test")
-    store.client.log_artifact(run, str(store.folder / "predictions.parquet"))
-    store.client.set_terminated(run, "FINISHED")
+    for digest in (best.run.tags["data_digest"], "of a subset"):
+        tags = {"kind": "evaluate", "model_uri": f"models:/m-{best.run.run_id}"}
+        tags["data_digest"] = digest
+        run = store.client.create_run(experiment, tags=tags).info.run_id
+        store.client.log_param(run, "part", "test")
+        if digest != "of a subset":  # whose predictions are of no use here
+            store.client.log_artifact(run, str(store.folder / "predictions.parquet"))
+        store.client.set_terminated(run, "FINISHED")
     page = rendered(experiment)
     assert "Missing: Tables 2 to 4" not in page.text
     assert "Table 3." in page.text
+
+
+def test_a_damaged_artifact_is_named_in_one_line(store: Store) -> None:
+    experiment = store.experiment("damaged")
+    stores.write_study(store.client, experiment, "grid", {"activation": "relu", "batch_size": "32"})
+    best = collect(experiment, "latest").best
+    assert best is not None
+    run_id = best.run.run_id
+    where = Path(store.client.get_run(run_id).info.artifact_uri.removeprefix("file://"))
+    for name in ("misclassified.png", "predictions.parquet"):
+        whole = (where / name).read_bytes()
+        for part in (whole[:20], b""):
+            (where / name).write_bytes(part)
+            with pytest.raises(UsageError) as caught:
+                collect(experiment, "latest")
+            assert str(caught.value) == f"run {run_id}: its artifact {name} is damaged"
+        (where / name).write_bytes(whole)
 
 
 def test_a_page_of_architectures_alone_says_what_is_missing(store: Store) -> None:
@@ -578,12 +599,22 @@ def test_a_report_is_written_through_a_link(
     assert sorted(tmp_path.glob("*.html*")) == [link, target]
 
 
-def test_a_page_is_rendered_without_tensorflow() -> None:
+def test_a_page_is_written_without_tensorflow(store: Store, tmp_path: Path) -> None:
+    stores.write_data(store.client, store.experiment("without tensorflow"))
     code = (
-        "import sys, cifar_mlflow.report.page; print({'tensorflow', 'keras'} & sys.modules.keys())"
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from cifar_mlflow.parameters import ReportParameters\n"
+        "from cifar_mlflow.report.write import write_report\n"
+        f"write_report(ReportParameters(output=Path({str(tmp_path / 'page.html')!r})))\n"
+        "print({'tensorflow', 'keras'} & sys.modules.keys())"
     )
-    printed = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=PROJECT)
-    assert printed == "set()\n"
+    named = os.environ | {"MLFLOW_EXPERIMENT_NAME": "without tensorflow"}
+    printed = subprocess.check_output(
+        [sys.executable, "-c", code], text=True, cwd=PROJECT, env=named
+    )
+    assert printed.endswith("set()\n")
+    assert "The data" in (tmp_path / "page.html").read_text()
 
 
 def test_the_template_holds_no_number_of_the_results() -> None:

@@ -175,11 +175,14 @@ def test_a_command_on_another_machine_that_stays_silent_is_dead(study: Start, le
 
 
 def test_where_processes_have_no_known_start_a_reused_id_does_not_block_a_study(
-    study: Start, leave: Leave
+    study: Start, leave: Leave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = tracking.process_tags(replace(this_process(), started=""))
-    with beats(leave(**ours)), pytest.raises(UsageError, match="is working on the same trials"):
-        study()
+    beating = leave(**ours)
+    with beats(beating), monkeypatch.context() as patch:
+        patch.setattr(claims, "DATABASE_SILENCE_SECONDS", 60)
+        with pytest.raises(UsageError, match="is working on the same trials"):
+            study()
     silent = leave(**ours)
     assert silent in {command.run_id for command in study()}
 
@@ -248,7 +251,7 @@ def test_and_the_other_one_waits_until_it_has(
 def test_of_many_that_start_at_once_exactly_one_works(leave: Leave) -> None:
     process = tracking.process_tags(this_process())
     runs = [mlflow.get_run(leave(plan="none yet", **process)) for _ in range(4)]
-    start, end = threading.Barrier(len(runs)), threading.Barrier(len(runs))
+    start, end = (threading.Barrier(len(runs), timeout=60) for _ in range(2))
     working: list[str] = []
 
     def command(run: Run) -> None:

@@ -452,6 +452,8 @@ def test_a_trials_model_is_found_by_its_run_and_carries_an_example_and_its_origi
 
     with pytest.raises(UsageError, match="no such run"):
         load_model("0" * 32)
+    with pytest.raises(UsageError, match="a web address is not a model; download the file"):
+        load_model("https://example.com/model.onnx")
     with tracking.tracked_run("grid") as study:
         mlflow.set_tag("best_run_id", trained.run_id)
     with pytest.raises(UsageError, match="logged no model; the best trial of this study is run"):

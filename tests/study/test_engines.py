@@ -32,6 +32,15 @@ def test_one_worker_is_one_process_and_another_one_if_it_dies() -> None:
     assert len({*first, *second, os.getpid()}) == 3
 
 
+def test_a_worker_that_dies_ends_the_jobs_of_the_others_too() -> None:
+    two = GridParameters.model_validate({"workers": "2", "threads": "1"})
+    jobs = [joblib.delayed(os._exit)(1), joblib.delayed(os.getpid)()]
+    with engines.started(two, trials=2, tracking_uri=SERVER) as engine:
+        with pytest.raises(WorkerDied):
+            engine.run(jobs)
+        assert len(set(engine.run([joblib.delayed(os.getpid)()]))) == 1
+
+
 def test_an_exception_of_a_job_reaches_the_study() -> None:
     one = GridParameters.model_validate({"workers": "1"})
     with (
