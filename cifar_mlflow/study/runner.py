@@ -217,13 +217,13 @@ def take_over(
     earlier = [run for run in resume.previous_trials(previous, parent) if run.key in planned]
     adopted, outdated = adopt(earlier, previous, data, options, engine, parent)
     own = [run for run in adopted if run.kind != REFIT]
-    done = sum(run.status == Status.FINISHED for run in own)
-    part_done = sum(run.status != Status.FINISHED and bool(run.checkpoint) for run in own)
-    left = remainder(trials, {run.key: timing.epochs_done(run) for run in own})
+    done = {run.key for run in own if run.status == Status.FINISHED}
+    part_done = {run.key: run.epochs for run in own if run.checkpoint and run.key not in done}
+    left = remainder([trial for trial in trials if trial.key not in done], part_done)
     studies = " and ".join(study.run_id for study in previous)
     say(
         "Resuming",
-        f"study {studies}: {done} of {len(trials)} finished, {part_done} part-done; {left}",
+        f"study {studies}: {len(done)} of {len(trials)} finished, {len(part_done)} part-done; {left}",
     )
     console.say_lines(outdated)
 
