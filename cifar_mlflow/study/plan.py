@@ -3,7 +3,7 @@
 Needs no TensorFlow.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import joblib
 
@@ -41,7 +41,7 @@ def check_choice(trials: Sequence[TrialConfig], options: StudyOptions) -> None:
         )
 
 
-def check_data(trials: Iterable[TrialConfig], data: DataSet) -> None:
+def check_data(trials: Sequence[TrialConfig], data: DataSet) -> None:
     """Refuse data that a trial cannot be trained on.
 
     Raises:
@@ -49,7 +49,8 @@ def check_data(trials: Iterable[TrialConfig], data: DataSet) -> None:
     """
     for trial in trials:
         trial.check_size(data.image_shape[0])
-        data.split(trial.validation_fraction)
+    for fraction in {trial.validation_fraction for trial in trials}:
+        data.split(fraction)  # opens files, so not for each trial
 
 
 def share_cores(trials: int, options: StudyOptions) -> tuple[int, int]:
