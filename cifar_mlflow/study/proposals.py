@@ -27,7 +27,6 @@ from cifar_mlflow.space import Choice, Domain, Range, Space, Value
 DIGITS = 4  # of a proposed number, short in names and tables; more where the range is narrow
 TRIES = 20  # for a proposal that is new; then chance draws
 MOST_TRIES = 200  # then what is left of a finite space is proposed in order
-CHANCE = 1  # sets the random numbers of these tries apart from those of a sampler
 # For each proposal a sampler reads all trials that it is told, so their number is limited: otherwise the
 # time of a proposal would grow with the search. TPE takes a tenth of them as the good ones, 25 at most.
 BEST_TOLD, LATEST_TOLD = 25, 175
@@ -79,7 +78,7 @@ class Proposals:
         study = optuna.create_study(sampler=sampler, direction="maximize")
         study.add_trials(told(self.learned))
         self.round += 1
-        chance = _make_sampler("random", self.seed, self.round, CHANCE)
+        chance = _make_sampler("random", self.seed, self.round, 1)  # not the numbers of a round
         trials: list[TrialConfig] = []
         while len(trials) < count and (trial := self._new(study, chance)):
             self.known.add(trial.key)
