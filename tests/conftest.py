@@ -27,10 +27,9 @@ from tests import standin
 PROJECT = Path(__file__).parent.parent
 # The suite's own environment must not reach the code under test.
 FOREIGN = ("CIFAR10_DIR", "CIFAR10_DIGEST", "XDG_CACHE_HOME", "MLFLOW_RUN_ID", "PYTHONPATH")
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = (
-    "true"  # before MLflow is imported: no test needs a network
-)
 OURS = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+# Before MLflow is imported: no test needs a network.
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
 
 # The groups of tests that take longest. Begun last, one of them would leave a core idle.

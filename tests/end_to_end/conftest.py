@@ -155,6 +155,10 @@ class User:
     def open_gate(self) -> None:
         (self.folder / "gate").touch()
 
+    def beyond_gate(self) -> int:
+        """The number of trials that have trained the next epoch; they have not logged it, or just now."""
+        return len(list(self.folder.glob("gate passed by *")))
+
     def runs(self, where: str = "") -> list[Run]:
         """All runs of every experiment, the oldest first."""
         experiments = [found.experiment_id for found in self.client.search_experiments()]

