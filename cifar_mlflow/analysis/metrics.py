@@ -11,15 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.metrics import (
-    auc,
-    average_precision_score,
-    confusion_matrix,
-    precision_recall_curve,
-    roc_curve,
-)
 
-from cifar_mlflow.analysis.statistics import RESAMPLES, percentile_interval, resampled_means
+from cifar_mlflow.analysis.statistics import (
+    RESAMPLES,
+    cross_table,
+    percentile_interval,
+    resampled_means,
+)
 from cifar_mlflow.data.dataset import RESERVED
 
 # A probability that float32 rounded to 0 counts as its smallest normal number.
@@ -114,13 +112,7 @@ def evaluate(predictions: pd.DataFrame) -> Evaluation:
 
 def confusion_table(predictions: pd.DataFrame) -> pd.DataFrame:
     """Counts (classes, classes): rows are the true classes, columns the predicted ones."""
-    classes = classes_of(predictions)
-    counts = confusion_matrix(predictions["true"], predictions["predicted"], labels=classes)
-    return pd.DataFrame(
-        counts,
-        index=pd.Index(classes, name="true"),
-        columns=pd.Index(classes, name="predicted"),
-    )
+    return cross_table(predictions["true"], predictions["predicted"], classes_of(predictions))
 
 
 def per_class(confusion: pd.DataFrame) -> pd.DataFrame:
@@ -231,6 +223,8 @@ def roc_curves(predictions: pd.DataFrame) -> dict[str, Curve]:
 
     A class without images, or with all of them, has no such curve and is left out.
     """
+    from sklearn.metrics import auc, roc_curve  # takes a second
+
     curves = {}
     for name, positive, score in _one_against_rest(predictions):
         false_rate, true_rate, _ = roc_curve(positive, score)
@@ -240,6 +234,8 @@ def roc_curves(predictions: pd.DataFrame) -> dict[str, Curve]:
 
 def precision_recall_curves(predictions: pd.DataFrame) -> dict[str, Curve]:
     """Each class against the rest: precision (y) by recall (x); the area is the average precision."""
+    from sklearn.metrics import average_precision_score, precision_recall_curve  # takes a second
+
     curves = {}
     for name, positive, score in _one_against_rest(predictions):
         precision, recall, _ = precision_recall_curve(positive, score, drop_intermediate=True)

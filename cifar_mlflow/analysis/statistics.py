@@ -23,8 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import optimize, stats
-from sklearn.metrics import confusion_matrix
+import scipy  # imports its parts when they are first used
 
 from cifar_mlflow.formatting import percent, signed
 
@@ -101,7 +100,7 @@ def estimates(
 def margins(n: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Half the width of the interval of a mean of n values, in standard deviations; NaN below 3."""
     enough = np.where(n < MIN_VALUES, np.nan, n)
-    margin: npt.NDArray[np.float64] = stats.t.ppf((1 + CONFIDENCE) / 2, enough - 1) / np.sqrt(
+    margin: npt.NDArray[np.float64] = scipy.stats.t.ppf((1 + CONFIDENCE) / 2, enough - 1) / np.sqrt(
         enough
     )
     return margin
@@ -120,7 +119,7 @@ def against_best(estimates: pd.DataFrame, best: str) -> "pd.Series[float]":
     others = estimates.drop(index=best)
     enough = np.minimum(others["n"], top["n"]) >= MIN_VALUES
     others = others[enough & (others["sd"] + top["sd"] > ROUNDING)]
-    test = stats.ttest_ind_from_stats(
+    test = scipy.stats.ttest_ind_from_stats(
         *top[["mean", "sd", "n"]], *others[["mean", "sd", "n"]].to_numpy().T, equal_var=False
     )
     return holm(pd.Series(test.pvalue, others.index)).reindex(estimates.index)
@@ -147,10 +146,10 @@ def power(difference: float, n: int) -> float:
         n: values in each group, at least 2.
     """
     half = (n - 1) / 2
-    shares = stats.beta.ppf((np.arange(SHARES) + 0.5) / SHARES, half, half)
+    shares = scipy.stats.beta.ppf((np.arange(SHARES) + 0.5) / SHARES, half, half)
     freedom = (n - 1) / (shares**2 + (1 - shares) ** 2)
-    critical = stats.t.isf(SIGNIFICANCE / 2, freedom)
-    found = stats.nct.sf(critical, 2 * n - 2, difference * math.sqrt(n / 2))
+    critical = scipy.stats.t.isf(SIGNIFICANCE / 2, freedom)
+    found = scipy.stats.nct.sf(critical, 2 * n - 2, difference * math.sqrt(n / 2))
     return float(np.mean(found))
 
 
@@ -162,7 +161,7 @@ def detectable_difference(n: int) -> float:
     if n < MIN_VALUES:
         return math.nan
     largest = 4.0  # more than three values in each group need
-    return float(optimize.brentq(lambda difference: power(difference, n) - POWER, 0, largest))
+    return float(scipy.optimize.brentq(lambda difference: power(difference, n) - POWER, 0, largest))
 
 
 def pooled_sd(estimates: pd.DataFrame) -> float:
@@ -204,7 +203,7 @@ def percentile_interval(resampled: npt.NDArray[np.float64]) -> npt.NDArray[np.fl
     """The bounds (2, K) of the 95 % intervals of K statistics, from resampled values (resamples, K)."""
     tail = (1 - CONFIDENCE) / 2
     shares = np.array([[tail], [1 - tail]])
-    bounds: npt.NDArray[np.float64] = stats.quantile(resampled, shares, axis=0)
+    bounds: npt.NDArray[np.float64] = scipy.stats.quantile(resampled, shares, axis=0)
     return bounds
 
 
@@ -253,9 +252,12 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
     if first["true"].tolist() != second["true"].tolist():
         raise ValueError("the two prediction tables are not of the same images")
     right = [(table["true"] == table["predicted"]).to_numpy() for table in (first, second)]
-    counts = confusion_matrix(*right, labels=[True, False])
-    outcomes = ["right", "wrong"]
-    test, p_value = mcnemar(int(counts[0, 1]), int(counts[1, 0]))
+    outcomes = [
+        pd.Series(np.where(each, "right", "wrong"), name=name)
+        for each, name in zip(right, ("first", "second"))
+    ]
+    table = cross_table(*outcomes, ["right", "wrong"])
+    test, p_value = mcnemar(table.loc["right", "wrong"], table.loc["wrong", "right"])
     differences = right[0].astype(np.float64) - right[1]
     low = high = math.nan
     if len(differences) > 1:
@@ -263,16 +265,26 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
             float, percentile_interval(resampled_means(differences[:, np.newaxis]))[:, 0]
         )
     return Comparison(
-        table=pd.DataFrame(
-            counts,
-            index=pd.Index(outcomes, name="first"),
-            columns=pd.Index(outcomes, name="second"),
-        ),
+        table=table,
         difference=float(differences.mean()),
         low=low,
         high=high,
         test=test,
         p_value=p_value,
+    )
+
+
+def cross_table(
+    first: "pd.Series[str]", second: "pd.Series[str]", values: Sequence[str]
+) -> pd.DataFrame:
+    """How often each pair of values occurs: rows are the first one's values, columns the second one's."""
+    counts = pd.crosstab(
+        pd.Categorical(first, values), pd.Categorical(second, values), dropna=False
+    )
+    return pd.DataFrame(
+        counts.to_numpy(),
+        index=pd.Index(values, name=first.name),
+        columns=pd.Index(values, name=second.name),
     )
 
 
@@ -284,7 +296,9 @@ def mcnemar(only_first: int, only_second: int) -> tuple[str, float]:
     """
     disagreements = only_first + only_second
     if disagreements < EXACT_BELOW:
-        p_value = stats.binomtest(only_first, disagreements, 0.5).pvalue if disagreements else 1.0
+        p_value = (
+            scipy.stats.binomtest(only_first, disagreements, 0.5).pvalue if disagreements else 1.0
+        )
         return "exact binomial", float(p_value)
     statistic = max(abs(only_first - only_second) - 1, 0) ** 2 / disagreements
-    return "chi-square with continuity correction", float(stats.chi2.sf(statistic, df=1))
+    return "chi-square with continuity correction", float(scipy.stats.chi2.sf(statistic, df=1))
