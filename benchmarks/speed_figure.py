@@ -5,12 +5,13 @@ python -m benchmarks.speed_figure speed.json docs/images/speed.png
 
 import json
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from benchmarks import machine
 
 COLOURS = {
     "trainer": "#1f5fa8",
@@ -46,8 +47,15 @@ def _panel(axis: Axes, variants: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    source, target = sys.argv[1:]
-    draw(json.loads(Path(source).read_text())).savefig(target, dpi=120)
+    parser = machine.parser(__doc__)
+    parser.add_argument("results", type=Path, help="the file that the benchmark wrote")
+    parser.add_argument("figure", type=machine.new_file, help="the file to write")
+    options = parser.parse_args()
+    try:
+        results = json.loads(options.results.read_text())
+    except (OSError, ValueError) as error:
+        parser.error(f"{options.results}: {error}")
+    draw(results).savefig(options.figure, dpi=120)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ Chromium is that of the machine (``CHROMIUM`` names another), and has no network
 at the widths of a phone and of a laptop, light and dark.
 """
 
+import argparse
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -210,7 +210,7 @@ def take_screenshots(path: Path, folder: Path, picture: Path) -> None:
                 print(f"  {name}: the page is {wide} px wide")
 
 
-def main(path: Path, uri: str, screenshots: Path | None = None) -> None:
+def main(path: Path, uri: str, screenshots: Path | None) -> None:
     console.quieten()
     model = models.load_model(uri, os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as temporary:
@@ -239,4 +239,9 @@ def ship() -> Image.Image:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], *map(Path, sys.argv[3:4]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("page", type=Path)
+    parser.add_argument("model", help="the URI of the model in it")
+    parser.add_argument("folder", type=Path, nargs="?", help="of the screenshots")
+    given = parser.parse_args()
+    main(given.page, given.model, given.folder)
