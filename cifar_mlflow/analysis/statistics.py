@@ -18,7 +18,7 @@ Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13) and by McNemar's
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -252,12 +252,11 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
     if first["true"].tolist() != second["true"].tolist():
         raise ValueError("the two prediction tables are not of the same images")
     right = [(table["true"] == table["predicted"]).to_numpy() for table in (first, second)]
-    outcomes = [
-        pd.Series(np.where(each, "right", "wrong"), name=name)
-        for each, name in zip(right, ("first", "second"))
-    ]
-    table = cross_table(*outcomes, ["right", "wrong"])
-    test, p_value = mcnemar(table.loc["right", "wrong"], table.loc["wrong", "right"])
+    one, other = (pd.Series(each, name=name) for each, name in zip(right, ("first", "second")))
+    words = {True: "right", False: "wrong"}
+    table = cross_table(one, other, list(words)).rename(index=words, columns=words)
+    (_, only_first), (only_second, _) = table.to_numpy().tolist()
+    test, p_value = mcnemar(only_first, only_second)
     differences = right[0].astype(np.float64) - right[1]
     low = high = math.nan
     if len(differences) > 1:
@@ -275,12 +274,11 @@ def compare(first: pd.DataFrame, second: pd.DataFrame) -> Comparison:
 
 
 def cross_table(
-    first: "pd.Series[str]", second: "pd.Series[str]", values: Sequence[str]
+    first: "pd.Series[Any]", second: "pd.Series[Any]", values: list[Any]
 ) -> pd.DataFrame:
     """How often each pair of values occurs: rows are the first one's values, columns the second one's."""
-    counts = pd.crosstab(
-        pd.Categorical(first, values), pd.Categorical(second, values), dropna=False
-    )
+    kind = pd.CategoricalDtype(values)
+    counts = pd.crosstab(first.astype(kind), second.astype(kind), dropna=False)
     return pd.DataFrame(
         counts.to_numpy(),
         index=pd.Index(values, name=first.name),
