@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.space import Space
@@ -37,6 +36,11 @@ def importances(ranked: Sequence[TrialConfig], space: Space) -> dict[str, float]
     """
     if len(ranked) < FEWEST:
         return {}
+    from optuna.importance import (
+        PedAnovaImportanceEvaluator,
+        get_param_importances,
+    )  # takes a second
+
     study = optuna.create_study(direction="minimize")
     of_space = distributions(space)
     study.add_trials(
