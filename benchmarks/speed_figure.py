@@ -30,7 +30,10 @@ def draw(results: dict[str, Any]) -> Figure:
         _panel(axis, batch["variants"])
         axis.set_title(f"batch {batch['batch_size']}", loc="left", fontsize=10)
     rounds = results["rounds"]
-    figure.supxlabel(f"training images per second: median of {rounds}, least to most", fontsize=10)
+    figure.supxlabel(
+        f"training images per second: median of {rounds}, least to most (2 x 1: processes x threads)",
+        fontsize=10,
+    )
     return figure
 
 
@@ -43,6 +46,7 @@ def _panel(axis: Axes, variants: list[dict[str, Any]]) -> None:
     axis.set_yticks(range(len(variants)), [variant["label"] for variant in variants], fontsize=8)
     axis.invert_yaxis()
     axis.set_xlim(left=0)
+    axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.grid(axis="x", alpha=0.4)
 
 
