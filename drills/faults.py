@@ -122,9 +122,10 @@ class Place(User):
         return count
 
     def results(self) -> list[tuple[str, ...]]:
-        """The metrics of each trial that finished or was stopped, and the name of each best one.
+        """The metrics of each trial that finished or was stopped, and the best one's name by each study.
 
-        A trial that was finished twice is there twice.
+        A trial that was finished twice is there twice. A study may be killed after it has named its best
+        trial, so only those that finished count.
         """
         names = ("epoch", "train_loss", "val_loss", "kept_val_loss", "test_loss", "test_accuracy")
         trials = [
@@ -132,7 +133,8 @@ class Place(User):
             for run in self.runs(OF_A_TRIAL)
             if run.info.status in ("FINISHED", "SCHEDULED")
         ]
-        best = [(run.data.tags["best_trial"],) for run in self.runs("tags.best_trial != ''")]
+        ended = "tags.best_trial != '' and attributes.status = 'FINISHED'"
+        best = [(run.data.tags["best_trial"],) for run in self.runs(ended)]
         return sorted([*trials, *best])
 
     def epochs_trained_twice(self) -> int:
