@@ -122,10 +122,10 @@ class Place(User):
         return count
 
     def results(self) -> list[tuple[str, ...]]:
-        """The metrics of each trial that finished or was stopped, and the best one's name by each study.
+        """The metrics of each trial that finished or was stopped, and the best trial of each finished study.
 
-        A trial that was finished twice is there twice. A study may be killed after it has named its best
-        trial, so only those that finished count.
+        A trial that was finished twice is there twice. A study that was killed may have named its best
+        trial already; it does not count.
         """
         names = ("epoch", "train_loss", "val_loss", "kept_val_loss", "test_loss", "test_accuracy")
         trials = [

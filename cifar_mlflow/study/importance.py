@@ -36,10 +36,8 @@ def importances(ranked: Sequence[TrialConfig], space: Space) -> dict[str, float]
     """
     if len(ranked) < FEWEST:
         return {}
-    from optuna.importance import (
-        PedAnovaImportanceEvaluator,
-        get_param_importances,
-    )  # takes a second
+    # Takes a second, because it imports scikit-learn.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     study = optuna.create_study(direction="minimize")
     of_space = distributions(space)
