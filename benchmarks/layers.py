@@ -3,60 +3,72 @@
     python -m benchmarks.layers --recipe strong --rounds 5
 
 Each layer of the recipe's network is timed alone, forward and backward, on a batch of random numbers of
-the largest size that the recipe trains on; equal layers once. Convolutions with too few channels, which
-a training leaves to TensorFlow, are there too. Prints milliseconds (median, least to most), the ratio of
-the medians, and the largest difference of the results as a share of the largest result.
+the largest size that the recipe trains on; equal layers once. A convolution is timed with the pooling
+after it if a training reorders them. Convolutions with too few channels, which a training leaves to
+TensorFlow, are there too. Prints milliseconds (median, least to most), the ratio of the medians, and the
+largest difference of the results as a share of the largest result.
 """
 
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
 from benchmarks import machine
 from benchmarks.machine import CORES
 from cifar_mlflow import recipes
-from cifar_mlflow.backend import keras, tf
+from cifar_mlflow.backend import keras, layers, tf
 from cifar_mlflow.config import TrialConfig
 from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE
 from cifar_mlflow.errors import FAILED, MISUSED, UsageError
 from cifar_mlflow.training import fit, network, winograd
 from cifar_mlflow.training.devices import cpu_instructions
-from cifar_mlflow.training.fused import FusedActivation, FusedBatchNormalization
-from cifar_mlflow.training.winograd import WinogradConv2D
+from cifar_mlflow.training.pooling import pooled_first
 
-OURS = (WinogradConv2D, FusedBatchNormalization, FusedActivation)
 Step = Callable[[], list[tf.Tensor]]  # outputs, and the gradients by inputs and weights
+Block = Sequence[keras.Layer]  # a layer, or a convolution and its pooling
 
 
-def both(layer: keras.Layer, count: int) -> tuple[Step, Step]:
-    """A step of the layer as Keras has it, and of ours, with the same weights and inputs."""
-    shape, config = (count, *layer.input.shape[1:]), layer.get_config()
-    ours: Any = type(layer)
-    (theirs,) = ours.__bases__
-    return step(theirs.from_config(config), shape), step(ours.from_config(config), shape)
+def blocks(built: Sequence[keras.Layer]) -> list[Block]:
+    """What a training computes otherwise, of a network with Keras' own layers."""
+    found: list[Block] = []
+    for layer, following in pairwise(built):
+        if len(pooled_first([layer, following])) > 2:
+            found.append([layer, following])
+        elif type(network.faster([layer])[0]) is not type(layer):
+            found.append([layer])
+    return found
 
 
-def step(layer: keras.Layer, shape: tuple[int, ...]) -> Step:
-    keras.utils.set_random_seed(0)
-    layer.build(shape)
+def both(block: Block, count: int) -> tuple[Step, Step]:
+    """A step of the layers as Keras has them, and of ours, with the same weights and inputs."""
+    shape = (count, *block[0].input.shape[1:])
 
+    def copy() -> Block:
+        return [type(layer).from_config(layer.get_config()) for layer in block]
+
+    return step(copy(), shape), step(network.faster(copy()), shape)
+
+
+def step(block: Block, shape: tuple[int, ...]) -> Step:
+    computed = keras.Sequential([keras.Input(shape[1:]), *block])
     random = np.random.default_rng(0)
-
-    def normal(*shape: int) -> tf.Tensor:
-        return tf.constant(random.normal(size=shape), tf.float32)
+    computed.set_weights([random.normal(size=each.shape) for each in computed.weights])
 
     @tf.function  # type: ignore[untyped-decorator]
     def compute(inputs: tf.Tensor, upstream: tf.Tensor) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            outputs = layer(inputs, training=True)
-        weights = [each.value for each in layer.trainable_variables]
+            outputs = computed(inputs, training=True)
+        weights = [each.value for each in computed.trainable_variables]
         return [outputs, *tape.gradient(outputs, [inputs, *weights], upstream)]
 
-    inputs, upstream = normal(*shape), normal(*layer.compute_output_shape(shape))
+    inputs, upstream = (
+        tf.constant(random.normal(size=(shape[0], *each.shape[1:])), tf.float32)
+        for each in (computed.inputs[0], computed.outputs[0])
+    )
     return lambda: compute(inputs, upstream)
 
 
@@ -71,14 +83,16 @@ def apart(step: Step, other: Step) -> float:
     return max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)
 
 
-def described(layer: keras.Layer) -> tuple[str, str, str]:
-    """What kind it is, the height and width of its outputs, and its channels."""
-    (_, height, width, filters), channels = layer.output.shape, layer.input.shape[-1]
+def described(block: Block) -> tuple[str, str, str]:
+    """What it is, the height and width of its outputs, and its channels."""
+    first, channels = block[0], block[0].input.shape[-1]
+    _, height, width, filters = block[-1].output.shape
     size = f"{height} x {width}"
-    if isinstance(layer, WinogradConv2D):
-        return "convolution", size, f"{channels} to {filters}"
-    if isinstance(layer, FusedActivation):
-        return layer.activation.__name__, size, str(channels)
+    if isinstance(first, layers.Conv2D):
+        name = "convolution, pooling" if len(block) > 1 else "convolution"
+        return name, size, f"{channels} to {filters}"
+    if isinstance(first, layers.Activation):
+        return first.activation.__name__, size, str(channels)
     return "batch normalization", size, str(channels)
 
 
@@ -93,22 +107,22 @@ def main() -> None:
         parser.exit(MISUSED, f"{parser.prog}: {error}\n")
     fit.configure(CORES)
     fixed = config.model_copy(update={"resolution": str(IMAGE_SHAPE[0])})
-    found = network.build(fixed, IMAGE_SHAPE, len(CLASSES)).layers
-    layers = {described(layer): layer for layer in found if isinstance(layer, OURS)}
-    if not layers:
+    built = network.build(fixed, IMAGE_SHAPE, len(CLASSES), for_use=True).layers
+    compared = {described(block): block for block in blocks(built)}
+    if not compared:
         parser.exit(FAILED, f"{parser.prog}: {options.recipe}: all its layers are Keras' own\n")
     winograd.FEWEST_CHANNELS = 1
     print(f"{CORES} cores, {cpu_instructions()}, {config.batch_size} images, n = {options.rounds}")
     row = "{:<20} {:<10} {:<12} {:<25} {:<25} {:<6} {}"
     print(row.format("layer", "outputs", "channels", "Keras", "ours", "ratio", "apart"))
-    for description, layer in layers.items():
-        steps = both(layer, config.batch_size)
+    for description, block in compared.items():
+        steps = both(block, config.batch_size)
         difference = apart(*steps)  # which traces and warms up
         rounds = [[1000 * seconds(step) for step in steps] for _ in range(options.rounds)]
         times = list(zip(*rounds))
         medians = [statistics.median(each) for each in times]
         shown = [
-            f"{median:.0f} ({min(each):.0f} to {max(each):.0f})"
+            f"{median:.3g} ({min(each):.3g} to {max(each):.3g})"
             for median, each in zip(medians, times)
         ]
         ratio = f"{medians[0] / medians[1]:.2f}"

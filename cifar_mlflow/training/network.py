@@ -1,6 +1,7 @@
 """Build the Keras model of an architecture, and count its operations."""
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -10,6 +11,7 @@ from cifar_mlflow.config import FULL_SIZE, TrialConfig
 from cifar_mlflow.data.dataset import ImageShape
 from cifar_mlflow.training.checkpoint import Arrays
 from cifar_mlflow.training.fused import with_fused
+from cifar_mlflow.training.pooling import pooled_first
 from cifar_mlflow.training.winograd import with_winograd
 
 
@@ -19,8 +21,8 @@ def build(
     """A fresh network from uint8 pixels (N, *image_shape), scaled to 0..1, to logits (N, classes).
 
     While it is trained it takes images of all sizes, if the configuration's resolution grows, and it
-    computes in the configuration's precision, with faster convolutions. ``for_use`` it takes the full
-    size alone and computes in float32 with Keras' own layers, so that it runs anywhere.
+    computes in the configuration's precision, with faster layers. ``for_use`` it takes the full size
+    alone and computes in float32 with Keras' own layers, so that it runs anywhere.
     """
     precision = "float32" if for_use else config.precision
     grows = config.resolution != FULL_SIZE and not for_use
@@ -29,12 +31,17 @@ def build(
     try:
         hidden = ARCHITECTURES[config.architecture](config.activation)
         if not for_use:
-            hidden = [with_winograd(with_fused(layer)) for layer in hidden]
+            hidden = faster(hidden)
         pixels = keras.Input((None, None, 3) if grows else image_shape, dtype="uint8")
         logits = layers.Dense(classes, dtype="float32")
         return keras.Sequential([pixels, layers.Rescaling(1 / 255), *hidden, logits])
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def faster(hidden: Sequence[keras.Layer]) -> list[keras.Layer]:
+    """The same layers, not built yet, as a training computes them; results differ by rounding."""
+    return [with_winograd(with_fused(layer)) for layer in pooled_first(hidden)]
 
 
 def classifier(

@@ -32,8 +32,9 @@ PARAMETERS: dict[Architecture, list[int]] = {
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_layers_have_the_published_parameters(name: Architecture) -> None:
-    network = build(TrialConfig(architecture=name))
-    counts = [layer.count_params() for layer in network.layers if layer.count_params()]
+    config = TrialConfig(architecture=name)
+    model = classifier(config, build(config).get_weights())
+    counts = [layer.count_params() for layer in model.layers if layer.count_params()]
     assert counts == PARAMETERS[name]
 
 
