@@ -25,7 +25,7 @@ from cifar_mlflow.data.cifar10 import CLASSES, IMAGE_SHAPE
 from cifar_mlflow.errors import FAILED, MISUSED, UsageError
 from cifar_mlflow.training import fit, network, winograd
 from cifar_mlflow.training.devices import cpu_instructions
-from cifar_mlflow.training.pooling import pooled_first
+from cifar_mlflow.training.pooling import movable
 
 Step = Callable[[], list[tf.Tensor]]  # outputs, and the gradients by inputs and weights
 Block = Sequence[keras.Layer]  # a layer, or a convolution and its pooling
@@ -35,9 +35,9 @@ def blocks(built: Sequence[keras.Layer]) -> list[Block]:
     """What a training computes otherwise, of a network with Keras' own layers."""
     found: list[Block] = []
     for layer, following in pairwise(built):
-        if len(pooled_first([layer, following])) > 2:
+        if movable(layer) and isinstance(following, layers.MaxPooling2D):
             found.append([layer, following])
-        elif type(network.faster([layer])[0]) is not type(layer):
+        elif type(network.accelerated([layer])[0]) is not type(layer):
             found.append([layer])
     return found
 
@@ -49,7 +49,7 @@ def both(block: Block, count: int) -> tuple[Step, Step]:
     def copy() -> Block:
         return [type(layer).from_config(layer.get_config()) for layer in block]
 
-    return step(copy(), shape), step(network.faster(copy()), shape)
+    return step(copy(), shape), step(network.accelerated(copy()), shape)
 
 
 def step(block: Block, shape: tuple[int, ...]) -> Step:

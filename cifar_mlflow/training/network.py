@@ -31,7 +31,7 @@ def build(
     try:
         hidden = ARCHITECTURES[config.architecture](config.activation)
         if not for_use:
-            hidden = faster(hidden)
+            hidden = accelerated(hidden)
         pixels = keras.Input((None, None, 3) if grows else image_shape, dtype="uint8")
         logits = layers.Dense(classes, dtype="float32")
         return keras.Sequential([pixels, layers.Rescaling(1 / 255), *hidden, logits])
@@ -39,7 +39,7 @@ def build(
         keras.config.set_dtype_policy(before)
 
 
-def faster(hidden: Sequence[keras.Layer]) -> list[keras.Layer]:
+def accelerated(hidden: Sequence[keras.Layer]) -> list[keras.Layer]:
     """The same layers, not built yet, as a training computes them; results differ by rounding."""
     return [with_winograd(with_fused(layer)) for layer in pooled_first(hidden)]
 

@@ -1,20 +1,21 @@
 """Max pooling before the bias and the activation of a convolution, which then cost a quarter.
 
-The largest output stays the largest when a bias is added and an activation is applied that never falls.
-So the order makes no difference, except where rounding makes two outputs equal: then the gradient may go
-to the other one.
+Adding a bias and applying a monotonic activation keeps the largest output the largest. So the order makes
+no difference, except where rounding makes two outputs equal: then the gradient may go to the other one.
 """
 
 from collections.abc import Sequence
 
 from cifar_mlflow.backend import keras, layers, tf
 
-# Activations that never fall; gelu and silu do.
-RISING = frozenset({"relu", "sigmoid", "tanh", "elu", "selu", "leaky_relu", "softplus", "linear"})
+# The other activations of a trial, gelu and silu, are not.
+MONOTONIC = frozenset(
+    {"relu", "sigmoid", "tanh", "elu", "selu", "leaky_relu", "softplus", "linear"}
+)
 
 
 class BiasedActivation(layers.Activation):  # type: ignore[misc]  # Keras has no types
-    """Adds a number to each channel and applies an activation, as a `keras.layers.Conv2D` does at its end."""
+    """Adds a bias to each channel and applies an activation: the end of a `keras.layers.Conv2D`."""
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.bias = self.add_weight(shape=input_shape[-1:], initializer="zeros", name="bias")
@@ -47,13 +48,13 @@ def pooled_first(hidden: Sequence[keras.Layer]) -> list[keras.Layer]:
 
 
 def movable(layer: keras.Layer) -> bool:
-    """Whether it is a convolution whose bias and activation can as well come after the pooling."""
+    """Whether it is a convolution whose bias and activation can come after the pooling instead."""
     return (
         type(layer) is layers.Conv2D
         and layer.use_bias
         and layer.trainable
         and layer.data_format == "channels_last"
-        and getattr(layer.activation, "__name__", None) in RISING
+        and getattr(layer.activation, "__name__", None) in MONOTONIC
         and type(layer.bias_initializer) is keras.initializers.Zeros
         and not (layer.bias_regularizer or layer.bias_constraint or layer.activity_regularizer)
     )
